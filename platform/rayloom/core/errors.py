@@ -1,0 +1,69 @@
+"""Errors that a user may see. A `UserError` is shown as a message, never as a traceback."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+
+class RayloomError(Exception):
+    """A failure with a message fit for a person; `exit_code` is the process's exit status."""
+
+    exit_code = 1
+
+
+class UserError(RayloomError, ValueError):
+    """The user's mistake: the message says where, what, and what would be right."""
+
+    exit_code = 2
+
+
+class RunLockedError(UserError):
+    """Another live process writes to this run folder."""
+
+
+class CheckpointError(RayloomError):
+    """A checkpoint does not verify, or none is left that does."""
+
+
+class NonFiniteError(RayloomError):
+    """A loss, gradient or parameter became NaN or infinite; names the part and the step."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One mistake in a config.
+
+    Attributes:
+        path: Dotted path of the key (`model.latent_dim`), or "" for the whole file.
+        message: What is wrong, the value included, and what is allowed.
+        where: `file:line`, the flag or the variable that set the value; "" if unknown.
+        suggestion: The nearest valid name, if there is one.
+    """
+
+    path: str
+    message: str
+    where: str = ""
+    suggestion: str | None = None
+
+    def __str__(self) -> str:
+        place = f"{self.where}: " if self.where else ""
+        key = f"{self.path}: " if self.path else ""
+        hint = f" (did you mean '{self.suggestion}'?)" if self.suggestion else ""
+        return f"{place}{key}{self.message}{hint}"
+
+
+class ConfigError(UserError):
+    """All the mistakes of a config at once."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = list(problems)
+        count = len(self.problems)
+        head = "1 problem in the config:" if count == 1 else f"{count} problems in the config:"
+        super().__init__("\n".join([head, *(f"  {problem}" for problem in self.problems)]))
+
+
+def nearest(name: str, names: Iterable[str]) -> str | None:
+    """The known name that `name` was most likely meant to be, or None."""
+    known = [str(n) for n in names]
+    found = get_close_matches(str(name), known, n=1, cutoff=0.5)
+    return found[0] if found else None

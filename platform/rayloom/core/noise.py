@@ -1,0 +1,123 @@
+"""Noise for the global batch, equal on any number of workers and accumulation chunks.
+
+Dimension key: B examples of this slice, N examples of the global batch.
+
+A model never touches torch's global generator. It asks this object, which draws for the *global*
+batch from (seed, step, name) and hands out the rows of the local slice. The draw has no state, so
+a resumed run needs none, and two workers that hold 33 and 31 rows of a batch of 64 see exactly the
+rows that one process would see.
+"""
+
+import functools
+import zlib
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+_MASK = (1 << 64) - 1
+
+
+@functools.lru_cache(maxsize=4096)
+def _name_key(name: str) -> int:
+    return zlib.crc32(name.encode()) << 20
+
+
+def _mix(a: int, b: int) -> int:
+    """One splitmix64 round of a + b: cheap and well spread."""
+    z = (a + b * 0x9E3779B97F4A7C15) & _MASK
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK
+    return z ^ (z >> 31)
+
+
+class Noise:
+    """Random tensors for rows `start..stop` of a global batch of `total` examples.
+
+    Args:
+        seed: Seed of the run (already split by purpose: training, evaluation, pictures).
+        step: What numbers the draw: the batch counter in training, the batch index in evaluation.
+        total: N, examples in the global batch.
+        start: First row of the local slice.
+        stop: One past its last row; None means `total`.
+        device: Where the draws live. CPU and CUDA generators give different numbers.
+        dtype: Floating type of `normal` and `uniform`.
+    """
+
+    __slots__ = ("_generator", "device", "dtype", "seed", "start", "step", "stop", "total")
+
+    def __init__(
+        self,
+        seed: int,
+        *,
+        step: int = 0,
+        total: int,
+        start: int = 0,
+        stop: int | None = None,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.seed, self.step, self.total = seed, step, total
+        self.start, self.stop = start, total if stop is None else stop
+        if not 0 <= self.start <= self.stop <= total:
+            raise ValueError(f"rows {start}..{stop} do not lie in a batch of {total}")
+        self.device, self.dtype = torch.device(device), dtype
+        self._generator: torch.Generator | None = None
+
+    def __len__(self) -> int:
+        """B, the rows of this slice."""
+        return self.stop - self.start
+
+    def rows(self, start: int, stop: int) -> "Noise":
+        """The noise of local rows `start..stop`: what an accumulation chunk uses."""
+        return Noise(
+            self.seed,
+            step=self.step,
+            total=self.total,
+            start=self.start + start,
+            stop=self.start + stop,
+            device=self.device,
+            dtype=self.dtype,
+        )
+
+    def _seeded(self, name: str) -> torch.Generator:
+        if self._generator is None:
+            self._generator = torch.Generator(self.device)
+        key = _mix(_mix(self.seed & _MASK, self.step), _name_key(name))
+        return self._generator.manual_seed(key >> 1)
+
+    def _draw(self, name: str, shape: tuple[int, ...], f: Callable[..., Tensor]) -> Tensor:
+        whole = f((self.total, *shape), self._seeded(name))
+        if self.stop - self.start == self.total:
+            return whole
+        return whole[self.start : self.stop]
+
+    def normal(self, name: str, *event_shape: int) -> Tensor:
+        """Standard normal, shape (B, *event_shape)."""
+        return self._draw(
+            name,
+            event_shape,
+            lambda s, g: torch.randn(s, generator=g, device=self.device, dtype=self.dtype),
+        )
+
+    def uniform(self, name: str, *event_shape: int) -> Tensor:
+        """Uniform on [0, 1), shape (B, *event_shape)."""
+        return self._draw(
+            name,
+            event_shape,
+            lambda s, g: torch.rand(s, generator=g, device=self.device, dtype=self.dtype),
+        )
+
+    def integers(self, name: str, high: int, *event_shape: int) -> Tensor:
+        """Uniform integers in [0, high), shape (B, *event_shape), int64."""
+        return self._draw(
+            name,
+            event_shape,
+            lambda s, g: torch.randint(high, s, generator=g, device=self.device),
+        )
+
+    def shared(self, name: str, *shape: int) -> Tensor:
+        """Standard normal of shape `shape`, the same on every row, worker and chunk."""
+        return torch.randn(
+            shape, generator=self._seeded(name), device=self.device, dtype=self.dtype
+        )

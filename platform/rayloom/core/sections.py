@@ -1,0 +1,247 @@
+"""The sections of a config: a closed list, typed and frozen.
+
+Only `model` and `algorithm` are open: their settings are the `config_class` of the catalogue entry
+that `name` selects. Bounds and units stand in the fields, so that error messages, the JSON schema
+and the docs say the same. The loader (`rayloom.core.config`) reads YAML and reports all mistakes.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, model_validator
+
+PositiveInt = Annotated[int, Field(ge=1)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+class Config(BaseModel):
+    """Base of every section: frozen, unknown keys forbidden, no NaN, no silent coercion of text."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True
+    )
+
+
+class DataConfig(Config):
+    """Which data set, and how it is cut into batches."""
+
+    name: str = Field(description="catalogue name, or the name given to `rayloom data import`")
+    batch_size: PositiveInt = Field(128, description="examples per global batch")
+    eval_batch_size: PositiveInt = Field(500, description="examples per evaluation batch")
+    root: str | None = Field(None, description="folder of the stores; null: the user's data folder")
+    source: str | None = Field(None, description="local folder with the raw files to prepare from")
+    shuffle_window: NonNegativeInt = Field(0, description="examples; 0 shuffles the whole set")
+    limit: NonNegativeInt = Field(0, description="use only the first so many examples; 0: all")
+    eval_split: str = Field("test", description="split on which metrics are computed")
+
+
+class EnvConfig(Config):
+    """Which environment, and how many of it."""
+
+    name: str = Field(description="Gymnasium id or catalogue name; 'module:Id' is refused")
+    num_envs: PositiveInt = Field(8, description="environments in all")
+    group_size: PositiveInt = Field(8, description="environments per group, the unit of collection")
+    kwargs: dict[str, Any] = Field(default_factory=dict, description="arguments of the environment")
+    wrappers: list[str | dict[str, Any]] = Field(
+        default_factory=list, description="wrapper names, or {name: ..., settings}"
+    )
+
+
+class AdamWConfig(Config):
+    """AdamW (Loshchilov and Hutter, 2019, arXiv:1711.05101)."""
+
+    name: Literal["adamw"] = "adamw"
+    lr: PositiveFloat = Field(1e-3, description="learning rate")
+    betas: tuple[float, float] = Field((0.9, 0.999), description="decay of the two moments")
+    eps: PositiveFloat = 1e-8
+    weight_decay: float = Field(0.0, ge=0, description="decoupled decay per step, times lr")
+
+
+class AdamConfig(Config):
+    """Adam (Kingma and Ba, 2015, arXiv:1412.6980)."""
+
+    name: Literal["adam"] = "adam"
+    lr: PositiveFloat = Field(1e-3, description="learning rate")
+    betas: tuple[float, float] = Field((0.9, 0.999), description="decay of the two moments")
+    eps: PositiveFloat = 1e-8
+    weight_decay: float = Field(0.0, ge=0, description="L2 penalty")
+
+
+class SGDConfig(Config):
+    """Stochastic gradient descent with momentum."""
+
+    name: Literal["sgd"] = "sgd"
+    lr: PositiveFloat = Field(1e-2, description="learning rate")
+    momentum: float = Field(0.0, ge=0, lt=1)
+    nesterov: bool = False
+    weight_decay: float = Field(0.0, ge=0)
+
+
+class RMSpropConfig(Config):
+    """RMSprop (Hinton, lecture 6e)."""
+
+    name: Literal["rmsprop"] = "rmsprop"
+    lr: PositiveFloat = Field(1e-3, description="learning rate")
+    alpha: float = Field(0.99, ge=0, lt=1)
+    eps: PositiveFloat = 1e-8
+    momentum: float = Field(0.0, ge=0, lt=1)
+    weight_decay: float = Field(0.0, ge=0)
+
+
+OptimizerConfig = Annotated[
+    AdamWConfig | AdamConfig | SGDConfig | RMSpropConfig, Field(discriminator="name")
+]
+OPTIMIZERS: dict[str, type[Config]] = {
+    "adamw": AdamWConfig,
+    "adam": AdamConfig,
+    "sgd": SGDConfig,
+    "rmsprop": RMSpropConfig,
+}
+
+
+class ScheduleConfig(Config):
+    """Factor on the learning rate. The horizon is fixed at the first start."""
+
+    name: Literal["constant", "linear", "cosine"] = "constant"
+    warmup_steps: NonNegativeInt = Field(0, description="grad_steps of linear warm-up")
+    final_factor: float = Field(0.0, ge=0, le=1, description="factor at the horizon")
+
+
+class EMAConfig(Config):
+    """Exponential moving average of the parameters, used in evaluation and pictures."""
+
+    decay: float = Field(0.999, gt=0, lt=1)
+    warmup: bool = Field(True, description="decay_t = min(decay, (1 + t) / (10 + t))")
+
+
+class EarlyStoppingConfig(Config):
+    """Stop when a metric has not improved for `patience` evaluations."""
+
+    metric: str = Field("eval/loss", description="a metric with a direction")
+    patience: PositiveInt = Field(5, description="evaluations without improvement")
+    min_delta: float = Field(0.0, ge=0, description="what counts as an improvement")
+
+
+class TrainConfig(Config):
+    """How long and how to train. Exactly one of epochs, grad_steps, env_steps."""
+
+    epochs: PositiveFloat | None = Field(None, description="passes over the training split")
+    grad_steps: PositiveInt | None = Field(None, description="rounds of players")
+    env_steps: PositiveInt | None = Field(None, description="environment steps")
+    clip_norm: PositiveFloat | None = Field(None, description="global gradient norm, per player")
+    ema: EMAConfig | None = None
+    schedule: ScheduleConfig = ScheduleConfig()
+    accumulate: PositiveInt = Field(1, description="chunks per batch, the result is unchanged")
+    precision: Literal["fp32", "bf16", "auto"] = Field(
+        "fp32", description="auto probes whether bf16 wins on this device"
+    )
+    compile: bool = False
+    time_limit_s: PositiveFloat | None = Field(None, description="wall clock of one attempt, s")
+    stop: dict[str, float] = Field(
+        default_factory=dict, description="metric: threshold; the metric table knows the direction"
+    )
+    early_stopping: EarlyStoppingConfig | None = None
+    log_every: PositiveInt | None = Field(
+        None, description="clock ticks per logged point; null: a two-hundredth of the budget"
+    )
+
+    @model_validator(mode="after")
+    def _one_length(self) -> "TrainConfig":
+        given = [n for n in ("epochs", "grad_steps", "env_steps") if getattr(self, n) is not None]
+        if len(given) > 1:
+            raise ValueError(f"give one of epochs, grad_steps and env_steps, not {len(given)}")
+        return self
+
+    @property
+    def length(self) -> tuple[str, float]:
+        """(unit, amount) of the budget; one epoch if nothing is said."""
+        for unit in ("epochs", "grad_steps", "env_steps"):
+            amount = getattr(self, unit)
+            if amount is not None:
+                return unit, amount
+        return "epochs", 1.0
+
+
+class EvaluationConfig(Config):
+    """When and how to evaluate."""
+
+    every: PositiveFloat | None = Field(
+        None, description="in the unit train counts; null: a twentieth of the budget"
+    )
+    episodes: PositiveInt = Field(20, description="RL: episodes per evaluation")
+    num_envs: PositiveInt = Field(10, description="RL: evaluation environment slots")
+    greedy: bool = Field(True, description="RL: greedy or stochastic actions")
+    metrics: list[str] = Field(default_factory=list, description="extra metrics, such as nll")
+    importance_samples: PositiveInt = Field(200, description="K of the importance-weighted NLL")
+    video: bool = Field(True, description="RL: a video at the end of the run")
+
+
+class CheckpointConfig(Config):
+    """When to write checkpoints and which to keep."""
+
+    every: PositiveFloat | None = Field(
+        None, description="in the unit train counts; null: at every evaluation"
+    )
+    keep_last: PositiveInt = 2
+    keep_best: NonNegativeInt = 1
+    metric: str | None = Field(None, description="what 'best' means; null: the task's own")
+
+
+class ResourcesConfig(Config):
+    """Where it runs."""
+
+    workers: NonNegativeInt = Field(0, description="0: in this process; N: Ray workers")
+    cpus_per_worker: PositiveFloat = 1
+    gpus_per_worker: Annotated[float, Field(ge=0)] = 0
+    threads: PositiveInt | Literal["auto"] = Field("auto", description="torch threads a process")
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    address: str | None = Field(None, description="Ray address; null: a local Ray")
+
+
+class TrackingConfig(Config):
+    """Which MLflow. Secrets belong in the environment, never here."""
+
+    uri: str | None = Field(None, description="null: MLFLOW_TRACKING_URI, else ./mlflow.db")
+    experiment: str = "rayloom"
+    tags: dict[str, str] = Field(default_factory=dict)
+    register_as: str | None = Field(
+        None, description="registered model name; null: the config's name"
+    )
+
+
+class SweepConfig(Config):
+    """How to search. The spaces stand on the leaves that they replace."""
+
+    metric: str | None = Field(None, description="null: the task's own")
+    mode: Literal["min", "max"] | None = Field(None, description="null: from the metric table")
+    trials: PositiveInt = 20
+    searcher: Literal["random", "grid", "optuna"] = "optuna"
+    scheduler: Literal["none", "asha"] = "asha"
+    grace: PositiveInt = Field(2, description="ASHA: evaluations before a trial may be stopped")
+    reduction: Annotated[int, Field(ge=2)] = Field(3, description="ASHA: keeps one of so many")
+    max_concurrent: PositiveInt | None = Field(None, description="null: what the machine allows")
+    seed: Seed = 0
+
+
+class RunConfig(Config):
+    """A whole config: model + data, or algorithm + env, and the sections that all share."""
+
+    model: SerializeAsAny[Config] | None = None
+    data: DataConfig | None = None
+    algorithm: SerializeAsAny[Config] | None = None
+    env: EnvConfig | None = None
+    optimizer: OptimizerConfig | dict[str, OptimizerConfig] = AdamWConfig()
+    train: TrainConfig = TrainConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    resources: ResourcesConfig = ResourcesConfig()
+    tracking: TrackingConfig = TrackingConfig()
+    storage: str | None = None
+    sweep: SweepConfig = SweepConfig()
+    seed: Seed = 0
+
+    @property
+    def task(self) -> Literal["generative", "rl"]:
+        """Which half of the house trains it."""
+        return "rl" if self.algorithm is not None else "generative"
