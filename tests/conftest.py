@@ -1,0 +1,63 @@
+"""Shape checks, threads, seeds and the list of skipped tests for the whole suite."""
+
+import os
+
+for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")  # paces ray.train.report
+
+from jaxtyping import install_import_hook
+
+# Annotations are decoration without this. Compiled paths are tested in subprocesses without it:
+# the hook makes torch.compile raise a false error.
+CHECKED = [
+    "rayloom.functional",
+    "rayloom.distributions",
+    "rayloom.generative",
+    "rayloom.metrics",
+    "rayloom.nn",
+    "rayloom.rl",
+]
+_hook = install_import_hook(CHECKED, "shape_checks.check")
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture
+def float64():
+    """Double precision as torch's default for one test."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield torch.float64
+    torch.set_default_dtype(before)
+
+
+@pytest.fixture
+def seed():
+    """A fixed seed for torch's global generator (tests only; the library never uses it)."""
+    torch.manual_seed(0)
+    return 0
+
+
+@pytest.fixture(autouse=True)
+def _own_world(monkeypatch):
+    """No test sees the user's settings, and none leaves a dtype behind."""
+    for name in ("MLFLOW_TRACKING_URI", "RAYLOOM_PLUGINS", "RAYLOOM_FAILPOINT", "RAY_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    yield
+    assert torch.get_default_dtype() is torch.float32, "a test left the default dtype changed"
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Every skipped test with its reason, so that none is skipped unseen."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    if not skipped:
+        return
+    terminalreporter.section(f"{len(skipped)} skipped")
+    for report in skipped:
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        terminalreporter.write_line(f"{report.nodeid}: {reason}")
