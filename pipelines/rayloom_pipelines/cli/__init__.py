@@ -1,0 +1,142 @@
+"""The command line: a thin layer over `rayloom_pipelines.api`.
+
+This module imports neither torch, ray, mlflow nor pydantic; a verb's module is imported when it is
+called. Exit codes: 0 done; 2 the user's mistake (a message, never a traceback); 1 a failure while
+running; 130 after Ctrl-C and 143 after SIGTERM, with a checkpoint written.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+
+from rayloom.core.errors import RayloomError, UserError, nearest
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One word of the command line.
+
+    Attributes:
+        module: Where its `run(argv) -> exit code` lives, under `rayloom_pipelines.cli`.
+        usage: What follows the word.
+        summary: One line of help.
+    """
+
+    module: str
+    usage: str
+    summary: str
+
+
+VERBS: dict[str, Verb] = {
+    "list": Verb("listing", "[KIND]", "names: models, algorithms, envs, datasets, configs"),
+    "new": Verb("new", "KIND NAME", "write a starting file, its config and its test"),
+    "train": Verb("train", "CONFIG [key=value ...]", "train a model or an agent"),
+    "resume": Verb("resume", "RUN [key=value ...]", "go on with a run or a sweep"),
+    "sweep": Verb("sweep", "CONFIG [key=value ...]", "search hyperparameters"),
+    "submit": Verb("submit", "-- VERB ...", "send train, sweep or resume to a Ray cluster"),
+    "jobs": Verb("jobs", "ACTION [ID]", "list, status, logs, stop of submitted jobs"),
+    "runs": Verb("runs", "ACTION [RUN ...]", "list, show, compare, export, gc, rm"),
+    "evaluate": Verb("evaluate", "RUN", "evaluate a run's checkpoint afresh"),
+    "sample": Verb("sample", "RUN --out FILE", "draw samples from a generative model"),
+    "play": Verb("play", "RUN --out FILE", "film an agent"),
+    "config": Verb("config", "ACTION CONFIG", "show, schema, diff of configs"),
+    "data": Verb("data", "ACTION ...", "prepare, import, show data sets"),
+    "ui": Verb("ui", "", "serve the MLflow page on this machine"),
+    "doctor": Verb("doctor", "", "check this machine and its cluster"),
+    "bench": Verb("bench", "[NAME ...]", "measure speed beside peers"),
+}
+
+
+def _help() -> str:
+    lines = ["usage: rayloom VERB ... [--plugin FILE.py|module ...]", ""]
+    lines += [
+        "Train reinforcement-learning agents and deep generative models, on a laptop or a Ray",
+        "cluster. `rayloom VERB --help` tells more of a verb.",
+        "",
+    ]
+    width = max(len(f"{name} {verb.usage}") for name, verb in VERBS.items())
+    lines += [f"  {f'{name} {verb.usage}':<{width}}  {verb.summary}" for name, verb in VERBS.items()]
+    lines += ["", "Start here:  rayloom train generative/vae-digits"]
+    return "\n".join(lines)
+
+
+def _split_plugins(argv: list[str]) -> tuple[list[str], list[str]]:
+    """Plugins named before the verb, and the rest."""
+    plugins: list[str] = []
+    while argv and (argv[0] == "--plugin" or argv[0].startswith("--plugin=")):
+        word = argv.pop(0)
+        if "=" in word:
+            plugins.append(word.partition("=")[2])
+        elif argv:
+            plugins.append(argv.pop(0))
+        else:
+            raise UserError("--plugin needs a file or a module")
+    return plugins, argv
+
+
+def dispatch(argv: Sequence[str]) -> int:
+    """Run one command; errors pass through.
+
+    Raises:
+        UserError: The verb is unknown, or what the verb raises.
+    """
+    plugins, words = _split_plugins(list(argv))
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_help())
+        return 0
+    if words[0] == "--version":
+        from rayloom import __version__
+
+        print(f"rayloom {__version__}")
+        return 0
+    name, rest = words[0], words[1:]
+    if name not in VERBS:
+        near = nearest(name, VERBS)
+        hint = f"; did you mean {near!r}?" if near else ""
+        raise UserError(f"there is no verb {name!r}{hint} Verbs: {', '.join(VERBS)}")
+    for plugin in reversed(plugins):
+        rest[:0] = ["--plugin", plugin]
+    module = import_module(f"rayloom_pipelines.cli.{VERBS[name].module}")
+    return int(module.run(rest))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command `rayloom`; returns its exit code."""
+    try:
+        code = dispatch(sys.argv[1:] if argv is None else argv)
+        sys.stdout.flush()
+        return code
+    except UserError as error:
+        print(f"rayloom: {error}", file=sys.stderr)
+        return error.exit_code
+    except RayloomError as error:
+        print(f"rayloom: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("rayloom: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `rayloom list | head` is no failure
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 1
+    except Exception as error:
+        if os.environ.get("RAYLOOM_TRACEBACK"):
+            raise
+        print(f"rayloom: {_cause(error)}", file=sys.stderr)
+        return 1
+
+
+def _cause(error: BaseException) -> str:
+    """One paragraph about a failure: what, where in the user's or our code, and how to see more."""
+    import traceback
+
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" at {frames[-1].filename}:{frames[-1].lineno} ({frames[-1].name})" if frames else ""
+    text = " ".join(str(error).split()) or "no message"
+    return (
+        f"failed: {type(error).__name__}: {text[:1500]}{place}. "
+        "Set RAYLOOM_TRACEBACK=1 to see the whole traceback."
+    )

@@ -1,0 +1,65 @@
+"""`rayloom list`: what there is, without importing any of it."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from rayloom.core.catalogue import KINDS, entries
+from rayloom.core.errors import UserError, nearest
+from rayloom_pipelines.cli.options import Parser
+from rayloom_pipelines.shipped import config_names
+
+CHOICES = (*KINDS, "configs")
+
+
+def run(argv: Sequence[str]) -> int:
+    """List one kind, or all."""
+    parser = Parser("list", "List names: models, algorithms, environments, data sets, configs.")
+    parser.add_argument("kind", nargs="?", metavar="KIND", help=", ".join(CHOICES))
+    parser.json_option()
+    given = parser.read(argv)
+    if given.kind is not None and given.kind not in CHOICES:
+        near = nearest(given.kind, CHOICES)
+        hint = f"; did you mean {near!r}?" if near else ""
+        raise UserError(f"nothing is called {given.kind!r}{hint} Known: {', '.join(CHOICES)}")
+    kinds = [given.kind] if given.kind else list(CHOICES)
+    table = {kind: _rows(kind) for kind in kinds}
+    if given.json:
+        print(json.dumps(table, indent=1))
+        return 0
+    for kind, rows in table.items():
+        print(f"{kind}:")
+        width = max((len(row["name"]) for row in rows), default=0)
+        for row in rows:
+            year = f" {row['year']}" if row.get("year") else ""
+            source = row.get("source", "rayloom")
+            plugin = "" if source == "rayloom" else f"  [{source}]"
+            print(f"  {row['name']:<{width}}  {row['summary']}{year}{plugin}".rstrip())
+    return 0
+
+
+def _rows(kind: str) -> list[dict[str, Any]]:
+    if kind == "configs":
+        return [
+            {"name": name, "summary": _first_comment(path), "path": str(path)}
+            for name, path in sorted(config_names().items())
+        ]
+    table = entries(kind)  # type: ignore[arg-type]
+    return [
+        {
+            "name": entry.name,
+            "summary": entry.summary,
+            "family": entry.family,
+            "year": entry.year,
+            "capabilities": list(entry.capabilities),
+            "source": entry.source,
+        }
+        for _, entry in sorted(table.items())
+    ]
+
+
+def _first_comment(path: Any) -> str:
+    """The comment on the first line of a config says what it is."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        line = file.readline().strip()
+    return line.lstrip("# ") if line.startswith("#") else ""

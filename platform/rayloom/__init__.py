@@ -1,0 +1,54 @@
+"""Train reinforcement-learning agents and deep generative models, on a laptop or a Ray cluster.
+
+The names below are handed on lazily from the rooms that own them, so that `import rayloom` costs
+nothing and no room below depends on one above.
+"""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_API = {
+    "train": "rayloom_pipelines.api",
+    "resume": "rayloom_pipelines.api",
+    "sweep": "rayloom_pipelines.api",
+    "load": "rayloom_pipelines.api",
+    "runs": "rayloom_pipelines.api",
+    "Run": "rayloom_pipelines.api",
+    "Sweep": "rayloom_pipelines.api",
+    "fit": "rayloom.training",
+    "load_config": "rayloom.core.config",
+    "load_plugins": "rayloom.core.plugins",
+    "UserError": "rayloom.core.errors",
+    "ConfigError": "rayloom.core.errors",
+}
+
+__all__ = [
+    "ConfigError",
+    "Run",
+    "Sweep",
+    "UserError",
+    "__version__",
+    "fit",
+    "load",
+    "load_config",
+    "load_plugins",
+    "resume",
+    "runs",
+    "sweep",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """The API, imported when a name of it is first used."""
+    if name not in _API:
+        raise AttributeError(f"module 'rayloom' has no attribute {name!r}")
+    value = getattr(import_module(_API[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_API})
