@@ -9,7 +9,7 @@ FAST := not learning and not gpu and not bench and not faults
 DEMO := demo-out
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check format test pytest learn gpu bench faults demo ui clean
+.PHONY: help setup docs check format test pytest learn gpu bench faults demo ui clean
 
 help:  ## what there is
 	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -33,6 +33,9 @@ format: $(STAMP)  ## let ruff format and fix
 	$(BIN)/ruff check --fix $(SOURCES) tests
 
 test: check pytest  ## all checks, and every test that needs minutes at most
+
+docs: $(STAMP)  ## write the pages that are made from the code
+	$(BIN)/python -c "from rayloom.core.metric_table import markdown; print(markdown(), end=\"\")" > docs/metrics.md
 
 pytest: $(STAMP)
 	$(BIN)/python -m pytest -q -m "$(FAST)"

@@ -74,3 +74,24 @@ def direction(key: str) -> Direction:
 def is_deterministic(key: str) -> bool:
     """Whether two equal runs must agree on this key in every bit."""
     return not key.startswith(("time/", "system/"))
+
+
+def markdown() -> str:
+    """The page `docs/metrics.md` (`make docs` writes it)."""
+    lines = [
+        "# Metrics",
+        "",
+        "Every metric that rayloom writes, made from `rayloom/core/metric_table.py` by `make docs`.",
+        "Keys under `loss/` other than these are a model's own named parts, per example. A key with",
+        "the ending `_se` is the standard error of the key without it. All that may differ between",
+        "two equal runs lies under `time/` and `system/`; every other point of a resumed run equals",
+        "the unbroken run's in every bit.",
+        "",
+        "| key | unit | better | meaning |",
+        "|---|---|---|---|",
+    ]
+    better = {"min": "lower", "max": "higher", "none": ""}
+    for metric in METRICS.values():
+        arrow = better[metric.direction]
+        lines.append(f"| `{metric.key}` | {metric.unit} | {arrow} | {metric.meaning} |")
+    return "\n".join(lines) + "\n"
