@@ -27,15 +27,29 @@ FAILPOINTS: dict[str, str] = {
 _armed = os.environ.get("RAYLOOM_FAILPOINT", "")
 _name, _, _text = _armed.partition(":")
 _left = int(_text or 1) if _name else 0
+_only = os.environ.get("RAYLOOM_FAILPOINT_PROCESS", "")  # "", "driver" or "worker"
+_side = "driver"
 if _name and _name not in FAILPOINTS:
     raise ValueError(f"RAYLOOM_FAILPOINT names {_name!r}; known: {', '.join(FAILPOINTS)}")
 
 
 def hit(name: str) -> None:
     """Die here by SIGKILL if this is the armed point and its count has come."""
-    if name != _name:
+    if name != _name or (_only and _only != _side):
         return
     global _left
     _left -= 1
     if _left == 0:
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def set_side(side: str) -> None:
+    """Say that this process is a `worker` of a Ray run; a process is a `driver` unless told."""
+    global _side
+    _side = side
+
+
+def disarm() -> None:
+    """Forget the armed point: a restarted worker must not die of it again."""
+    global _name
+    _name = ""

@@ -1,0 +1,263 @@
+"""Starting or joining Ray, quietly, on loopback, and leaving nothing behind.
+
+A *local* Ray is started by this process and ends with it: every port on 127.0.0.1, token
+authentication on (Ray's default for `ray.init`), its dashboard server on a free port. The dashboard
+server is needed even where nobody looks at it: Ray Train's clean-up helper asks it whether a run is
+still alive, and without an answer placement groups leak and a later run hangs. The helper finds it
+through `RAY_API_SERVER_ADDRESS`, which is set here, because its own search fails as soon as two Ray
+instances run on a host.
+"""
+
+import contextlib
+import logging
+import os
+import socket
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rayloom.core.errors import RayloomError, UserError
+
+# Read by Ray at import or at start; a value that the user set always wins.
+QUIET_ENV: dict[str, str] = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # also paces ray.train.report
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "180",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_TQDM": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_MAX_PENDING_TRIALS_PG": "16",
+    "RAY_DEDUP_LOGS": "0",
+}
+_LOOPBACK_SWITCH = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # "0": 127.0.0.1 is the node's address
+PACKAGES = ("rayloom", "rayloom_envs", "rayloom_pipelines")
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A Ray that this process is connected to.
+
+    Attributes:
+        address: GCS address, `host:port`.
+        dashboard: `http://host:port` of the dashboard server, or "" if there is none.
+        local: Whether this process started it.
+        cpus: CPUs in all.
+        gpus: GPUs in all.
+        node_cpus: CPUs of each node, the largest first.
+    """
+
+    address: str
+    dashboard: str
+    local: bool
+    cpus: float
+    gpus: float
+    node_cpus: tuple[float, ...]
+
+
+@contextlib.contextmanager
+def start_ray(
+    address: str | None = None,
+    *,
+    cpus: float = 0,
+    gpus: float = 0,
+    env: Mapping[str, str] | None = None,
+    plugins: Sequence[str | Path] = (),
+) -> Iterator[Cluster]:
+    """A Ray for the length of a `with` block.
+
+    Where this process is connected already, that Ray is used and left alone.
+
+    Args:
+        address: `host:port` of a running cluster's GCS, `auto`, or None: `RAY_ADDRESS` if it is
+            set, else a local Ray. `local` always starts one.
+        cpus: CPUs that a local Ray must have at least (it gets the machine's if that is more).
+        gpus: GPUs that are needed; checked against the cluster.
+        env: Variables for every worker process.
+        plugins: Files that workers on other nodes need too.
+
+    Raises:
+        UserError: The address is a dashboard's, nobody answers there, the token is refused, or the
+            cluster is too small.
+    """
+    address = address or os.environ.get("RAY_ADDRESS") or None
+    if address == "local":
+        address = None
+    if address is not None and address.startswith(("http://", "https://")):
+        raise UserError(
+            f"address {address!r} is that of a dashboard, which `rayloom submit` and `rayloom jobs`"
+            " use; train and sweep join the cluster itself: host:6379, or 'auto' on one of its"
+            " nodes"
+        )
+    with _environment(local=address is None) as port:
+        import ray
+
+        if ray.is_initialized():
+            yield _described(local=False, cpus=cpus, gpus=gpus)
+            return
+        _quiet_loggers()
+        if address is None:
+            _init_local(port, cpus=cpus, env=env)
+        else:
+            _join(address, env=env, plugins=plugins)
+        try:
+            _quiet_loggers()
+            yield _described(local=address is None, cpus=cpus, gpus=gpus)
+        finally:
+            ray.shutdown()
+
+
+def _init_local(port: int, *, cpus: float, env: Mapping[str, str] | None) -> None:
+    """Start a Ray on this machine, in this process's care."""
+    import ray
+
+    count = max(os.cpu_count() or 1, -(-int(cpus * 1000) // 1000))
+    try:
+        ray.init(
+            address="local",
+            num_cpus=count,
+            include_dashboard=True,
+            dashboard_host="127.0.0.1",
+            dashboard_port=port,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            runtime_env={"env_vars": dict(env)} if env else None,
+        )
+    except (RuntimeError, ConnectionError, OSError, ValueError) as error:
+        raise RayloomError(
+            f"a local Ray did not start: {first_line(error)}. Its logs lie in"
+            " /tmp/ray/session_latest/logs; `workers: 0` trains without Ray"
+        ) from error
+
+
+def _join(address: str, *, env: Mapping[str, str] | None, plugins: Sequence[str | Path]) -> None:
+    """Connect to a running cluster; the packages travel along unless this is one of its jobs."""
+    import ray
+
+    runtime_env: dict[str, Any] | None = None
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
+        runtime_env = {
+            "py_modules": [str(folder) for folder in package_folders()],
+            "env_vars": {**{k: os.environ.get(k, v) for k, v in QUIET_ENV.items()}, **(env or {})},
+        }
+        if address not in ("auto",):
+            runtime_env["env_vars"].setdefault("RAY_ADDRESS", address)
+        if plugins:
+            runtime_env["py_modules"] += [str(Path(p).resolve()) for p in plugins]
+    try:
+        ray.init(
+            address=address,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            runtime_env=runtime_env,
+        )
+    except (RuntimeError, ConnectionError, OSError, ValueError, TimeoutError) as error:
+        raise UserError(_why_not_joined(address, error)) from error
+
+
+def _why_not_joined(address: str, error: Exception) -> str:
+    text = f"{type(error).__name__} {error}"
+    if "uthent" in text or "token" in text.lower():
+        return (
+            f"the cluster at {address} refuses this token. Both sides need RAY_AUTH_MODE=token and"
+            " the same ~/.ray/auth_token (or RAY_AUTH_TOKEN); see docs/cluster.md"
+        )
+    return (
+        f"no Ray answers at {address}: {first_line(error)}. Start one with"
+        " `RAY_AUTH_MODE=token ray start --head`, or leave --address out to use this machine"
+    )
+
+
+def _described(*, local: bool, cpus: float, gpus: float) -> Cluster:
+    """What this process is connected to; refuses one that is too small."""
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    have_cpus = sum(node.get("CPU", 0.0) for node in nodes)
+    have_gpus = sum(node.get("GPU", 0.0) for node in nodes)
+    if cpus > have_cpus or gpus > have_gpus:
+        raise UserError(
+            f"this run needs {cpus:g} CPUs and {gpus:g} GPUs, but the Ray at"
+            f" {ray.get_runtime_context().gcs_address} has {have_cpus:g} CPUs and {have_gpus:g}"
+            " GPUs in all; lower resources.workers, resources.cpus_per_worker or"
+            " resources.gpus_per_worker"
+        )
+    context = ray._private.worker.global_worker.node
+    url = getattr(context, "webui_url", "") or ""
+    return Cluster(
+        address=ray.get_runtime_context().gcs_address,
+        dashboard=f"http://{url}" if url and "://" not in url else url,
+        local=local,
+        cpus=have_cpus,
+        gpus=have_gpus,
+        node_cpus=tuple(sorted((node.get("CPU", 0.0) for node in nodes), reverse=True)),
+    )
+
+
+@contextlib.contextmanager
+def _environment(*, local: bool) -> Iterator[int]:
+    """Ray's variables for the block, put back as they were after it; gives a free port."""
+    port = free_port()
+    wanted = {name: os.environ.get(name, value) for name, value in QUIET_ENV.items()}
+    if local:
+        wanted[_LOOPBACK_SWITCH] = "0"
+        wanted["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
+    names = [*wanted, "RAY_AUTH_MODE", "RAY_CLIENT_MODE"]
+    before = {name: os.environ.get(name) for name in names}
+    if not _connected():
+        os.environ.update(wanted)
+    import ray._private.ray_constants as constants
+
+    cluster_mode = constants.ENABLE_RAY_CLUSTER
+    try:
+        if not _connected():  # ray may have been imported before the variable was set
+            constants.ENABLE_RAY_CLUSTER = not local
+        yield port
+    finally:
+        constants.ENABLE_RAY_CLUSTER = cluster_mode
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _connected() -> bool:
+    ray = sys.modules.get("ray")
+    return ray is not None and bool(ray.is_initialized())
+
+
+def _quiet_loggers() -> None:
+    for name in ("ray", "ray.tune", "ray.train", "ray.rllib", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def package_folders() -> list[Path]:
+    """Folders of the packages that travel to other nodes (importable ones of `PACKAGES`)."""
+    from importlib.util import find_spec
+
+    folders = []
+    for name in PACKAGES:
+        spec = find_spec(name)
+        if spec is not None and spec.submodule_search_locations:
+            folders.append(Path(next(iter(spec.submodule_search_locations))))
+    return folders
+
+
+def free_port() -> int:
+    """A TCP port on 127.0.0.1 that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message that says something, without terminal colours."""
+    import re
+
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[0][:300] if lines else type(error).__name__

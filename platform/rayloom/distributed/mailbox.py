@@ -1,0 +1,115 @@
+"""What passes between the driver process and its workers while they run.
+
+One small actor without CPUs, owned by the driver: workers put events in and read the stop flag, the
+driver empties it. Two functions are for code that runs on a worker, `emit` and `stop_signal`; in
+any other process they do nothing, so that the same code runs with `workers: 0`.
+"""
+
+import asyncio
+import threading
+from collections import deque
+from typing import Any
+
+Event = dict[str, Any]
+
+
+class Mailbox:
+    """Actor body. Methods are coroutines, so a waiting `drain` blocks nobody."""
+
+    def __init__(self) -> None:
+        self.events: deque[Event] = deque()
+        self.signal = 0
+        self.fatal: dict[str, Any] | None = None
+        self.outcome: dict[str, Any] | None = None
+        self.attempts = 0
+
+    async def begin(self) -> tuple[int, bool]:
+        """Rank 0 starts an attempt: (its number from 0, whether a fatal error stands already)."""
+        self.attempts += 1
+        return self.attempts - 1, self.fatal is not None
+
+    async def post(self, events: list[Event]) -> int:
+        """Keep events for the driver; gives the stop signal."""
+        self.events.extend(events)
+        return self.signal
+
+    async def drain(self, wait_s: float = 0.0) -> list[Event]:
+        """All events since the last call; waits up to `wait_s` for the first."""
+        waited = 0.0
+        while not self.events and waited < wait_s:
+            await asyncio.sleep(0.02)
+            waited += 0.02
+        events = list(self.events)
+        self.events.clear()
+        return events
+
+    async def stop(self, signal: int) -> None:
+        """Ask the workers to stop at the next step boundary."""
+        self.signal = signal
+
+    async def flag(self) -> int:
+        """The stop signal, 0 if nobody asked."""
+        return self.signal
+
+    async def fail(self, error: dict[str, Any]) -> None:
+        """The first error that a restart would not cure."""
+        if self.fatal is None:
+            self.fatal = error
+
+    async def finish(self, outcome: dict[str, Any]) -> None:
+        """What rank 0's entry returned."""
+        self.outcome = outcome
+
+    async def result(self) -> tuple[dict[str, Any] | None, dict[str, Any] | None, int]:
+        """(outcome, fatal error, attempts begun)."""
+        return self.outcome, self.fatal, self.attempts
+
+
+class Line:
+    """A worker's end: posts events, and watches the stop flag from a thread."""
+
+    def __init__(self, mailbox: Any, *, period_s: float = 0.2) -> None:
+        self._mailbox = mailbox
+        self._period_s = period_s
+        self._closed = threading.Event()
+        self.signal = 0
+        self._thread = threading.Thread(target=self._watch, name="rayloom-stop", daemon=True)
+        self._thread.start()
+
+    def _watch(self) -> None:
+        import ray
+
+        while not self._closed.wait(self._period_s):
+            try:
+                self.signal = ray.get(self._mailbox.flag.remote())
+            except ray.exceptions.RayError:  # the driver has gone, and Ray ends this process
+                return
+
+    def post(self, events: list[Event]) -> None:
+        """Send events on, without waiting."""
+        self._mailbox.post.remote(events)
+
+    def close(self) -> None:
+        """End the thread."""
+        self._closed.set()
+        self._thread.join(timeout=2)
+
+
+_line: Line | None = None
+
+
+def connect(line: Line | None) -> None:
+    """Make this process a worker that `emit` and `stop_signal` speak for; None ends that."""
+    global _line
+    _line = line
+
+
+def emit(event: Event) -> None:
+    """Send an event (JSON-able) to the driver's `on_event`. Not on a worker: does nothing."""
+    if _line is not None:
+        _line.post([event])
+
+
+def stop_signal() -> int:
+    """The signal with which the driver asked to stop (SIGINT 2, SIGTERM 15), or 0."""
+    return _line.signal if _line is not None else 0

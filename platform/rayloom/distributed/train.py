@@ -1,0 +1,330 @@
+"""Data-parallel training on Ray Train V2.
+
+The workers run `entry(payload, collective)` and nothing else: Ray Train places them, forms the
+torch process group, and restarts the group when a worker dies. It never sees a checkpoint of ours:
+its own bookkeeping file is overwritten in place, and a half-written one makes a run unresumable.
+The entry loads the newest checkpoint of the run folder itself, at every attempt.
+"""
+
+import os
+import shutil
+import signal
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from rayloom.core import errors
+from rayloom.core.errors import RayloomError, UserError
+from rayloom.core.sections import ResourcesConfig
+from rayloom.distributed.cluster import first_line, start_ray
+from rayloom.distributed.mailbox import Event, Line, Mailbox, connect, emit, stop_signal
+
+__all__ = ["WorkerError", "emit", "run_workers", "stop_signal"]
+
+OnEvent = Callable[[Event], None]
+
+
+class WorkerError(RayloomError):
+    """A worker failed for a reason that a restart does not cure.
+
+    Attributes:
+        details: The worker's traceback, for the log.
+    """
+
+    def __init__(self, message: str, details: str = "") -> None:
+        super().__init__(message)
+        self.details = details
+
+
+def run_workers(
+    entry: str,
+    payload: Mapping[str, Any],
+    *,
+    workers: int,
+    resources: ResourcesConfig | None = None,
+    address: str | None = None,
+    on_event: OnEvent | None = None,
+    env: Mapping[str, str] | None = None,
+    log_path: str | Path | None = None,
+    plugins: Sequence[str | Path] = (),
+    max_failures: int = 2,
+) -> dict[str, Any]:
+    """Run `entry` on N Ray workers and return what rank 0's returned.
+
+    SIGINT and SIGTERM that reach this process while it waits are passed on: `stop_signal()` turns
+    true on the workers, whose entry writes a checkpoint and returns. A second signal stops at once.
+
+    Args:
+        entry: `"module:function"`, imported on each worker and called as
+            `function(payload, collective)`; returns a JSON-able dict. The payload it sees has one
+            key more, `attempt`: 0, or how often the workers were restarted.
+        payload: JSON-able. Paths in it must be absolute.
+        workers: N >= 1.
+        resources: CPUs, GPUs and torch threads of a worker.
+        address: Ray address; see `start_ray`.
+        on_event: Called in this thread with each event that a worker `emit`s, in order.
+        env: Variables for the workers.
+        log_path: File to which the workers' log records and warnings are appended.
+        plugins: Plugin files, sent to workers on other nodes.
+        max_failures: How many times the group is started again after a worker died.
+
+    Raises:
+        UserError: As raised by the entry (with its message), or the cluster cannot hold N workers.
+        RayloomError: As raised by the entry; `WorkerError` for any other exception of the entry and
+            for workers that died more than `max_failures` times.
+        KeyboardInterrupt: A second signal came.
+    """
+    if workers < 1:
+        raise ValueError(f"workers must be at least 1, not {workers}")
+    resources = resources or ResourcesConfig()
+    need_cpus, need_gpus = workers * resources.cpus_per_worker, workers * resources.gpus_per_worker
+    with start_ray(address, cpus=need_cpus, gpus=need_gpus, env=env, plugins=plugins):
+        import ray
+
+        mailbox = ray.remote(num_cpus=0)(Mailbox).remote()
+        settings = {
+            "entry": entry,
+            "payload": dict(payload),
+            "mailbox": mailbox,
+            "threads": _threads(resources),
+            "device": "cuda" if resources.gpus_per_worker else "cpu",
+            "log_path": str(Path(log_path).resolve()) if log_path else None,
+        }
+        scratch = Path(tempfile.mkdtemp(prefix="rayloom-ray-"))
+        try:
+            trainer = _trainer(settings, workers, resources, scratch, max_failures)
+            failure = _supervise(trainer.fit, mailbox, on_event or _ignore)
+            return _judge(mailbox, failure, max_failures)
+        finally:
+            ray.kill(mailbox)
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _ignore(event: Event) -> None:
+    """Default of `on_event`."""
+
+
+def _threads(resources: ResourcesConfig) -> int:
+    """Torch threads of a worker: what the config says, else its whole CPUs."""
+    if resources.threads != "auto":
+        return int(resources.threads)
+    return max(1, int(resources.cpus_per_worker))
+
+
+def _trainer(
+    settings: dict[str, Any],
+    workers: int,
+    resources: ResourcesConfig,
+    scratch: Path,
+    max_failures: int,
+) -> Any:
+    """The TorchTrainer: a fresh name and a storage of its own, so that no state is picked up."""
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    per_worker = {"CPU": resources.cpus_per_worker}
+    if resources.gpus_per_worker:
+        per_worker["GPU"] = resources.gpus_per_worker
+    return TorchTrainer(
+        _train_function,
+        train_loop_config=settings,
+        scaling_config=ScalingConfig(
+            num_workers=workers,
+            use_gpu=resources.gpus_per_worker > 0,
+            resources_per_worker=per_worker,
+        ),
+        torch_config=TorchConfig(backend="nccl" if resources.gpus_per_worker else "gloo"),
+        run_config=RunConfig(
+            name=f"rayloom-{uuid4().hex[:12]}",
+            storage_path=str(scratch),
+            failure_config=FailureConfig(max_failures=max_failures),
+        ),
+    )
+
+
+# ---------------------------------------------------------------------------------------- driver
+
+
+def _supervise(fit: Callable[[], Any], mailbox: Any, on_event: OnEvent) -> BaseException | None:
+    """Run `fit` in a thread; hand on events and signals meanwhile. Returns what it raised."""
+    import ray
+
+    failure: list[BaseException] = []
+
+    def body() -> None:
+        try:
+            fit()
+        except Exception as error:
+            failure.append(error)
+
+    thread = threading.Thread(target=body, name="ray-train", daemon=True)
+    with _signals(mailbox) as forced:
+        thread.start()
+        while thread.is_alive():
+            for event in ray.get(mailbox.drain.remote(0.1)):
+                on_event(event)
+            if forced():
+                raise KeyboardInterrupt
+            thread.join(timeout=0.05)
+        for event in ray.get(mailbox.drain.remote()):
+            on_event(event)
+    return failure[0] if failure else None
+
+
+@contextmanager
+def _signals(mailbox: Any) -> Iterator[Callable[[], bool]]:
+    """Pass the first SIGINT/SIGTERM on to the workers; the callable tells of a second one."""
+    seen: list[int] = []
+
+    def handler(number: int, frame: object) -> None:
+        seen.append(number)
+        mailbox.stop.remote(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: len(seen) > 1
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+def _judge(mailbox: Any, failure: BaseException | None, max_failures: int) -> dict[str, Any]:
+    """The outcome, or the error that a person should see."""
+    import ray
+
+    outcome, fatal, attempts = ray.get(mailbox.result.remote())
+    if fatal is not None:
+        raise _rebuild(fatal)
+    if failure is not None or outcome is None:
+        cause = first_line(failure) if failure is not None else "they returned nothing"
+        raise WorkerError(
+            f"the workers failed {attempts} times ({max_failures} restarts allowed), last:"
+            f" {cause}. Checkpoints are kept: `rayloom resume` goes on from the newest",
+            details=str(failure),
+        )
+    return outcome
+
+
+def _rebuild(fatal: dict[str, Any]) -> RayloomError:
+    """The worker's error as the driver raises it: same kind, same message."""
+    kind = getattr(errors, fatal["kind"], None)
+    if fatal["kind"] == "ConfigError" or not isinstance(kind, type):
+        kind = UserError if fatal["exit_code"] == UserError.exit_code else None
+    if kind is None:
+        return WorkerError(fatal["message"], details=fatal["traceback"])
+    return kind(fatal["message"])
+
+
+# ---------------------------------------------------------------------------------------- worker
+
+
+def _train_function(settings: dict[str, Any]) -> None:
+    """What Ray Train runs on every worker."""
+    import ray
+    import torch
+
+    from rayloom.core import failpoints
+
+    failpoints.set_side("worker")
+    torch.set_num_threads(settings["threads"])
+    mailbox = settings["mailbox"]
+    with _logging(settings["log_path"]):
+        collective = _collective(settings["device"])
+        begun = ray.get(mailbox.begin.remote()) if collective.rank == 0 else None
+        attempt, failed = collective.broadcast_json(begun)
+        if failed:
+            return
+        if attempt > 0:
+            failpoints.disarm()
+        line = Line(mailbox)
+        connect(line)
+        try:
+            outcome = resolve(settings["entry"])(
+                {**settings["payload"], "attempt": attempt}, collective
+            )
+            if collective.rank == 0:
+                ray.get(mailbox.finish.remote(outcome or {}))
+            collective.barrier()
+        except Exception as error:
+            if not _restart_cures(error):
+                ray.get(mailbox.fail.remote(_describe(error, collective.rank)))
+            raise
+        finally:
+            connect(None)
+            line.close()
+
+
+def resolve(entry: str) -> Callable[..., Any]:
+    """The function that `"module:function"` names."""
+    module, _, name = entry.partition(":")
+    return getattr(import_module(module), name)
+
+
+def _collective(device: str) -> Any:
+    from rayloom.training.collective import TorchCollective
+
+    return TorchCollective(device=device)
+
+
+def _restart_cures(error: BaseException) -> bool:
+    """Whether this is the echo of another worker's death, not a fault of its own."""
+    import torch.distributed as dist
+
+    if isinstance(error, dist.DistError | ConnectionError):
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and ("gloo" in text.lower() or "NCCL" in text)
+
+
+def _describe(error: BaseException, rank: int) -> dict[str, Any]:
+    ours = isinstance(error, RayloomError)
+    message = str(error) if ours else f"worker {rank}: {type(error).__name__}: {first_line(error)}"
+    return {
+        "kind": type(error).__name__ if ours else "",
+        "message": message,
+        "exit_code": getattr(error, "exit_code", 1),
+        "traceback": "".join(traceback.format_exception(error)),
+    }
+
+
+@contextmanager
+def _logging(path: str | None) -> Iterator[None]:
+    """Append this worker's log records and warnings to a file, rank and process named."""
+    if path is None:
+        yield
+        return
+    import logging
+
+    handler = logging.FileHandler(path, encoding="utf-8", delay=True)
+    handler.setFormatter(
+        logging.Formatter(f"%(asctime)s worker {os.getpid()} %(levelname)s %(name)s: %(message)s")
+    )
+    handler.setLevel(logging.WARNING)
+    logging.captureWarnings(True)
+    root = logging.getLogger()
+    root.addHandler(handler)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        handler.close()
+
+
+def wait_until(check: Callable[[], bool], *, timeout_s: float) -> bool:
+    """Whether `check()` turned true in time."""
+    end = time.monotonic() + timeout_s
+    while time.monotonic() < end:
+        if check():
+            return True
+        time.sleep(0.05)
+    return check()
