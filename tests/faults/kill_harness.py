@@ -1,0 +1,126 @@
+"""Kill a real run at a labelled point, resume it, and compare all that it left with an unbroken one."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+VAE = [
+    "generative/vae-digits",
+    "train.epochs=3",
+    "train.log_every=5",
+    "evaluation.every=1",
+    "checkpoint.every=0.5",
+    "data.batch_size=128",
+    "train.clip_norm=5.0",
+    "train.ema={decay: 0.99}",
+]
+DQN = [
+    "rl/dqn-cartpole",
+    "train.env_steps=4096",
+    "train.log_every=512",
+    "evaluation.every=1024",
+    "checkpoint.every=512",
+    "evaluation.episodes=4",
+    "evaluation.num_envs=2",
+    "algorithm.learning_starts=512",
+    "evaluation.video=false",
+]
+CONFIGS = {"vae": VAE, "dqn": DQN}
+
+
+@dataclass
+class Site:
+    """One private place to run in: storage, MLflow database and data root."""
+
+    root: Path
+    data: Path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        env = {k: v for k, v in os.environ.items() if not k.startswith(("RAYLOOM_", "MLFLOW_"))}
+        env |= {"RAYLOOM_DATA_ROOT": str(self.data), "OMP_NUM_THREADS": "1"}
+        return env
+
+    def command(self, *words: str, failpoint: str | None = None) -> subprocess.CompletedProcess:
+        env = self.environment
+        if failpoint:
+            env["RAYLOOM_FAILPOINT"] = failpoint
+        return subprocess.run(
+            [sys.executable, "-m", "rayloom_pipelines.cli", *words],
+            cwd=self.root,
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=240,
+        )
+
+    def train(self, half: str, *extra: str, failpoint: str | None = None):
+        places = [
+            f"storage={self.root / 'runs'}",
+            f"tracking.uri=sqlite:///{self.root / 'mlflow.db'}",
+            "resources.threads=1",
+        ]
+        return self.command("train", *CONFIGS[half], *places, *extra, failpoint=failpoint)
+
+    @property
+    def run(self) -> Path:
+        folders = [p.parent for p in (self.root / "runs").glob("*/run.json")]
+        assert len(folders) == 1, f"expected one run folder, found {folders}"
+        return folders[0]
+
+
+def new_site(root: Path, database: Path | None, data: Path) -> Site:
+    root.mkdir(parents=True)
+    if database is not None:
+        shutil.copy(database, root / "mlflow.db")
+    return Site(root, data)
+
+
+def journal_points(run: Path) -> tuple[dict, dict]:
+    """Deterministic metric points {(key, step): value} and pictures {(key, step): sha256}."""
+    points, pictures = {}, {}
+    for line in (run / "journal.jsonl").read_text().splitlines():
+        entry = json.loads(line)
+        if entry["type"] == "scalars":
+            for key, value in entry["values"].items():
+                if not key.startswith(("time/", "system/")):
+                    assert (key, entry["step"]) not in points, f"{key} twice at {entry['step']}"
+                    points[key, entry["step"]] = value
+        elif entry["type"] in ("image", "file"):
+            assert (entry["key"], entry["step"]) not in pictures
+            pictures[entry["key"], entry["step"]] = entry["sha256"]
+            assert (run / entry["path"]).exists()
+    return points, pictures
+
+
+def mlflow_points(site: Site) -> tuple[dict, set]:
+    """What MLflow holds of the only run with our tag: metric points and picture names."""
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{site.root / 'mlflow.db'}")
+    experiments = [e.experiment_id for e in client.search_experiments()]
+    runs = client.search_runs(experiments, f"tags.`rayloom.run_id` = '{site.run.name}'")
+    assert len(runs) == 1, f"MLflow has {len(runs)} runs of {site.run.name}"
+    assert runs[0].info.status == "FINISHED"
+    points = {}
+    for key in runs[0].data.metrics:
+        if key.startswith(("time/", "system/")):
+            continue
+        for m in client.get_metric_history(runs[0].info.run_id, key):
+            assert (key, m.step) not in points, f"MLflow has {key} twice at {m.step}"
+            points[key, m.step] = m.value
+    names = {a.path for a in client.list_artifacts(runs[0].info.run_id, "images")}
+    return points, names
+
+
+def summary(run: Path) -> dict:
+    return json.loads((run / "run.json").read_text())
+
+
+def killed(result: subprocess.CompletedProcess) -> bool:
+    return result.returncode in (-signal.SIGKILL, 128 + signal.SIGKILL)
