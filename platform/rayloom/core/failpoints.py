@@ -21,6 +21,7 @@ FAILPOINTS: dict[str, str] = {
     "evaluation.middle": "in the middle of an evaluation",
     "rl.round_collected": "a round is collected, the learner has not used it",
     "rl.group_collected": "one group of a round is collected, the others are not",
+    "data.before_rename": "a store is complete, still under its temporary name",
     "sweep.trial_done": "a trial ended, the ledger does not say so",
 }
 

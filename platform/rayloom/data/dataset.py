@@ -1,0 +1,248 @@
+"""Data sets as the rest of the house sees them: a spec, a fingerprint, splits, rows by number.
+
+Dimension key: n rows of the split, B rows taken, L steps of the longest example of a batch.
+
+The batch contract: a batch is a dictionary of named tensors with the examples on the first axis.
+A field whose examples differ in length (`FieldSpec.shape[0] == -1`) is padded with zeros and comes
+with `<field>_mask` (bool, B x L) and `<field>_length` (int64, B). Pairs are several fields of one
+example (`image`, `target`). Values keep their stored type: uint8 stays uint8.
+"""
+
+import mmap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rayloom.core.errors import UserError, nearest
+from rayloom.core.protocols import DataSpec, FieldSpec
+from rayloom.data.columns import Column, FixedColumn, ResidentRows, StreamedRows, VaryingColumn
+from rayloom.data.manifest import (
+    FieldInfo,
+    Manifest,
+    SplitInfo,
+    check_fields,
+    inner_shape,
+    read_manifest,
+    row_bytes,
+    varies,
+)
+from rayloom.data.residency import memory_budget
+from rayloom.data.store import verify
+
+
+class Split:
+    """One split of a data set.
+
+    Args:
+        name: Its name, such as `train`.
+        columns: Column of each field.
+        rows: n.
+        streamed: Whether rows are read from the disk at each request.
+    """
+
+    def __init__(
+        self, name: str, columns: Mapping[str, Column], rows: int, *, streamed: bool = False
+    ) -> None:
+        self.name, self.columns, self.streamed = name, dict(columns), streamed
+        self._rows = rows
+        self._varying = {k: c for k, c in columns.items() if isinstance(c, VaryingColumn)}
+        self._fixed = [(k, c.rows.take) for k, c in columns.items() if isinstance(c, FixedColumn)]
+
+    def __len__(self) -> int:
+        """Number of examples."""
+        return self._rows
+
+    @property
+    def varying(self) -> bool:
+        """Whether any field differs in length from example to example."""
+        return bool(self._varying)
+
+    def take(self, index: Tensor, *, lengths: Mapping[str, int] | None = None) -> dict[str, Tensor]:
+        """The examples of some rows, as copies.
+
+        Args:
+            index: int64 (B,), rows in 0..n-1, any order, repeats allowed; B may be 0.
+            lengths: L of varying fields; by default the longest of these examples.
+
+        Returns:
+            Every field (B, *shape), and the mask and lengths of varying ones.
+
+        Raises:
+            IndexError: A row number is out of range.
+        """
+        batch = {name: take(index) for name, take in self._fixed}
+        if self._varying:
+            for name, column in self._varying.items():
+                values, mask, length = column.take(index, lengths[name] if lengths else None)
+                batch[name] = values
+                batch[f"{name}_mask"], batch[f"{name}_length"] = mask, length
+        return batch
+
+    def longest(self, index: Tensor) -> dict[str, int]:
+        """Length of the longest of some examples, by varying field."""
+        return {
+            name: int(column.lengths(index).max()) if len(index) else 0
+            for name, column in self._varying.items()
+        }
+
+
+class Dataset:
+    """A data set: splits of named fields. Made by `open_dataset`, `open_store`, `from_arrays`.
+
+    Attributes:
+        spec: What a model needs to know of it.
+        fingerprint: SHA-256 of its content; runs record it.
+        manifest: What is known of it, JSON-able.
+        folder: Where its store lies; None if it lives in memory.
+    """
+
+    def __init__(
+        self,
+        spec: DataSpec,
+        splits: Mapping[str, Split],
+        *,
+        fingerprint: str,
+        manifest: dict[str, Any],
+        folder: Path | None = None,
+        budget: int | None = None,
+    ) -> None:
+        self.spec, self.fingerprint, self.manifest = spec, fingerprint, manifest
+        self.folder, self._splits, self._budget = folder, dict(splits), budget
+
+    @property
+    def name(self) -> str:
+        """The data set's name."""
+        return self.spec.name
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names of its splits."""
+        return tuple(self._splits)
+
+    def split(self, name: str) -> Split:
+        """One split.
+
+        Raises:
+            UserError: There is none of that name.
+        """
+        if name not in self._splits:
+            near = nearest(name, self._splits)
+            hint = f" (did you mean {near!r}?)" if near else ""
+            raise UserError(
+                f"data set {self.name!r} has no split {name!r}{hint}; "
+                f"it has: {', '.join(self._splits)}"
+            )
+        return self._splits[name]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travels to other processes as the folder it lies in, if it has one."""
+        if self.folder is not None:
+            return open_store, (self.folder, self._budget)
+        return _in_memory, (self.spec, self._splits, self.fingerprint, self.manifest)
+
+
+def _in_memory(
+    spec: DataSpec, splits: Mapping[str, Split], fingerprint: str, manifest: dict[str, Any]
+) -> Dataset:
+    return Dataset(spec, splits, fingerprint=fingerprint, manifest=manifest)
+
+
+def open_store(folder: Path | str, budget: int | None = None, *, full: bool = False) -> Dataset:
+    """Open and verify a store.
+
+    Args:
+        folder: The store's folder.
+        budget: Bytes of a split that may be memory-mapped; larger ones are read row by row.
+            None: `RAYLOOM_DATA_BUDGET`, else a quarter of the memory available.
+        full: Hash the files even if this state of them was hashed before.
+
+    Raises:
+        UserError: The store is missing, damaged or foreign; names the file and the cure.
+    """
+    folder = Path(folder).absolute()
+    manifest = read_manifest(folder)
+    verify(folder, manifest, full=full)
+    allowed = memory_budget(budget)
+    splits = {
+        name: _open_split(folder / f"{name}.arrow", name, manifest, info, allowed)
+        for name, info in manifest.splits.items()
+    }
+    return Dataset(
+        manifest.spec(),
+        splits,
+        fingerprint=manifest.fingerprint,
+        manifest=manifest.model_dump(mode="json"),
+        folder=folder,
+        budget=budget,
+    )
+
+
+def _open_split(path: Path, name: str, manifest: Manifest, info: SplitInfo, budget: int) -> Split:
+    streamed = info.num_bytes > budget
+    mapped = None if streamed else _map(path)
+    columns: dict[str, Column] = {}
+    for key, field in manifest.fields.items():
+        place = info.columns[key]
+        count = place.num_bytes // row_bytes(field)
+        shape = inner_shape(field)
+        if mapped is None:
+            rows: ResidentRows | StreamedRows = StreamedRows(
+                path, offset=place.offset, rows=count, shape=shape, dtype=field.dtype
+            )
+        else:
+            rows = ResidentRows(_view(mapped, place.offset, count, field))
+        if not varies(field):
+            columns[key] = FixedColumn(rows)
+            continue
+        assert place.starts is not None
+        with path.open("rb") as file:
+            file.seek(place.starts)
+            starts = np.frombuffer(bytearray(file.read(8 * (info.rows + 1))), np.int64)
+        columns[key] = VaryingColumn(rows, torch.from_numpy(starts))
+    return Split(name, columns, info.rows, streamed=streamed)
+
+
+def _map(path: Path) -> mmap.mmap:
+    """Map a file privately: writable without a warning, and nothing written reaches the file."""
+    with path.open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+
+
+def _view(mapped: mmap.mmap, offset: int, count: int, field: FieldInfo) -> Tensor:
+    shape = inner_shape(field)
+    items = count * (row_bytes(field) // np.dtype(field.dtype).itemsize)
+    if items == 0:
+        array = np.zeros(0, field.dtype)
+    else:
+        array = np.frombuffer(mapped, field.dtype, items, offset)
+    return torch.from_numpy(array.reshape(count, *shape))
+
+
+def from_arrays(
+    name: str,
+    splits: Mapping[str, Mapping[str, np.ndarray | Tensor | Sequence[np.ndarray]]],
+    *,
+    fields: Mapping[str, FieldSpec] | None = None,
+) -> Dataset:
+    """A data set in memory, for `fit` and for tests; no file is read or written.
+
+    Args:
+        name: Its name.
+        splits: By split and field: arrays or tensors `[n, *shape]`; for a varying field a list of
+            arrays `[length, *inner]`.
+        fields: Field specs; by default inferred: uint8 `[n, C, H, W]` is an image, integers
+            `[n]` are labels, anything else a vector.
+
+    Raises:
+        UserError: Arrays that do not fit each other or the spec.
+    """
+    from rayloom.data.memory import arrays_to_columns, infer_fields
+
+    fields = dict(fields) if fields is not None else infer_fields(splits)
+    check_fields(fields)
+    made, fingerprint, manifest = arrays_to_columns(name, splits, fields)
+    return Dataset(DataSpec(fields, name), made, fingerprint=fingerprint, manifest=manifest)
