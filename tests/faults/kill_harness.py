@@ -1,4 +1,4 @@
-"""Kill a real run at a labelled point, resume it, and compare all that it left with an unbroken one."""
+"""Kill a real run at a labelled point, resume it, compare it with an unbroken one."""
 
 import json
 import os
