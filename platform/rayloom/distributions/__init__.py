@@ -1,0 +1,1 @@
+"""Distributions with one contract, and the likelihood heads that decoders end in."""

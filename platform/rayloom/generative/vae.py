@@ -1,0 +1,311 @@
+"""Variational autoencoder for images (Kingma and Welling, 2014, arXiv:1312.6114).
+
+Maximises the evidence lower bound E_q log p(x|z) - KL(q(z|x) || N(0, I)) with one reparameterised
+sample per image; q(z|x) is a diagonal Gaussian, the likelihood is one of
+`rayloom.distributions.likelihoods`.
+
+Deviations from the paper: ReLU and Adam by default instead of tanh and Adagrad; convolutions as an
+option; the posterior's log standard deviation is kept within [-7, 2].
+
+Initial weights come from torch's global generator: the caller seeds it around the constructor
+(`with torch.random.fork_rng(): torch.manual_seed(seed); VAE(config, spec)`). After that nothing
+here draws from a global generator.
+
+Dimension key: B images, C channels, H height, W width, D latent dimensions, K importance samples.
+"""
+
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from rayloom.core.errors import UserError
+from rayloom.core.noise import Noise
+from rayloom.core.protocols import Batch, DataSpec, Player
+from rayloom.core.sections import Config, PositiveInt
+from rayloom.distributions.base import Distribution
+from rayloom.distributions.gaussian import DiagonalGaussian, DiagonalGaussianHead
+from rayloom.distributions.likelihoods import BernoulliConfig, LikelihoodConfig, make_likelihood
+from rayloom.functional.likelihood import bits_per_dim
+from rayloom.generative.importance import CHUNK_ROWS, importance_weighted_log_prob
+from rayloom.nn.networks import (
+    Activation,
+    ConvDecoder,
+    ConvEncoder,
+    MLPDecoder,
+    MLPEncoder,
+)
+
+COLUMNS = 8  # pictures of one row of an interpolation or a traversal
+_DEFAULT_WIDTHS = {"mlp": (512,), "conv": (32, 64)}
+
+
+class VAESettings(Config):
+    """What every VAE here can be told."""
+
+    latent_dim: PositiveInt = Field(16, description="D, dimensions of z")
+    network: Literal["mlp", "conv"] = Field("mlp", description="encoder and decoder")
+    widths: tuple[PositiveInt, ...] | None = Field(
+        None,
+        min_length=1,
+        description="mlp: hidden widths; conv: channels of the stages, each of which halves the "
+        "image; the decoder mirrors them; null: [512] or [32, 64]",
+    )
+    activation: Activation = Field("relu", description="between layers")
+    likelihood: LikelihoodConfig = Field(
+        BernoulliConfig(), description="p(x|z), and what is done to the pixels before"
+    )
+
+
+class VAEConfig(VAESettings):
+    """Settings of a variational autoencoder (Kingma and Welling, 2014, arXiv:1312.6114)."""
+
+    name: Literal["vae"] = "vae"
+
+
+class VAE(nn.Module):
+    """Encoder, decoder, likelihood, and the objective that ties them.
+
+    Args:
+        config: Settings.
+        spec: The data; its field `image` fixes C, H and W.
+
+    Raises:
+        UserError: The images have no fixed size, or are too small for the widths.
+    """
+
+    config_class: ClassVar[type] = VAEConfig
+
+    def __init__(self, config: VAESettings, spec: DataSpec) -> None:
+        super().__init__()
+        shape = spec.image.shape
+        if len(shape) != 3 or min(shape) < 1:
+            raise UserError(
+                f"data set {spec.name!r} has images of shape {shape}; a VAE needs a fixed (C, H, W)"
+            )
+        channels, height, width = shape
+        self.config = config
+        self.image_shape = (channels, height, width)
+        self.likelihood = make_likelihood(config.likelihood)
+        widths = config.widths or _DEFAULT_WIDTHS[config.network]
+        encoder, decoder = {"mlp": (MLPEncoder, MLPDecoder), "conv": (ConvEncoder, ConvDecoder)}[
+            config.network
+        ]
+        out_shape = (channels * self.likelihood.params_per_channel, height, width)
+        self.encoder = encoder(self.image_shape, widths, activation=config.activation)
+        self.posterior = DiagonalGaussianHead(self.encoder.out_dim, config.latent_dim)
+        self.decoder = decoder(config.latent_dim, out_shape, widths, activation=config.activation)
+
+    @property
+    def players(self) -> tuple[Player, ...]:
+        """One: encoder and decoder descend together."""
+        return (Player("model", list(self.parameters())),)
+
+    @property
+    def protocol(self) -> str:
+        """What the reported nats are about: likelihood and what is done to the pixels."""
+        return self.likelihood.protocol
+
+    # The parts ----------------------------------------------------------------------------------
+
+    def observe(self, image: Tensor, rng: Noise | None) -> Float[Tensor, "B C H W"]:
+        """The modelled variable x of stored images (binarised, dequantised, rescaled).
+
+        Args:
+            image: uint8, or floating in [0, 1], (B, C, H, W).
+            rng: Noise of these rows; None gives its mean.
+        """
+        return self.likelihood.observe(image, rng, self.posterior.linear.weight.dtype)
+
+    def posterior_of(self, x: Float[Tensor, "B C H W"]) -> DiagonalGaussian:
+        """q(z|x) of an already observed x."""
+        return self.posterior(self.encoder(x))
+
+    def encode(self, image: Tensor, *, rng: Noise | None = None) -> DiagonalGaussian:
+        """q(z|x) of stored images, (B, D)."""
+        return self.posterior_of(self.observe(image, rng))
+
+    def decode(self, z: Float[Tensor, "*batch D"]) -> Distribution:
+        """p(x|z); its `mean` is in the units of the likelihood, see `decode_picture`."""
+        flat = self.decoder(z.flatten(0, -2))  # (prod batch, PC, H, W)
+        return self.likelihood(flat.unflatten(0, z.shape[:-1]) if z.ndim > 2 else flat)
+
+    def decode_picture(self, z: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch C H W"]:
+        """E[x|z] as pixels in [0, 1]."""
+        return self.likelihood.to_picture(self.decode(z).mean)
+
+    # The objective ------------------------------------------------------------------------------
+
+    def terms(self, image: Tensor, rng: Noise) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
+        """One-sample estimate of -E_q log p(x|z), and KL(q(z|x) || p(z)); nats per image."""
+        x = self.observe(image, rng)
+        posterior = self.posterior_of(x)
+        z = posterior.sample(rng, "z")
+        return -self.decode(z).log_prob(x), posterior.kl()
+
+    def objective(self, reconstruction: Tensor, kl: Tensor) -> dict[str, Tensor]:
+        """What is minimised, from the two terms, and the parts to log; (B,) each, nats."""
+        return {"loss": reconstruction + kl, "reconstruction_nats": reconstruction, "kl_nats": kl}
+
+    def loss(self, batch: Batch, *, player: str, rng: Noise, step: int) -> dict[str, Tensor]:
+        """Negative ELBO per image, nats, and its two parts. See `core.protocols.Model`."""
+        return self.objective(*self.terms(batch["image"], rng))
+
+    def elbo(self, image: Tensor, *, rng: Noise) -> Float[Tensor, " B"]:
+        """Evidence lower bound, one sample of z per image, nats; never weighted by a beta."""
+        reconstruction, kl = self.terms(image, rng)
+        return -(reconstruction + kl)
+
+    @torch.no_grad()
+    def nll(
+        self, batch: Batch, *, num_samples: int, rng: Noise, chunk: int = CHUNK_ROWS
+    ) -> Float[Tensor, " B"]:
+        """Importance-weighted estimate of -log p(x), an upper bound, nats per image.
+
+        Args:
+            batch: Its field `image`.
+            num_samples: K; the bound tightens as it grows.
+            rng: Noise of these images; the same x is observed as in `elbo` under this `rng`.
+            chunk: Most decoder rows in memory at once.
+
+        Raises:
+            ValueError: `num_samples` or `chunk` is not positive.
+        """
+        x = self.observe(batch["image"], rng)
+
+        def log_likelihood(z: Tensor, images: slice) -> Tensor:
+            return self.decode(z).log_prob(x[images])
+
+        return -importance_weighted_log_prob(
+            self.posterior_of(x), log_likelihood, num_samples=num_samples, rng=rng, chunk=chunk
+        )
+
+    @torch.no_grad()
+    def evaluate_batch(self, batch: Batch, *, rng: Noise) -> dict[str, Tensor]:
+        """Metrics per image of the evaluation split, (B,) each.
+
+        `bpd` is there only where the likelihood is one of discrete (or dequantised) data.
+        """
+        reconstruction, kl = self.terms(batch["image"], rng)
+        bound = reconstruction + kl
+        values = {
+            "loss": self.objective(reconstruction, kl)["loss"],
+            "elbo_nats": -bound,
+            "reconstruction_nats": reconstruction,
+            "kl_nats": kl,
+        }
+        offset = self.likelihood.bits_offset
+        if offset is not None:
+            num_dims = batch["image"][0].numel() if len(batch["image"]) else 1
+            values["bpd"] = bits_per_dim(bound + num_dims * offset, num_dims)
+        return values
+
+    # Pictures -----------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def sample(self, num: int, *, rng: Noise) -> Float[Tensor, "num C H W"]:
+        """E[x|z] for z ~ N(0, I), pixels in [0, 1].
+
+        Args:
+            num: How many.
+            rng: Noise of these rows; with another number of rows its seed and step serve alone.
+        """
+        z = _rows(rng, num).normal("prior", self.config.latent_dim)
+        return self.decode_picture(self._like(z))
+
+    @torch.no_grad()
+    def reconstruct(self, image: Tensor, *, rng: Noise | None = None) -> Float[Tensor, "B C H W"]:
+        """E[x|z] at the mean of q(z|x), pixels in [0, 1]."""
+        return self.decode_picture(self.encode(image, rng=rng).mean)
+
+    @torch.no_grad()
+    def interpolate(
+        self, first: Tensor, second: Tensor, *, steps: int = COLUMNS
+    ) -> Float[Tensor, "B steps C H W"]:
+        """Pictures along the straight line between the posterior means of pairs of images.
+
+        Args:
+            first: Images at one end, (B, C, H, W).
+            second: Images at the other.
+            steps: Pictures per pair, ends included.
+        """
+        start, stop = self.encode(first).mean, self.encode(second).mean
+        weight = torch.linspace(0.0, 1.0, steps).to(start).view(1, steps, 1)
+        return self.decode_picture(torch.lerp(start[:, None], stop[:, None], weight))
+
+    @torch.no_grad()
+    def traverse(
+        self, image: Tensor, dims: list[int], *, span: float = 2.5, steps: int = COLUMNS
+    ) -> Float[Tensor, "rows steps C H W"]:
+        """Pictures as one latent dimension moves over the prior's range, the others at rest.
+
+        Args:
+            image: One image, (1, C, H, W); its posterior mean is the resting place.
+            dims: Latent dimensions to move, a row of pictures for each.
+            span: Prior standard deviations to either side.
+            steps: Pictures per row.
+        """
+        rest = self.encode(image).mean  # (1, D)
+        z = rest.expand(len(dims), -1)[:, None].repeat(1, steps, 1)  # (rows, steps, D)
+        z[torch.arange(len(dims)), :, dims] = torch.linspace(-span, span, steps).to(rest)
+        return self.decode_picture(z)
+
+    @torch.no_grad()
+    def pictures(self, batch: Batch, *, rng: Noise) -> dict[str, Tensor]:
+        """Samples, reconstructions, interpolations and traversals, (K, C, H, W) in [0, 1] each.
+
+        Rows of 8: an original beside its reconstruction, four pairs a row; a row per pair of
+        images; a row per latent dimension, those of the largest KL on this batch first.
+        """
+        image = batch["image"]
+        x = self.observe(image, rng)
+        posterior = self.posterior_of(x)
+        shown = self.likelihood.to_picture(x)
+        pairs = torch.stack([shown, self.decode_picture(posterior.mean)], 1)[: 4 * COLUMNS]
+        num_rows = min(COLUMNS, len(image) // 2)
+        dims = posterior.kl_per_dim().mean(0).argsort(descending=True)[:COLUMNS].tolist()
+        return {
+            "samples": self.sample(COLUMNS * COLUMNS, rng=rng),
+            "reconstructions": pairs.flatten(0, 1),
+            "interpolations": self.interpolate(
+                image[:num_rows], image[num_rows : 2 * num_rows]
+            ).flatten(0, 1),
+            "traversals": self.traverse(image[:1], dims).flatten(0, 1),
+        }
+
+    def export_module(self) -> nn.Module:
+        """Images, uint8 or floating in [0, 1], to the mean of q(z|x); for `torch.export`."""
+        return EncoderMean(self)
+
+    def _like(self, noise: Tensor) -> Tensor:
+        return noise.to(self.posterior.linear.weight)
+
+
+class EncoderMean(nn.Module):
+    """(B, C, H, W) to the posterior mean (B, D), deterministic.
+
+    Args:
+        model: Where encoder and head come from; they are shared, not copied.
+    """
+
+    def __init__(self, model: VAE) -> None:
+        super().__init__()
+        self.likelihood, self.encoder, self.posterior = (
+            model.likelihood,
+            model.encoder,
+            model.posterior,
+        )
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Posterior means of images."""
+        x = self.likelihood.observe(image, None, self.posterior.linear.weight.dtype)
+        return self.posterior(self.encoder(x)).mean
+
+
+def _rows(rng: Noise, num: int) -> Noise:
+    """The noise of `num` rows: `rng` itself where it has so many."""
+    if len(rng) == num:
+        return rng
+    return Noise(rng.seed, step=rng.step, total=num, device=rng.device, dtype=rng.dtype)

@@ -1,0 +1,1 @@
+"""Networks, preprocessing and moving averages of parameters."""
