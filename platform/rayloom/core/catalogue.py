@@ -33,7 +33,7 @@ class Entry:
 
     name: str
     target: str
-    summary: str
+    summary: str = ""
     family: str = ""
     year: int = 0
     capabilities: tuple[str, ...] = ()

@@ -1,0 +1,377 @@
+"""Configs: YAML, flags, variables and site files to one frozen `RunConfig`, with provenance.
+
+    resolved = load_config("generative/vae-digits", ["optimizer.lr=3e-4"], find=shipped)
+    resolved.config.optimizer.lr      # 0.0003
+    resolved.why("optimizer.lr")      # "flag optimizer.lr=3e-4"
+
+All mistakes are reported at once, as `ConfigError` (exit code 2): file and line, path of the key,
+value, what is allowed, the nearest valid name. A config can only ever name things; it cannot run
+code. See `layers` for the order of precedence, `spaces` for search spaces, `yaml_marks` for what
+YAML means here.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from rayloom.core.errors import ConfigError, Problem, UserError, nearest
+from rayloom.core.layers import Find, Reading, flags, merge, passwords, site_files, with_defaults
+from rayloom.core.schema_walk import OPEN_SECTIONS, Field, Layout
+from rayloom.core.sections import Config, RunConfig
+from rayloom.core.spaces import Space, extract
+from rayloom.core.validate import build
+from rayloom.core.yaml_marks import Node, dump, node_of, shown
+
+__all__ = [
+    "Config",
+    "Difference",
+    "Resolved",
+    "RunConfig",
+    "Space",
+    "apply",
+    "config_from_dict",
+    "diff",
+    "fingerprint",
+    "load_config",
+    "resolve",
+    "to_dict",
+    "with_overrides",
+]
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A config with its history.
+
+    Attributes:
+        config: The typed config. Where a search space stands, it holds the space's first end.
+        name: `generative/vae-digits`: a shipped name, or the file's stem.
+        spaces: Search spaces by dotted path; empty outside a sweep.
+        files: The config files read, the named one first.
+        image: Container image for a cluster, from a site file; None if nothing says one.
+        image_why: Where `image` was set; "" if it was not.
+    """
+
+    config: RunConfig
+    name: str
+    spaces: Mapping[str, Space] = field(default_factory=dict)
+    files: tuple[Path, ...] = ()
+    image: str | None = None
+    image_why: str = ""
+    _tree: Node = field(default_factory=lambda: Node({}), repr=False)
+
+    def why(self, path: str) -> str:
+        """What set a key: `file:line`, `flag a.b=c`, `environment variable X`, `default of X`.
+
+        For a section, one line `path: place` for each of its leaves.
+
+        Raises:
+            UserError: There is no such key; tells the nearest one.
+        """
+        if path == "image":
+            return self.image_why or "nothing sets it"
+        parts = path.split(".") if path else []
+        node = self._tree.at(path)
+        if path in self.spaces:
+            return f"{self.spaces[path]} from {self._tree.place(path)}"
+        values = _at(self.to_dict(), parts)
+        found = _layout(self.config).locate(parts, self.to_dict())
+        if values is _ABSENT and found is None:
+            known = sorted(_prefixes(leaves(self.to_dict())))
+            near = nearest(path, known)
+            hint = f"; did you mean {near!r}?" if near else ""
+            raise UserError(f"the config has no key {shown(path)}{hint}")
+        if isinstance(values, dict) and values:
+            inner = [(f"{path}.{key}" if path else key) for key in values]
+            return "\n".join(
+                w if "\n" in w or _is_line(w, p) else f"{p}: {w}"
+                for p in inner
+                for w in [self.why(p)]
+            )
+        if node is not None:
+            return node.where or "the caller"
+        return _default_text(found, parts, self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The whole config as plain data; search spaces stand as mappings."""
+        plain = to_dict(self.config)
+        for path, space in self.spaces.items():
+            holder = plain
+            *above, last = path.split(".")
+            for part in above:
+                holder = holder[part]
+            holder[last] = space.to_dict()
+        return plain
+
+    def to_yaml(self) -> str:
+        """The whole config, defaults included, as YAML that loads to the same config."""
+        return dump(self.to_dict())
+
+    def apply(self, values: Mapping[str, Any]) -> RunConfig:
+        """The config of one trial. See `apply`."""
+        return apply(self, values)
+
+
+_ABSENT = object()
+
+
+def load_config(
+    source: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    search: bool = False,
+    find: Find | None = None,
+    site: Literal["auto"] | Sequence[str | Path] | None = "auto",
+    environ: Mapping[str, str] | None = None,
+) -> Resolved:
+    """Read a config by path or shipped name.
+
+    Args:
+        source: A YAML file, or a name that `find` knows.
+        overrides: `key=value` flags; the value is YAML, typed by the schema. `data=mnist-10k` is
+            short for `data.name=mnist-10k` (also model, algorithm, env, optimizer).
+        search: Whether leaves may hold search spaces (a sweep).
+        find: Path of a shipped config's name; raises UserError for an unknown one.
+        site: "auto" reads `rayloom.yaml` in the working folder and the user's own file; a list
+            gives other files; None reads none.
+        environ: Variables to look at; None: the process's own.
+
+    Raises:
+        ConfigError: Everything that is wrong with it.
+    """
+    problems: list[Problem] = []
+    reading = Reading(find, problems)
+    try:
+        tree = reading.top(source)
+    except ConfigError as error:
+        flags(overrides, problems)
+        raise ConfigError(_unique([*error.problems, *problems])) from None
+    environ = os.environ if environ is None else environ
+    files = site_files(environ) if site == "auto" else [Path(path) for path in site or ()]
+    return _resolve(
+        tree,
+        overrides,
+        problems,
+        search=search,
+        name=reading.name,
+        files=tuple(reading.files),
+        layers=(environ, files),
+    )
+
+
+def resolve(
+    tree: Mapping[str, Any], overrides: Sequence[str] = (), *, search: bool = False, name: str = ""
+) -> Resolved:
+    """A config from plain data and flags, without files, variables or site settings.
+
+    Raises:
+        ConfigError: Everything that is wrong with it.
+    """
+    if not isinstance(tree, Mapping):
+        raise ConfigError([Problem("", f"a config is a mapping of sections, not {shown(tree)}")])
+    return _resolve(node_of(dict(tree)), overrides, [], search=search, name=name)
+
+
+def config_from_dict(tree: Mapping[str, Any]) -> RunConfig:
+    """A config from plain data: the same checks, for journals and Python callers.
+
+    Raises:
+        ConfigError: Everything that is wrong with it.
+    """
+    return resolve(tree).config
+
+
+def to_dict(config: RunConfig) -> dict[str, Any]:
+    """A config as JSON-able data; `config_from_dict` gives the equal config back."""
+    plain = config.model_dump(mode="json")
+    halves = ("model", "data", "algorithm", "env")
+    return {key: value for key, value in plain.items() if value is not None or key not in halves}
+
+
+def with_overrides(
+    config: RunConfig, overrides: Sequence[str], *, allowed: Sequence[str] | None = None
+) -> RunConfig:
+    """The config with `key=value` flags laid on it.
+
+    Args:
+        config: The config to start from.
+        overrides: Flags as in `load_config`.
+        allowed: Paths that may change (with all below them); None: every one. A resumed run
+            changes its length, resources, tracking and stop rules, nothing else.
+
+    Raises:
+        ConfigError: Everything that is wrong with it.
+    """
+    changed = resolve(to_dict(config), overrides).config
+    if allowed is not None:
+        changes = [d for d in diff(config, changed) if not _covered(d.path, allowed)]
+        if changes:
+            text = f"may not change here; only {', '.join(allowed)} may"
+            raise ConfigError([Problem(change.path, text) for change in changes])
+    return changed
+
+
+def apply(resolved: Resolved, values: Mapping[str, Any]) -> RunConfig:
+    """The config of one trial: `values` by dotted path in the place of the search spaces.
+
+    Raises:
+        ConfigError: A space has no value, or a value does not fit.
+    """
+    missing = [path for path in resolved.spaces if path not in values]
+    if missing:
+        raise ConfigError([Problem(path, "this search space has no value") for path in missing])
+    tree = resolved._tree
+    for path in resolved.spaces:
+        tree = tree.with_value(path, Node(None, "trial"))
+    for path, value in values.items():
+        plain = value.item() if hasattr(value, "item") else value
+        tree = tree.with_value(path, node_of(plain, f"trial value of {path}", path))
+    config, problems = build(tree)
+    if config is None:
+        raise ConfigError(problems)
+    return config
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One leaf that two configs do not share; `absent` stands where one has no such leaf."""
+
+    path: str
+    left: Any
+    right: Any
+
+    absent = "(absent)"
+
+    def __str__(self) -> str:
+        sides = [s if s is self.absent else shown(s) for s in (self.left, self.right)]
+        return f"{self.path}: {sides[0]} -> {sides[1]}"
+
+
+def diff(a: RunConfig | Mapping[str, Any], b: RunConfig | Mapping[str, Any]) -> list[Difference]:
+    """Leaves in which two configs differ, in the order of the first, then of the second."""
+    left, right = (leaves(to_dict(c) if isinstance(c, RunConfig) else c) for c in (a, b))
+    found = []
+    for path in dict.fromkeys([*left, *right]):
+        sides = left.get(path, Difference.absent), right.get(path, Difference.absent)
+        if path not in left or path not in right or json.dumps(sides[0]) != json.dumps(sides[1]):
+            found.append(Difference(path, *sides))
+    return found
+
+
+def fingerprint(config: RunConfig) -> str:
+    """SHA-256 of a config's canonical JSON: equal exactly for equal configs."""
+    text = json.dumps(to_dict(config), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted path to value; lists and empty mappings are leaves."""
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        path = f"{prefix}.{key}" if prefix else key
+        if isinstance(value, Mapping) and value:
+            found |= leaves(value, path)
+        else:
+            found[path] = value
+    return found
+
+
+def _resolve(
+    tree: Node,
+    overrides: Sequence[str],
+    problems: list[Problem],
+    *,
+    search: bool,
+    name: str,
+    files: tuple[Path, ...] = (),
+    layers: tuple[Mapping[str, str], Sequence[Path]] | None = None,
+) -> Resolved:
+    tree = merge(tree, flags(overrides, problems))
+    image: Node | None = None
+    problems += passwords(tree)
+    if layers is not None:
+        tree, image = with_defaults(tree, *layers, problems)
+        problems += passwords(tree)
+    bare, spaces, unusable = extract(tree, problems, allowed=search)
+    config, found = build(bare)
+    problems += [p for p in found if p.path not in unusable]
+    if search:
+        problems += _check_spaces(bare, spaces, found)
+    if problems or config is None:
+        raise ConfigError(_unique(problems))
+    return Resolved(
+        config,
+        name,
+        spaces,
+        files,
+        image.value if image else None,
+        image.where if image else "",
+        tree,
+    )
+
+
+def _check_spaces(bare: Node, spaces: Mapping[str, Space], known: list[Problem]) -> list[Problem]:
+    """What goes wrong when a leaf takes the ends of its space, or a number inside it."""
+    seen = set(known)
+    problems: list[Problem] = []
+    for path, space in spaces.items():
+        where = bare.place(path)
+        for end in space.ends[1:]:
+            for problem in build(bare.with_value(path, node_of(end, where, path)))[1]:
+                if problem not in seen:
+                    seen.add(problem)
+                    text = f"{problem.message} (an end of {space})"
+                    problems.append(Problem(problem.path, text, problem.where, problem.suggestion))
+        if space.inner is not None and not any(p.path == path for p in [*known, *problems]):
+            inside = build(bare.with_value(path, Node(space.inner, where)))[1]
+            if any(p.path == path and p not in seen for p in inside):
+                text = (
+                    f"{space} draws real numbers, but this key takes whole ones: use int or logint"
+                )
+                problems.append(Problem(path, text, where))
+    return problems
+
+
+def _unique(problems: Sequence[Problem]) -> list[Problem]:
+    return list(dict.fromkeys(problems))
+
+
+def _layout(config: RunConfig) -> Layout:
+    sections = {name: getattr(config, name) for name in OPEN_SECTIONS}
+    return Layout({name: type(value) for name, value in sections.items() if value is not None})
+
+
+def _default_text(found: Field | None, parts: list[str], resolved: Resolved) -> str:
+    owner = found.owner if found is not None else None
+    if owner is None:  # inside a free mapping that came whole from a default
+        above = _layout(resolved.config).locate(parts[:-1], resolved.to_dict())
+        owner = above.owner if above is not None else None
+    return f"default of {owner.__name__ if owner is not None else 'RunConfig'}"
+
+
+def _at(tree: Any, parts: Sequence[str]) -> Any:
+    for part in parts:
+        if not isinstance(tree, dict) or part not in tree:
+            return _ABSENT
+        tree = tree[part]
+    return tree
+
+
+def _prefixes(paths: Mapping[str, Any]) -> set[str]:
+    found: set[str] = set()
+    for path in paths:
+        parts = path.split(".")
+        found |= {".".join(parts[: n + 1]) for n in range(len(parts))}
+    return found
+
+
+def _covered(path: str, allowed: Sequence[str]) -> bool:
+    return any(path == one or path.startswith(f"{one}.") for one in allowed)
+
+
+def _is_line(text: str, path: str) -> bool:
+    return text.startswith(f"{path}.") and ": " in text
