@@ -1,0 +1,158 @@
+"""Optimizers on one flat tensor: the update rules of `torch.optim`, one kernel per step.
+
+They call torch's fused kernels directly, because the Python around them (`torch.optim.Optimizer`)
+costs more than the update of a small model. Tests hold each to its `torch.optim` twin.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rayloom.core.errors import UserError
+from rayloom.core.sections import AdamConfig, AdamWConfig, Config, RMSpropConfig, SGDConfig
+from rayloom.optim.flat import FlatParameters
+
+
+class FlatOptimizer:
+    """One update rule on one `FlatParameters`.
+
+    Attributes:
+        flat: What it updates, from `flat.grad`.
+        lr: Base learning rate; a schedule's factor is given at each step.
+        state: Its tensors by name.
+    """
+
+    def __init__(self, flat: FlatParameters, lr: float) -> None:
+        self.flat, self.lr = flat, lr
+        self.state: dict[str, Tensor] = {}
+
+    def step(self, factor: float = 1.0, *, grad_scale: Tensor | None = None) -> None:
+        """One update with learning rate `lr * factor`.
+
+        Args:
+            factor: The schedule's factor.
+            grad_scale: Scalar by which the gradient is divided first (clipping in the same pass).
+        """
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, Any]:
+        """Copies of the state's tensors."""
+        return {name: value.clone() for name, value in self.state.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Copy a state in.
+
+        Raises:
+            ValueError: Names or shapes differ: another optimizer or another model.
+        """
+        if set(state) != set(self.state):
+            raise ValueError(f"the state holds {sorted(state)}, expected {sorted(self.state)}")
+        for name, value in self.state.items():
+            given = torch.as_tensor(state[name])
+            if given.shape != value.shape:
+                raise ValueError(f"{name} has shape {tuple(given.shape)}, not {tuple(value.shape)}")
+            value.copy_(given)
+
+
+class _FlatAdam(FlatOptimizer):
+    """Adam with an L2 penalty, or AdamW with decoupled decay."""
+
+    def __init__(self, flat: FlatParameters, config: AdamConfig | AdamWConfig) -> None:
+        super().__init__(flat, config.lr)
+        decoupled = isinstance(config, AdamWConfig)
+        self._kernel = torch._fused_adamw_ if decoupled else torch._fused_adam_
+        self._eps, self._decay = config.eps, config.weight_decay
+        self._beta1, self._beta2 = config.betas
+        data = flat.data
+        self.state = {
+            "step": torch.zeros((), dtype=torch.float32, device=data.device),
+            "mean": torch.zeros_like(data),
+            "square": torch.zeros_like(data),
+        }
+        self._args = ([data], [flat.grad], [self.state["mean"]], [self.state["square"]], [])
+        self._count, self._counts = self.state["step"], [self.state["step"]]
+
+    def step(self, factor: float = 1.0, *, grad_scale: Tensor | None = None) -> None:
+        self._count.add_(1)
+        self._kernel(
+            *self._args,
+            self._counts,
+            lr=self.lr * factor,
+            beta1=self._beta1,
+            beta2=self._beta2,
+            weight_decay=self._decay,
+            eps=self._eps,
+            amsgrad=False,
+            maximize=False,
+            grad_scale=grad_scale,
+        )
+
+
+class _FlatSGD(FlatOptimizer):
+    """Gradient descent with (Nesterov) momentum; the first step sets the momentum to the gradient."""
+
+    def __init__(self, flat: FlatParameters, config: SGDConfig) -> None:
+        super().__init__(flat, config.lr)
+        self._momentum, self._nesterov = config.momentum, config.nesterov
+        self._decay = config.weight_decay
+        if self._momentum:
+            # From zero, momentum * 0 + gradient is the gradient: no special first step.
+            self.state = {"momentum": torch.zeros_like(flat.data)}
+
+    def step(self, factor: float = 1.0, *, grad_scale: Tensor | None = None) -> None:
+        data, update = self.flat.data, self.flat.grad
+        if grad_scale is not None:
+            update.div_(grad_scale)
+        if self._decay:
+            update.add_(data, alpha=self._decay)
+        if self._momentum:
+            velocity = self.state["momentum"].mul_(self._momentum).add_(update)
+            update = update.add_(velocity, alpha=self._momentum) if self._nesterov else velocity
+        data.add_(update, alpha=-self.lr * factor)
+
+
+class _FlatRMSprop(FlatOptimizer):
+    """RMSprop (Hinton, lecture 6e)."""
+
+    def __init__(self, flat: FlatParameters, config: RMSpropConfig) -> None:
+        super().__init__(flat, config.lr)
+        self._alpha, self._eps = config.alpha, config.eps
+        self._momentum, self._decay = config.momentum, config.weight_decay
+        self.state = {"square": torch.zeros_like(flat.data)}
+        if self._momentum:
+            self.state["momentum"] = torch.zeros_like(flat.data)
+
+    def step(self, factor: float = 1.0, *, grad_scale: Tensor | None = None) -> None:
+        data, grad = self.flat.data, self.flat.grad
+        if grad_scale is not None:
+            grad.div_(grad_scale)
+        if self._decay:
+            grad.add_(data, alpha=self._decay)
+        square = self.state["square"]
+        square.mul_(self._alpha).addcmul_(grad, grad, value=1 - self._alpha)
+        scale = square.sqrt().add_(self._eps)
+        lr = self.lr * factor
+        if self._momentum:
+            velocity = self.state["momentum"].mul_(self._momentum).addcdiv_(grad, scale)
+            data.add_(velocity, alpha=-lr)
+        else:
+            data.addcdiv_(grad, scale, value=-lr)
+
+
+def make_optimizer(config: Config, flat: FlatParameters) -> FlatOptimizer:
+    """The optimizer of a config section on a player's flat parameters.
+
+    Raises:
+        UserError: `config` is no optimizer section, or Nesterov is asked for without momentum.
+    """
+    if isinstance(config, AdamConfig | AdamWConfig):
+        return _FlatAdam(flat, config)
+    if isinstance(config, SGDConfig):
+        if config.nesterov and not config.momentum:
+            raise UserError("optimizer.nesterov needs optimizer.momentum above 0")
+        return _FlatSGD(flat, config)
+    if isinstance(config, RMSpropConfig):
+        return _FlatRMSprop(flat, config)
+    raise UserError(f"{type(config).__name__} is no optimizer section; known: adamw, adam, sgd, rmsprop")

@@ -1,0 +1,278 @@
+"""Named loss parts of the steps since the last log point, kept on the device.
+
+A step writes one row of sums; nothing leaves the device until the log point (or a check), when the
+rows also tell which part became NaN at which step.
+
+Dimension key: B examples of a chunk, W columns of a row (one a part, two a masked part).
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rayloom.core.errors import NonFiniteError
+
+Part = Tensor | tuple[Tensor, Tensor]
+CAPACITY = 256  # rows on the device before they are folded into sums on the host
+
+
+class Layout:
+    """Which parts a step reported, and where they stand in a row."""
+
+    def __init__(self, parts: Mapping[str, Part], *, where: str) -> None:
+        self.names = list(parts)
+        self.paired = [isinstance(v, tuple | list) for v in parts.values()]
+        self.columns: list[int] = []
+        self.width = 0
+        for name, value in parts.items():
+            for tensor in value if isinstance(value, tuple | list) else (value,):
+                if not isinstance(tensor, Tensor) or tensor.ndim != 1:
+                    got = tuple(tensor.shape) if isinstance(tensor, Tensor) else type(tensor)
+                    raise ValueError(
+                        f"{where} gave part {name!r} as {got}; a part is one number per example, "
+                        "shape (B,), or a pair (sums (B,), counts (B,))"
+                    )
+            self.columns.append(self.width)
+            self.width += 2 if self.paired[len(self.columns) - 1] else 1
+        self.any_pair = any(self.paired)
+
+    def sums(self, parts: Mapping[str, Part], out: Tensor | None = None) -> Tensor:
+        """(W,) float64 sums over the examples."""
+        if self.any_pair:
+            flat: list[Tensor] = []
+            for value in parts.values():
+                flat.extend(value) if isinstance(value, tuple | list) else flat.append(value)
+        else:
+            flat = list(parts.values())
+        return torch.sum(torch.stack(flat), 1, dtype=torch.float64, out=out)
+
+    def means(self, row: Tensor, total: int) -> dict[str, Tensor]:
+        """Scalar tensors: the mean of each part over the global batch of `total`."""
+        return {
+            name: row[c] / row[c + 1].clamp(min=1e-12) if pair else row[c] / total
+            for name, pair, c in zip(self.names, self.paired, self.columns, strict=True)
+        }
+
+
+class _Rows:
+    """Rows of one layout, and the host sums of those already folded."""
+
+    def __init__(self, layout: Layout, capacity: int, device: torch.device, norm: torch.dtype):
+        self.layout = layout
+        self.table = torch.zeros(capacity, layout.width, dtype=torch.float64, device=device)
+        self.norms = torch.zeros(capacity, dtype=norm, device=device)
+        self.row_views = self.table.unbind(0)
+        self.norm_views = self.norms.unbind(0)
+        self.clear()
+
+    def clear(self) -> None:
+        self.used = 0
+        self.steps: list[int] = []
+        self.totals: list[int] = []
+        self.folded = np.zeros(self.layout.width)
+        self.folded_norm = 0.0
+        self.folded_steps = 0
+        self.folded_total = 0
+
+
+class Meter:
+    """The parts of one player between two log points.
+
+    Args:
+        player: Its name, for messages.
+        capacity: Rows kept on the device before they are folded.
+        device: Where the parts live.
+        norm_dtype: dtype of gradient norms.
+    """
+
+    def __init__(
+        self, player: str, *, capacity: int, device: torch.device, norm_dtype: torch.dtype
+    ) -> None:
+        self.player = player
+        self._capacity = max(1, min(capacity, CAPACITY))
+        self._device, self._norm_dtype = device, norm_dtype
+        self._known: dict[tuple[tuple[str, ...], tuple[bool, ...]], _Rows] = {}
+        self._active: list[_Rows] = []  # of this interval, in order of appearance
+        self._names: list[str] = []
+        self._rows: _Rows | None = None
+
+    def layout(self, parts: Mapping[str, Part]) -> Layout:
+        """The layout of these parts; makes room for their row."""
+        rows = self._rows
+        if rows is None or rows.layout.any_pair or self._names != list(parts):
+            rows = self._select(parts)
+        if rows.used == self._capacity:
+            self._fold(rows)
+        return rows.layout
+
+    def _select(self, parts: Mapping[str, Part]) -> _Rows:
+        key = (tuple(parts), tuple(isinstance(v, tuple | list) for v in parts.values()))
+        rows = self._known.get(key)
+        if rows is None:
+            layout = Layout(parts, where=f"loss of player {self.player!r}")
+            rows = _Rows(layout, self._capacity, self._device, self._norm_dtype)
+            self._known[key] = rows
+        if not any(rows is active for active in self._active):
+            self._active.append(rows)
+        self._rows, self._names = rows, list(parts)
+        return rows
+
+    def row(self) -> tuple[Tensor, Tensor]:
+        """The places of the step's sums, (W,) float64, and of its gradient norm, ()."""
+        rows = self._rows
+        assert rows is not None
+        return rows.row_views[rows.used], rows.norm_views[rows.used]
+
+    def commit(self, grad_step: int, total: int) -> None:
+        """The row is filled: it belongs to `grad_step` and a global batch of `total`."""
+        rows = self._rows
+        assert rows is not None
+        rows.used += 1
+        rows.steps.append(grad_step)
+        rows.totals.append(total)
+
+    def check(self) -> None:
+        """Raise if a part of an unfolded row is NaN, or the loss or gradient is not finite.
+
+        Raises:
+            NonFiniteError: Names the parts, the player and the first such step.
+        """
+        for rows in self._active:
+            if rows.used:
+                self._check(rows, rows.table[: rows.used].cpu().numpy(), _host(rows))
+
+    def _check(self, rows: _Rows, table: np.ndarray, norms: np.ndarray) -> None:
+        layout = rows.layout
+        if np.isfinite(table).all() and np.isfinite(norms).all():
+            return
+        loss = layout.columns[layout.names.index("loss")]
+        broken = np.isnan(table).any(axis=1) | ~np.isfinite(table[:, loss]) | ~np.isfinite(norms)
+        if not broken.any():
+            return
+        first = int(np.argmax(broken))
+        bad = [
+            f"{name} ({_word(table[first, c])})"
+            for name, c in zip(layout.names, layout.columns, strict=True)
+            if not math.isfinite(table[first, c])
+        ]
+        named = [b for b in bad if not b.startswith("loss (")] or bad
+        if not named:
+            named = [f"the gradient norm ({_word(norms[first])}; every loss part is finite)"]
+        raise NonFiniteError(
+            f"not finite at grad_step {rows.steps[first]}, player {self.player!r}: "
+            f"{', '.join(named)}. The last checkpoint is from before; try a lower learning rate, "
+            "train.clip_norm, or look at that batch"
+        )
+
+    def _fold(self, rows: _Rows) -> None:
+        if not rows.used:
+            return
+        table, norms = rows.table[: rows.used].cpu().numpy(), _host(rows)
+        self._check(rows, table, norms)
+        rows.folded += table.sum(axis=0)
+        rows.folded_norm += float(norms.sum())
+        rows.folded_steps += rows.used
+        rows.folded_total += sum(rows.totals)
+        rows.used = 0
+        rows.steps.clear()
+        rows.totals.clear()
+
+    def flush(self) -> dict[str, float]:
+        """Means since the last flush by part (`loss` is called `total`), and `grad_norm`.
+
+        Raises:
+            NonFiniteError: See `check`.
+        """
+        sums: dict[str, float] = {}
+        counts: dict[str, float] = {}
+        norm, steps = 0.0, 0
+        for rows in self._active:
+            self._fold(rows)
+            layout = rows.layout
+            for name, pair, c in zip(layout.names, layout.paired, layout.columns, strict=True):
+                sums[name] = sums.get(name, 0.0) + float(rows.folded[c])
+                count = float(rows.folded[c + 1]) if pair else float(rows.folded_total)
+                counts[name] = counts.get(name, 0.0) + count
+            norm += rows.folded_norm
+            steps += rows.folded_steps
+            rows.clear()
+        self._active.clear()
+        self._rows = None
+        means = {
+            "total" if name == "loss" else name: value / counts[name]
+            for name, value in sums.items()
+            if counts[name]
+        }
+        if steps:
+            means["grad_norm"] = norm / steps
+        return means
+
+    def state_dict(self) -> dict[str, Any]:
+        """The interval so far, to the bit."""
+        return {
+            str(number): {
+                "names": list(rows.layout.names),
+                "paired": list(rows.layout.paired),
+                "table": rows.table[: rows.used].cpu().clone(),
+                "norms": rows.norms[: rows.used].cpu().clone(),
+                "steps": list(rows.steps),
+                "totals": list(rows.totals),
+                "folded": rows.folded.tolist(),
+                "folded_norm": rows.folded_norm,
+                "folded_steps": rows.folded_steps,
+                "folded_total": rows.folded_total,
+            }
+            for number, rows in enumerate(self._active)
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Back to an interval."""
+        for rows in self._known.values():
+            rows.clear()
+        self._active.clear()
+        self._rows = None
+        empty = torch.zeros(0)
+        for number in range(len(state)):
+            given = state[str(number)]
+            pairs = zip(given["names"], given["paired"], strict=True)
+            rows = self._select({n: (empty, empty) if p else empty for n, p in pairs})
+            used = len(given["steps"])
+            rows.used = used
+            if used:
+                rows.table[:used] = torch.as_tensor(given["table"]).to(self._device)
+                rows.norms[:used] = torch.as_tensor(given["norms"]).to(self._device)
+            rows.steps, rows.totals = list(given["steps"]), list(given["totals"])
+            rows.folded = np.array(given["folded"], dtype=np.float64)
+            rows.folded_norm = float(given["folded_norm"])
+            rows.folded_steps = int(given["folded_steps"])
+            rows.folded_total = int(given["folded_total"])
+        self._rows = None
+
+
+def _host(rows: _Rows) -> np.ndarray:
+    return rows.norms[: rows.used].cpu().double().numpy()
+
+
+def _word(value: float) -> str:
+    return "NaN" if math.isnan(value) else "infinite"
+
+
+def merge_names(player: str, means: Mapping[str, float], *, alone: bool) -> dict[str, float]:
+    """Metric keys: `loss/<part>`, or `loss/<player>/<part>` where there are several players.
+
+    A part whose name holds a slash (`q/taken`) keeps it, behind the player's name if need be.
+    """
+    keys: dict[str, float] = {}
+    for name, value in means.items():
+        if "/" in name:
+            keys[name if alone else f"{name}/{player}"] = value
+        else:
+            keys[f"loss/{name}" if alone else f"loss/{player}/{name}"] = value
+    return keys
+
+
+__all__: Sequence[str] = ("CAPACITY", "Layout", "Meter", "Part", "merge_names")
