@@ -1,0 +1,454 @@
+"""Verified checkpoints: a resume starts from the newest one whose every byte is as it was written.
+
+    checkpoints/step-000000000120/{state.safetensors, state.json, manifest.json, COMPLETE}
+    checkpoints/chunks/<key>-<sha>.safetensors    large immutable blocks, shared by checkpoints
+    checkpoints/quarantine/                       what did not verify
+
+Order of a save: temporary folder, files (fsync), manifest with sizes and SHA-256 (fsync), rename,
+and last the marker, which holds the manifest's own SHA-256. A kill at any place leaves the previous
+checkpoints untouched and at most a folder without a marker, which the next start moves aside.
+
+A disk that refuses is no reason to stop training: `save` says so once, cleans up and returns None.
+"""
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from rayloom.core.errors import CheckpointError, UserError
+from rayloom.core.failpoints import hit
+from rayloom.core.protocols import Chunk, State
+from rayloom.records import state_codec
+from rayloom.records.files import (
+    Say,
+    fsync_dir,
+    is_disk_error,
+    remove_tree,
+    sha256_file,
+    silent,
+    to_json,
+    write_bytes,
+)
+
+SCHEMA_VERSION = 1
+MARKER = "COMPLETE"
+_TEMPORARY = ".saving-"
+_REPLACED = ".replaced-"
+_THREADS = max(1, min(4, os.cpu_count() or 1))
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """One complete checkpoint.
+
+    Attributes:
+        step: Clock step at which it was taken.
+        path: Its folder.
+        metrics: Metrics of the evaluation it goes with.
+        score: What "best" compares; None if it was not evaluated.
+        direction: Whether a small or a large score is good.
+        time_ms: When it was written, ms since the epoch.
+        files: Name to {"size", "sha256"}.
+        chunks: Chunk key to {"file", "size", "sha256"}.
+    """
+
+    step: int
+    path: Path
+    metrics: Mapping[str, float]
+    score: float | None
+    direction: Literal["min", "max"]
+    time_ms: int
+    files: Mapping[str, Mapping[str, Any]] = field(repr=False)
+    chunks: Mapping[str, Mapping[str, Any]] = field(repr=False)
+
+    @property
+    def merit(self) -> float:
+        """The score turned so that larger is better; -inf without one or if it is NaN."""
+        if self.score is None or math.isnan(self.score):
+            return -math.inf
+        return self.score if self.direction == "max" else -self.score
+
+
+class Checkpoints:
+    """The checkpoints of one run folder. Only the holder of the run's lock saves and prunes.
+
+    Args:
+        folder: `checkpoints/` of the run; made when needed.
+        say: Hears about quarantined checkpoints and a disk that refuses.
+        before_save: Called first in `save`: makes the journal durable.
+        read_only: Never move or delete anything (a reader beside a living writer).
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        say: Say = silent,
+        before_save: Callable[[], object] | None = None,
+        read_only: bool = False,
+    ) -> None:
+        self.folder = Path(folder)
+        self._say, self._before_save, self._read_only = say, before_save, read_only
+        self._verified: dict[str, str] = {}  # folder name: digest of the manifest that verified
+        self._chunks: dict[str, dict[str, Any]] = {}  # written or read here
+        self._refused = False
+        self._swept = False
+
+    # ---- writing ----
+
+    def save(
+        self,
+        step: int,
+        state: State,
+        *,
+        metrics: Mapping[str, float],
+        score: float | None = None,
+        direction: Literal["min", "max"] = "max",
+    ) -> CheckpointInfo | None:
+        """Write a checkpoint; what stood at this step is replaced once the new one is complete.
+
+        Args:
+            step: Clock step.
+            state: Nested state, see `state_codec`.
+            metrics: Numbers to keep beside it.
+            score: What `best` compares.
+            direction: Whether a small or a large score is good.
+
+        Returns:
+            The checkpoint, or None if the disk refused (said; the earlier ones stand).
+
+        Raises:
+            TypeError: The state holds something that a checkpoint cannot.
+        """
+        hit("checkpoint.before")
+        encoded = state_codec.encode(state)
+        if self._before_save is not None:
+            self._before_save()
+        temporary = self.folder / f"{_TEMPORARY}{step}-{os.getpid()}"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._sweep()
+            about = {
+                "schema_version": SCHEMA_VERSION,
+                "step": int(step),
+                "time_ms": time.time_ns() // 1_000_000,
+                "score": _plain(score),
+                "direction": direction,
+                "metrics": {key: _plain(float(value)) for key, value in metrics.items()},
+            }
+            info = self._write(temporary, encoded, about)
+        except OSError as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            if not is_disk_error(error):
+                raise
+            self._refused = True
+            self._say(f"checkpoint at step {step} not written: {error.strerror}; training goes on")
+            return None
+        if self._refused:
+            self._refused = False
+            self._say(f"checkpoints can be written again (step {step})")
+        hit("checkpoint.after")
+        return info
+
+    def _write(
+        self, temporary: Path, encoded: state_codec.Encoded, about: dict[str, Any]
+    ) -> CheckpointInfo:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        chunks = self._store_chunks(encoded.chunks)
+        size, digest = state_codec.write_arrays(temporary / "state.safetensors", encoded.arrays)
+        files = {"state.safetensors": {"size": size, "sha256": digest}}
+        hit("checkpoint.during")
+        text = to_json(encoded.tree)
+        write_bytes(temporary / "state.json", text)
+        files["state.json"] = {"size": len(text), "sha256": hashlib.sha256(text).hexdigest()}
+        manifest = to_json(about | {"files": files, "chunks": chunks}, indent=1)
+        write_bytes(temporary / "manifest.json", manifest)
+        fsync_dir(temporary)
+        hit("checkpoint.before_rename")
+        final = self.folder / f"step-{about['step']:012d}"
+        replaced = self._make_room(final)
+        os.rename(temporary, final)
+        fsync_dir(self.folder)
+        hit("checkpoint.before_marker")
+        seal = hashlib.sha256(manifest).hexdigest()
+        write_bytes(final / MARKER, seal.encode())
+        fsync_dir(final)
+        self._verified[final.name] = seal
+        if replaced is not None:
+            remove_tree(replaced)
+        return _info(final, json.loads(manifest))
+
+    def _make_room(self, final: Path) -> Path | None:
+        """Move an earlier checkpoint of the same step aside; a sweep brings it back if need be."""
+        if not final.exists():
+            return None
+        if not (final / MARKER).exists():
+            self._quarantine(final, "no-marker")
+            return None
+        aside = self.folder / f"{_REPLACED}{final.name}"
+        remove_tree(aside)
+        os.rename(final, aside)
+        return aside
+
+    def _store_chunks(self, chunks: Mapping[str, Chunk]) -> dict[str, dict[str, Any]]:
+        new = [chunk for key, chunk in chunks.items() if key not in self._chunks]
+        if new:
+            store = self.folder / "chunks"
+            store.mkdir(exist_ok=True)
+            with ThreadPoolExecutor(_THREADS) as pool:
+                entries = list(pool.map(lambda chunk: _store_chunk(store, chunk), new))
+            fsync_dir(store)
+            self._chunks.update({c.key: e for c, e in zip(new, entries, strict=True)})
+        return {key: self._chunks[key] for key in chunks}
+
+    # ---- reading ----
+
+    def complete(self) -> list[CheckpointInfo]:
+        """Complete checkpoints, oldest first, by marker and manifest alone (no data is read)."""
+        found = []
+        for path in self._folders():
+            with contextlib.suppress(CheckpointError, OSError):
+                found.append(_manifest(path)[0])
+        return found
+
+    def latest(self) -> CheckpointInfo | None:
+        """The newest checkpoint that verifies; newer ones that do not are moved to quarantine."""
+        self._sweep()
+        for path in reversed(self._folders()):
+            try:
+                return self.verify(path)
+            except CheckpointError as error:
+                self._say(f"checkpoint {path.name} is not used: {error}")
+                if not self._read_only:
+                    self._quarantine(path, "not-verified")
+        return None
+
+    def best(self) -> CheckpointInfo | None:
+        """The best-scored checkpoint that verifies, the earliest of equals; None without scores."""
+        ranked = [info for info in self.complete() if info.merit > -math.inf]
+        for info in sorted(ranked, key=lambda info: (-info.merit, info.step)):
+            with contextlib.suppress(CheckpointError):
+                return self.verify(info.path)
+        return None
+
+    def verify(self, path: Path) -> CheckpointInfo:
+        """Check every byte of a checkpoint and of its chunks (once per object and manifest).
+
+        Raises:
+            CheckpointError: What is missing, truncated or changed.
+        """
+        try:
+            info, seal = _manifest(path)
+            if self._verified.get(path.name) == seal:
+                return info
+            jobs = [(path / name, entry) for name, entry in info.files.items()]
+            store = self.folder / "chunks"
+            jobs += [(store / entry["file"], entry) for entry in info.chunks.values()]
+            with ThreadPoolExecutor(_THREADS) as pool:
+                list(pool.map(lambda job: _check(*job), jobs))
+        except OSError as error:
+            name = Path(error.filename or path).name
+            raise CheckpointError(f"{name}: {error.strerror}") from error
+        self._verified[path.name] = seal
+        return info
+
+    def load(self, step: int | CheckpointInfo) -> State:
+        """The state of a checkpoint, verified as it is read; tensors are on the CPU.
+
+        Raises:
+            CheckpointError: There is none at this step, or it does not verify.
+        """
+        number = step.step if isinstance(step, CheckpointInfo) else int(step)
+        path = self.folder / f"step-{number:012d}"
+        try:
+            info, seal = _manifest(path)
+            text = (path / "state.json").read_bytes()
+            _agree("state.json", info.files, len(text), hashlib.sha256(text).hexdigest())
+            arrays, size, digest = state_codec.read_arrays(path / "state.safetensors")
+            _agree("state.safetensors", info.files, size, digest)
+            store = self.folder / "chunks"
+            with ThreadPoolExecutor(_THREADS) as pool:
+                items = list(info.chunks.items())
+                chunks = dict(pool.map(lambda item: _load_chunk(store, *item), items))
+        except OSError as error:
+            name = Path(error.filename or path).name
+            raise CheckpointError(f"checkpoint {number}: {name}: {error.strerror}") from error
+        self._verified[path.name] = seal
+        self._chunks.update({key: dict(entry) for key, entry in info.chunks.items()})
+        return state_codec.decode(json.loads(text), arrays, chunks)
+
+    # ---- tidying ----
+
+    def prune(self, keep_last: int, keep_best: int = 0) -> list[int]:
+        """Delete all but the newest `keep_last` and the best `keep_best` checkpoints.
+
+        The newest one that verifies and the best one that verifies are never deleted.
+
+        Returns:
+            The steps that were deleted.
+        """
+        if self._read_only:
+            return []
+        known = self.complete()
+        ranked = sorted(known, key=lambda info: (-info.merit, info.step))
+        ranked = [info for info in ranked if info.merit > -math.inf]
+        keep = {info.step for info in known[max(0, len(known) - keep_last) :]}
+        keep |= {info.step for info in ranked[:keep_best]}
+        for order in (list(reversed(known)), ranked):
+            for info in order:
+                with contextlib.suppress(CheckpointError):
+                    self.verify(info.path)
+                    keep.add(info.step)
+                    break
+        gone = [info for info in known if info.step not in keep]
+        for info in gone:
+            remove_tree(info.path)
+            self._verified.pop(info.path.name, None)
+        self._collect_chunks()
+        return [info.step for info in gone]
+
+    def _collect_chunks(self) -> None:
+        """Delete chunk files that no checkpoint refers to."""
+        store = self.folder / "chunks"
+        if not store.is_dir():
+            return
+        used: set[str] = set()
+        for path in self._folders():
+            try:
+                manifest = json.loads((path / "manifest.json").read_bytes())
+                used |= {entry["file"] for entry in manifest["chunks"].values()}
+            except (OSError, ValueError, KeyError, TypeError):
+                return  # a manifest that cannot be read may refer to anything
+        for path in store.iterdir():
+            if path.name not in used:
+                with contextlib.suppress(OSError):
+                    path.unlink()
+        self._chunks = {k: e for k, e in self._chunks.items() if e["file"] in used}
+
+    def _sweep(self) -> None:
+        """Remove what a kill left: half-written folders; bring back a replaced checkpoint."""
+        if self._swept or self._read_only or not self.folder.is_dir():
+            return
+        self._swept = True
+        for path in list(self.folder.iterdir()):
+            if path.name.startswith(_REPLACED):
+                final = self.folder / path.name.removeprefix(_REPLACED)
+                if final.exists() and not (final / MARKER).exists():
+                    self._quarantine(final, "no-marker")
+                if final.exists():
+                    remove_tree(path)
+                else:
+                    with contextlib.suppress(OSError):
+                        os.rename(path, final)
+            elif path.name.startswith((_TEMPORARY, ".trash-")):
+                shutil.rmtree(path, ignore_errors=True)
+
+    def _quarantine(self, path: Path, reason: str) -> None:
+        with contextlib.suppress(OSError):
+            home = self.folder / "quarantine"
+            home.mkdir(exist_ok=True)
+            number = 0
+            while (target := home / f"{path.name}-{reason}-{number}").exists():
+                number += 1
+            os.rename(path, target)
+
+    def _folders(self) -> list[Path]:
+        if not self.folder.is_dir():
+            return []
+        names = [n for n in os.listdir(self.folder) if n.startswith("step-") and n[5:].isdigit()]
+        return [self.folder / name for name in sorted(names, key=lambda n: int(n[5:]))]
+
+
+def _plain(value: float | None) -> float | str | None:
+    return value if value is None or math.isfinite(value) else repr(value)
+
+
+def _info(path: Path, manifest: Mapping[str, Any]) -> CheckpointInfo:
+    score = manifest["score"]
+    return CheckpointInfo(
+        step=int(manifest["step"]),
+        path=path,
+        metrics={key: float(value) for key, value in manifest["metrics"].items()},
+        score=None if score is None else float(score),
+        direction=manifest["direction"],
+        time_ms=manifest["time_ms"],
+        files=manifest["files"],
+        chunks=manifest["chunks"],
+    )
+
+
+def _manifest(path: Path) -> tuple[CheckpointInfo, str]:
+    """(what the manifest says, its digest); the marker must stand and agree.
+
+    Raises:
+        CheckpointError: No marker, or another manifest than the marker's.
+        UserError: A newer version of rayloom wrote it.
+        OSError: Missing or unreadable.
+    """
+    if not path.is_dir():
+        raise CheckpointError(f"there is no checkpoint {path.name}")
+    try:
+        seal = (path / MARKER).read_bytes()
+    except FileNotFoundError as error:
+        raise CheckpointError("it was never completed (no marker)") from error
+    text = (path / "manifest.json").read_bytes()
+    digest = hashlib.sha256(text).hexdigest()
+    if seal != digest.encode():
+        raise CheckpointError("manifest.json is not the one that was written")
+    manifest = json.loads(text)
+    if manifest["schema_version"] > SCHEMA_VERSION:
+        raise UserError(
+            f"{path} was written by a newer rayloom (format {manifest['schema_version']}, "
+            f"this one reads up to {SCHEMA_VERSION})"
+        )
+    return _info(path, manifest), digest
+
+
+def _agree(name: str, files: Mapping[str, Mapping[str, Any]], size: int, digest: str) -> None:
+    entry = files[name]
+    if size != entry["size"]:
+        raise CheckpointError(f"{name} has {size} bytes instead of {entry['size']}")
+    if digest != entry["sha256"]:
+        raise CheckpointError(f"{name} has changed (its SHA-256 differs)")
+
+
+def _check(path: Path, entry: Mapping[str, Any]) -> None:
+    size = path.stat().st_size
+    digest = sha256_file(path) if size == entry["size"] else ""
+    _agree(path.name, {path.name: entry}, size, digest)
+
+
+def _store_chunk(store: Path, chunk: Chunk) -> dict[str, Any]:
+    """Write a chunk under a name made of its key and content, unless that file stands."""
+    size, digest = state_codec.digest_arrays(chunk.arrays)
+    label = "".join(c if c.isalnum() or c in "._-" else "-" for c in chunk.key)[:80]
+    entry = {"file": f"{label}-{digest[:16]}.safetensors", "size": size, "sha256": digest}
+    path = store / entry["file"]
+    with contextlib.suppress(OSError, CheckpointError):
+        _check(path, entry)
+        return entry
+    temporary = store / f".{entry['file']}.{os.getpid()}"
+    try:
+        state_codec.write_arrays(temporary, chunk.arrays)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+    return entry
+
+
+def _load_chunk(store: Path, key: str, entry: Mapping[str, Any]) -> tuple[str, Chunk]:
+    arrays, size, digest = state_codec.read_arrays(store / entry["file"])
+    _agree(entry["file"], {entry["file"]: entry}, size, digest)
+    return key, Chunk(key, {name: tensor.numpy() for name, tensor in arrays.items()})

@@ -1,0 +1,285 @@
+"""The folder of one run.
+
+<storage>/<run id>/{run.json, config.yaml, git.diff, journal.jsonl, checkpoints/, media/, log.txt}
+"""
+
+import contextlib
+import datetime
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rayloom.core.errors import UserError
+from rayloom.records.files import (
+    Say,
+    fsync_dir,
+    is_disk_error,
+    safe_name,
+    silent,
+    to_json,
+    write_atomic,
+    write_bytes,
+)
+from rayloom.records.lock import HEARTBEAT_S, STALE_S, Holder, RunLock, holder
+
+if TYPE_CHECKING:
+    from rayloom.records.checkpoints import Checkpoints
+    from rayloom.records.journal import Journal
+
+SCHEMA_VERSION = 1
+RUN_JSON = "run.json"
+_LETTERS = "23456789abcdefghjkmnpqrstuvwxyz"  # no two look alike
+
+
+def _new_id(name: str) -> str:
+    now = datetime.datetime.now().astimezone()
+    tail = "".join(secrets.choice(_LETTERS) for _ in range(5))
+    return f"{safe_name(name.rsplit('/', 1)[-1])}-{now:%Y%m%d-%H%M%S}-{tail}"
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """SHA-256 of a resolved config, whatever the order of its keys."""
+    text = json.dumps(config, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _as_yaml(config: Mapping[str, Any] | str) -> tuple[str, str]:
+    """(YAML text, hash) of a config given as a tree or as YAML."""
+    import yaml
+
+    if isinstance(config, str):
+        return config, hashlib.sha256(config.encode()).hexdigest()
+    return yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True), config_hash(config)
+
+
+class RunFolder:
+    """One run on disk; reading needs no lock, writing wants `lock()`.
+
+    Attributes:
+        path: Absolute path.
+        run_id: Readable unique id, also the folder's name.
+    """
+
+    def __init__(self, path: Path, *, say: Say = silent) -> None:
+        self.path = path
+        self.run_id = path.name
+        self.say = say
+        self._lock: RunLock | None = None
+        self._journal: Journal | None = None
+        self._unwritten: dict[str, Any] = {}
+
+    # ---- making and finding ----
+
+    @classmethod
+    def create(
+        cls,
+        storage: str | Path,
+        name: str,
+        *,
+        config: Mapping[str, Any] | str,
+        info: Mapping[str, Any],
+        say: Say = silent,
+    ) -> "RunFolder":
+        """A new run folder; it appears complete or not at all.
+
+        Args:
+            storage: Where run folders live; made if missing.
+            name: The config's name, such as `generative/vae-digits`.
+            config: Resolved config, as a JSON-able tree or YAML text.
+            info: Facts for `run.json` (`describe_environment`, seed, data fingerprint, ...). A
+                diff under `info["git"]["diff"]` goes to `git.diff`.
+            say: Hears about disks that refuse.
+
+        Raises:
+            UserError: The storage cannot be written.
+        """
+        storage = Path(storage).expanduser().absolute()
+        run_id = _new_id(name)
+        building = storage / f".making-{run_id}"
+        try:
+            storage.mkdir(parents=True, exist_ok=True)
+            building.mkdir()
+            cls._fill(building, run_id, name, config, dict(info))
+            os.rename(building, storage / run_id)
+            fsync_dir(storage)
+        except OSError as error:
+            shutil.rmtree(building, ignore_errors=True)
+            if not is_disk_error(error):
+                raise
+            raise UserError(
+                f"cannot make a run folder in {storage}: {error.strerror}; "
+                f"choose another place with storage=PATH"
+            ) from error
+        return cls(storage / run_id, say=say)
+
+    @staticmethod
+    def _fill(
+        folder: Path,
+        run_id: str,
+        name: str,
+        config: Mapping[str, Any] | str,
+        info: dict[str, Any],
+    ) -> None:
+        text, digest = _as_yaml(config)
+        if isinstance(info.get("git"), Mapping) and "diff" in info["git"]:
+            git = dict(info["git"])
+            diff = git.pop("diff")
+            git["diff_sha256"] = hashlib.sha256(diff.encode()).hexdigest() if diff else ""
+            info["git"] = git
+            if diff:
+                write_bytes(folder / "git.diff", diff.encode())
+        head = {
+            "schema_version": SCHEMA_VERSION,
+            "run_id": run_id,
+            "name": name,
+            "created": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+            "status": "created",
+            "config_sha256": digest,
+        }
+        (folder / "media").mkdir()
+        (folder / "checkpoints").mkdir()
+        write_bytes(folder / "config.yaml", text.encode())
+        write_bytes(folder / RUN_JSON, to_json(head | info, indent=1) + b"\n")
+        fsync_dir(folder)
+
+    @classmethod
+    def open(cls, path: str | Path, *, say: Say = silent) -> "RunFolder":
+        """An existing run folder.
+
+        Raises:
+            UserError: It is none, or a newer version wrote it.
+        """
+        folder = cls(Path(path).expanduser().absolute(), say=say)
+        version = folder.read().get("schema_version")
+        if not isinstance(version, int) or version > SCHEMA_VERSION:
+            raise UserError(
+                f"{folder.path} has format {version!r}; this rayloom reads up to {SCHEMA_VERSION}"
+            )
+        return folder
+
+    # ---- run.json ----
+
+    def read(self) -> dict[str, Any]:
+        """The content of `run.json`, with what a full disk has kept out of it so far.
+
+        Raises:
+            UserError: It is missing or no JSON object.
+        """
+        path = self.path / RUN_JSON
+        try:
+            value = json.loads(path.read_bytes())
+        except FileNotFoundError as error:
+            raise UserError(f"{self.path} is not a run folder (no {RUN_JSON})") from error
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {error.strerror}") from error
+        except ValueError as error:
+            raise UserError(f"{path} is damaged: {error}") from error
+        if not isinstance(value, dict):
+            raise UserError(f"{path} is damaged: it holds a {type(value).__name__}")
+        return value | self._unwritten
+
+    def update(self, **fields: Any) -> bool:
+        """Replace top-level fields of `run.json`, atomically.
+
+        Floats that are not finite are stored as text. What a disk refuses is kept and written by
+        the next update that succeeds.
+
+        Returns:
+            Whether it is on the disk.
+        """
+        self._unwritten |= _finite(fields)
+        try:
+            write_atomic(self.path / RUN_JSON, to_json(self.read(), indent=1) + b"\n")
+        except (OSError, UserError) as error:
+            if isinstance(error, OSError) and not is_disk_error(error):
+                raise
+            self.say(f"run.json not written: {error}; training goes on")
+            return False
+        self._unwritten = {}
+        return True
+
+    @property
+    def config_text(self) -> str:
+        """The resolved config as YAML."""
+        return (self.path / "config.yaml").read_text()
+
+    # ---- what lives in it ----
+
+    @property
+    def media(self) -> Path:
+        """Pictures and videos."""
+        return self.path / "media"
+
+    @property
+    def log_path(self) -> Path:
+        """The run's log file."""
+        return self.path / "log.txt"
+
+    @property
+    def journal_path(self) -> Path:
+        """The journal file; may not exist yet."""
+        return self.path / "journal.jsonl"
+
+    def lock(self, *, heartbeat_s: float = HEARTBEAT_S, stale_s: float = STALE_S) -> RunLock:
+        """The exclusive right to write, as a context manager (or `acquire()` and `release()`)."""
+        self._lock = RunLock(self.path, heartbeat_s=heartbeat_s, stale_s=stale_s, say=self.say)
+        return self._lock
+
+    def holder(self) -> Holder | None:
+        """Who holds the lock now; None if it is free."""
+        return holder(self.path)
+
+    def journal(self) -> "Journal":
+        """The journal, opened for writing; the same object each time."""
+        from rayloom.records.journal import Journal
+
+        if self._journal is None:
+            self._journal = Journal(self.path, say=self.say)
+        return self._journal
+
+    def _sync_journal(self) -> None:
+        if self._journal is not None:
+            self._journal.sync()
+
+    def checkpoints(self, *, read_only: bool | None = None) -> "Checkpoints":
+        """The checkpoints; each save makes this object's journal durable first.
+
+        Args:
+            read_only: Never move or delete. None: read only while another process holds the lock.
+        """
+        from rayloom.records.checkpoints import Checkpoints
+
+        if read_only is None:
+            ours = self._lock is not None and self._lock.held
+            other = None if ours else self.holder()
+            read_only = other is not None and other.alive
+        return Checkpoints(
+            self.path / "checkpoints",
+            say=self.say,
+            before_save=self._sync_journal,
+            read_only=read_only,
+        )
+
+    def log(self, message: str) -> None:
+        """Append a line to `log.txt`; a disk that refuses is ignored."""
+        now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+        with contextlib.suppress(OSError), open(self.log_path, "a", encoding="utf-8") as file:
+            file.write(f"{now} {message}\n")
+
+
+def _finite(value: Any) -> Any:
+    """The value with non-finite floats as text, recursively: strict JSON holds none."""
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float):
+        return float(value) if abs(value) < float("inf") else repr(float(value))
+    if isinstance(value, Path):
+        return str(value)
+    return value
