@@ -329,9 +329,7 @@ def _check_spaces(bare: Node, spaces: Mapping[str, Space], known: list[Problem])
         if space.inner is not None and not any(p.path == path for p in [*known, *problems]):
             inside = build(bare.with_value(path, Node(space.inner, where)))[1]
             if any(p.path == path and p not in seen for p in inside):
-                text = (
-                    f"{space} draws real numbers, but this key takes whole ones: use int or logint"
-                )
+                text = f"{space} draws real numbers, this key takes whole ones: use int or logint"
                 problems.append(Problem(path, text, where))
     return problems
 

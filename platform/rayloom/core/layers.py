@@ -134,9 +134,8 @@ class Reading:
         self.files.append(path)
         node = parse(read_text(path, shown_as), shown_as, self.problems)
         if node is None or node.value is None:
-            raise ConfigError(
-                [Problem("", "is empty; a config is a mapping of sections", shown_as)]
-            )
+            message = "is empty; a config is a mapping of sections"
+            raise ConfigError([Problem("", message, shown_as)])
         if not isinstance(node.value, dict):
             got = "a list" if isinstance(node.value, list) else f"the value {shown(node.value)}"
             message = f"the top level must be a mapping of sections, not {got}"

@@ -114,29 +114,34 @@ def extract(
     spaces: dict[str, Space] = {}
     unusable: list[str] = []
 
-    def walk(node: Node, path: str) -> Node:
+    def walk(node: Node, path: str, dotted: bool = False) -> Node:
         if is_space(node, path):
             space = _space(node, path, problems)
             if space is None:
                 unusable.append(path)
                 return Node(None, node.where)
-            problem = _refusal(space, path, node.where, allowed)
+            problem = _refusal(space, path, node.where, allowed=allowed, dotted=dotted)
             if problem is not None:
                 problems.append(problem)
             spaces[path] = space
             first = node.value["values"].value[0] if space.kind == "choice" else node.value["low"]
             return Node(first.value, node.where)
         if isinstance(node.value, dict):
-            inner = {k: walk(v, f"{path}.{k}" if path else k) for k, v in node.value.items()}
+            inner = {}
+            for key, value in node.value.items():
+                below = f"{path}.{key}" if path else key
+                inner[key] = walk(value, below, dotted or "." in key)
             return Node(inner, node.where)
         return node
 
     return walk(tree, ""), spaces, unusable
 
 
-def _refusal(space: Space, path: str, where: str, allowed: bool) -> Problem | None:
+def _refusal(space: Space, path: str, where: str, *, allowed: bool, dotted: bool) -> Problem | None:
     if path.split(".")[0] not in SEARCHABLE:
         return Problem(path, f"cannot be searched; only {', '.join(SEARCHABLE)} can", where)
+    if dotted:
+        return Problem(path, "a key with a dot in it cannot be searched", where)
     if not allowed:
         message = f"holds the search space {space}; one run needs one value: use `rayloom sweep`"
         return Problem(path, message, where)

@@ -17,10 +17,7 @@ from rayloom.core.schema_walk import (
     OPEN_SECTIONS,
     Layout,
     bounds,
-    chosen_class,
     is_player_mapping,
-    literal_names,
-    members,
     open_class,
     optimizer_names,
 )
@@ -115,12 +112,9 @@ def _validated(
 ) -> Any:
     """An instance of `kind` from the tree at `prefix`, or None after saying what is wrong."""
     if data is None:
-        node = (
-            tree.at(".".join(prefix))
-            if len(prefix) == 1
-            else tree.value[prefix[0]].value[prefix[1]]
-        )
-        assert node is not None
+        node = tree
+        for part in prefix:
+            node = node.value[part]
         data = node.plain()
     adapter = TypeAdapter(kind)
     for attempt in (1, 2):
@@ -226,10 +220,8 @@ def _message(
     if kind in ("value_error", "assertion_error"):
         return str(context.get("error", error["msg"])), None
     if kind == "string_pattern_mismatch":
-        return (
-            f"{_value(value)} is not allowed; wanted: {_pattern(context['pattern'])}{about}",
-            None,
-        )
+        wanted = _pattern(context["pattern"])
+        return f"{_value(value)} is not allowed; wanted: {wanted}{about}", None
     if kind in ("too_long", "too_short"):
         limit = context.get("max_length", context.get("min_length"))
         word = "at most" if kind == "too_long" else "at least"
@@ -363,6 +355,3 @@ def _metrics(given: dict[str, Node]) -> list[Problem]:
 
 def _unique(problems: list[Problem]) -> list[Problem]:
     return list(dict.fromkeys(problems))
-
-
-__all__ = ["LENGTHS", "build", "chosen_class", "literal_names", "members"]
