@@ -3,13 +3,14 @@
 Dimension key: `*batch` batch axes, then the event axes (all of them summed in `log_prob`).
 """
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
 from rayloom.core.noise import Noise
 
 
+@runtime_checkable
 class Distribution(Protocol):
     """A distribution over one example, batched.
 
