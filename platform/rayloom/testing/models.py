@@ -1,0 +1,195 @@
+"""The rules of a model (`rayloom.core.protocols.Model`), checked on a tiny batch of noise.
+
+Dimension key: B examples of a slice, N examples of the global batch.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rayloom.core.noise import Noise
+from rayloom.core.protocols import Batch, DataSpec, FieldSpec, Model
+
+IMAGES = DataSpec(
+    fields={
+        "image": FieldSpec(shape=(1, 8, 8), dtype="uint8", kind="image"),
+        "label": FieldSpec(shape=(), dtype="int64", kind="label", num_classes=10),
+    },
+    name="noise",
+)
+
+
+def random_batch(spec: DataSpec, num: int, *, seed: int = 0) -> Batch:
+    """A batch of noise for a spec; fields of varying length get length 5, mask and lengths.
+
+    Args:
+        spec: Fields to make.
+        num: Examples.
+        seed: Of the noise.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    batch: Batch = {}
+    for name, field in spec.fields.items():
+        shape = (num, *(5 if size == -1 else size for size in field.shape))
+        dtype = getattr(torch, field.dtype)
+        if dtype.is_floating_point:
+            batch[name] = torch.rand(shape, generator=generator).to(dtype)
+        else:
+            high = field.num_classes or (256 if dtype is torch.uint8 else 10)
+            batch[name] = torch.randint(high, shape, generator=generator).to(dtype)
+        if -1 in field.shape:
+            length = torch.randint(1, 6, (num,), generator=generator)
+            batch[f"{name}_length"] = length
+            batch[f"{name}_mask"] = torch.arange(5)[None, :] < length[:, None]
+    return batch
+
+
+def check_model(
+    model_class: type,
+    config: Any,
+    spec: DataSpec = IMAGES,
+    *,
+    per_example: bool = True,
+    num: int = 6,
+) -> None:
+    """Check a model class against the contract, in float64.
+
+    Args:
+        model_class: Built as `model_class(config, spec)`.
+        config: Its settings.
+        spec: The data to build it for.
+        per_example: Whether examples do not influence each other; False for batch statistics.
+        num: N, examples of the batch.
+
+    Raises:
+        AssertionError: A rule is broken; the message says which.
+    """
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model = model_class(config, spec).to(torch.float64)
+        batch = random_batch(spec, num)
+        assert isinstance(model, nn.Module), f"{model_class.__name__} is no torch.nn.Module"
+        assert isinstance(model, Model), f"{model_class.__name__} lacks a method of the contract"
+        assert isinstance(config, model_class.config_class), "config_class is not its config's type"
+        state = torch.get_rng_state()
+        _check_players(model)
+        for player in model.players:
+            _check_loss(model, batch, player.name, per_example=per_example)
+        _check_evaluation(model, batch)
+        _check_pictures(model, batch)
+        _check_export(model, model_class, config, spec, batch)
+        assert torch.equal(state, torch.get_rng_state()), (
+            "torch's global generator was used: draw from `rng`, or a run cannot be repeated"
+        )
+    finally:
+        torch.set_default_dtype(before)
+
+
+def _noise(total: int, start: int = 0, stop: int | None = None) -> Noise:
+    return Noise(11, step=3, total=total, start=start, stop=stop, dtype=torch.float64)
+
+
+def _check_players(model: Any) -> None:
+    owned: set[int] = set()
+    for player in model.players:
+        parameters = list(player.parameters)
+        assert parameters, f"player {player.name!r} owns no parameters"
+        ids = {id(p) for p in parameters}
+        assert not ids & owned, f"player {player.name!r} shares parameters with another player"
+        owned |= ids
+    idle = [n for n, p in model.named_parameters() if p.requires_grad and id(p) not in owned]
+    assert not idle, f"no player owns {', '.join(idle)}: freeze them or give them to a player"
+
+
+def _parts(values: dict[str, Any], num: int, what: str) -> dict[str, Tensor]:
+    """Named parts per example; of a masked part (sums, counts) both are checked."""
+    flat: dict[str, Tensor] = {}
+    for name, value in values.items():
+        pieces = value if isinstance(value, tuple) else (value,)
+        for place, piece in enumerate(pieces):
+            assert piece.shape == (num,), (
+                f"{what}[{name!r}] has shape {tuple(piece.shape)}, not ({num},): one value an "
+                "example, summed over its dimensions"
+            )
+            flat[f"{name}/{place}"] = piece
+    return flat
+
+
+def _check_loss(model: Any, batch: Batch, player: str, *, per_example: bool) -> None:
+    num = len(next(iter(batch.values())))
+
+    def loss(start: int, stop: int) -> dict[str, Tensor]:
+        rows = {name: value[start:stop] for name, value in batch.items()}
+        values = model.loss(rows, player=player, rng=_noise(num, start, stop), step=0)
+        assert "loss" in values, f"loss() of player {player!r} has no key 'loss'"
+        return _parts(values, stop - start, f"loss() of player {player!r}")
+
+    model.train()
+    whole = loss(0, num)
+    for name, value in whole.items():
+        assert torch.isfinite(value).all(), f"part {name} of player {player!r} is not finite"
+    again = loss(0, num)
+    torch.testing.assert_close(again, whole, rtol=0, atol=0, msg="two equal calls differ")
+    owned = next(p for p in model.players if p.name == player).parameters
+    gradients = torch.autograd.grad(whole["loss/0"].sum(), list(owned), allow_unused=True)
+    unreached = [i for i, g in enumerate(gradients) if g is None]
+    names = {id(p): n for n, p in model.named_parameters()}
+    missing = [names.get(id(list(owned)[i]), str(i)) for i in unreached]
+    assert not missing, f"no gradient of player {player!r} reaches {', '.join(missing)}"
+    if per_example:
+        cut = num // 3
+        halves = [loss(0, cut), loss(cut, num), loss(num, num)]
+        for name in whole:
+            joined = torch.cat([half[name] for half in halves])
+            assert torch.allclose(joined, whole[name], rtol=1e-9, atol=1e-9), (
+                f"part {name} of player {player!r} differs between one slice and three: draw noise "
+                "from `rng` only, and let no example influence another"
+            )
+
+
+@torch.no_grad()
+def _check_evaluation(model: Any, batch: Batch) -> None:
+    method: Callable[..., Any] | None = getattr(model, "evaluate_batch", None)
+    if method is None:
+        return
+    model.eval()
+    num = len(next(iter(batch.values())))
+    _parts(method(batch, rng=_noise(num)), num, "evaluate_batch()")
+
+
+@torch.no_grad()
+def _check_pictures(model: Any, batch: Batch) -> None:
+    model.eval()
+    num = len(next(iter(batch.values())))
+    for name, value in model.pictures(batch, rng=_noise(num)).items():
+        assert value.ndim == 4 and value.shape[1] in (1, 3), (
+            f"pictures()[{name!r}] has shape {tuple(value.shape)}, not (K, 1 or 3, H, W)"
+        )
+        low, high = float(value.min()), float(value.max())
+        assert low >= 0 and high <= 1, f"pictures()[{name!r}] lies in [{low}, {high}], not [0, 1]"
+    if hasattr(model, "sample"):
+        first, second = (model.sample(4, rng=_noise(4)) for _ in range(2))
+        assert len(first) == 4, f"sample(4) gave {len(first)} examples"
+        assert torch.equal(first, second), "sample() with equal `rng` gave two results"
+
+
+@torch.no_grad()
+def _check_export(
+    model: Any, model_class: type, config: Any, spec: DataSpec, batch: Batch
+) -> None:
+    module = model.export_module()
+    assert isinstance(module, nn.Module), "export_module() must give a torch.nn.Module"
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        other = model_class(config, spec).to(torch.float64)
+    other.load_state_dict(model.state_dict())
+    model.eval()
+    other.eval()
+    name = "image" if "image" in batch else next(iter(batch))
+    first, second = module(batch[name]), other.export_module()(batch[name])
+    assert torch.equal(first, second), "state_dict() does not hold all that export_module() uses"
