@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from rayloom.core.errors import ConfigError, Problem, UserError, nearest
 from rayloom.core.layers import Find, Reading, flags, merge, passwords, site_files, with_defaults
-from rayloom.core.schema_walk import OPEN_SECTIONS, Field, Layout
+from rayloom.core.schema_walk import OPEN_SECTIONS, Layout
 from rayloom.core.sections import Config, RunConfig
 from rayloom.core.spaces import Space, extract
 from rayloom.core.validate import build
@@ -74,27 +74,29 @@ class Resolved:
         """
         if path == "image":
             return self.image_why or "nothing sets it"
-        parts = path.split(".") if path else []
-        node = self._tree.at(path)
-        if path in self.spaces:
-            return f"{self.spaces[path]} from {self._tree.place(path)}"
-        values = _at(self.to_dict(), parts)
-        found = _layout(self.config).locate(parts, self.to_dict())
-        if values is _ABSENT and found is None:
-            known = sorted(_prefixes(leaves(self.to_dict())))
-            near = nearest(path, known)
+        plain = to_dict(self.config)  # a space counts as the leaf that it replaces
+        value = _at(plain, path.split(".") if path else [])
+        if value is _ABSENT:
+            near = nearest(path, sorted(_prefixes(leaves(plain))))
             hint = f"; did you mean {near!r}?" if near else ""
             raise UserError(f"the config has no key {shown(path)}{hint}")
-        if isinstance(values, dict) and values:
-            inner = [(f"{path}.{key}" if path else key) for key in values]
-            return "\n".join(
-                w if "\n" in w or _is_line(w, p) else f"{p}: {w}"
-                for p in inner
-                for w in [self.why(p)]
-            )
-        if node is not None:
-            return node.where or "the caller"
-        return _default_text(found, parts, self)
+        if isinstance(value, dict) and value and path not in self.spaces:
+            return "\n".join(f"{leaf}: {self._leaf(leaf, plain)}" for leaf in leaves(value, path))
+        return self._leaf(path, plain)
+
+    def _leaf(self, path: str, plain: dict[str, Any]) -> str:
+        """What set one leaf."""
+        if path in self.spaces:
+            return f"{self.spaces[path]} from {self._tree.place(path)}"
+        parts = path.split(".")
+        for count in range(len(parts), 0, -1):
+            node = self._tree.at(".".join(parts[:count]))
+            if node is not None and (count == len(parts) or not isinstance(node.value, dict)):
+                return node.where or "the caller"  # `likelihood: gaussian` also sets its name
+        layout = _layout(self.config)
+        owners = (layout.locate(parts[:n], plain) for n in range(len(parts), 0, -1))
+        owner = next((field.owner for field in owners if field and field.owner), RunConfig)
+        return f"default of {owner.__name__}"
 
     def to_dict(self) -> dict[str, Any]:
         """The whole config as plain data; search spaces stand as mappings."""
@@ -343,14 +345,6 @@ def _layout(config: RunConfig) -> Layout:
     return Layout({name: type(value) for name, value in sections.items() if value is not None})
 
 
-def _default_text(found: Field | None, parts: list[str], resolved: Resolved) -> str:
-    owner = found.owner if found is not None else None
-    if owner is None:  # inside a free mapping that came whole from a default
-        above = _layout(resolved.config).locate(parts[:-1], resolved.to_dict())
-        owner = above.owner if above is not None else None
-    return f"default of {owner.__name__ if owner is not None else 'RunConfig'}"
-
-
 def _at(tree: Any, parts: Sequence[str]) -> Any:
     for part in parts:
         if not isinstance(tree, dict) or part not in tree:
@@ -369,7 +363,3 @@ def _prefixes(paths: Mapping[str, Any]) -> set[str]:
 
 def _covered(path: str, allowed: Sequence[str]) -> bool:
     return any(path == one or path.startswith(f"{one}.") for one in allowed)
-
-
-def _is_line(text: str, path: str) -> bool:
-    return text.startswith(f"{path}.") and ": " in text

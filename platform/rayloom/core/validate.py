@@ -168,15 +168,22 @@ def _problems(
     plain = tree.plain()
     grouped: dict[tuple[str, ...], list[str]] = {}
     hints: dict[tuple[str, ...], str | None] = {}
+    short: set[tuple[str, ...]] = set()
     for error in errors:
         parts = (*prefix, *(str(p) for p in _path(error["loc"], data, error["type"])))
+        if error["type"].startswith("union_tag"):
+            parts = (*parts, "name")
         message, hint = _message(error, parts, plain, layout)
         grouped.setdefault(parts, [])
         if message not in grouped[parts]:
             grouped[parts].append(message)
         hints[parts] = hints.get(parts) or hint
+        if error["type"] == "too_short":
+            short.add(parts)
     result = []
     for parts, messages in grouped.items():
+        if parts in short and any(p[: len(parts)] == parts != p for p in grouped):
+            continue  # its items are wrong, which is said
         path = ".".join(printable(part) for part in parts)
         if parts[:1] == ("train",) and len(parts) == 1 and _lengths(tree):
             continue  # said better by _contradictions
@@ -201,10 +208,13 @@ def _message(
         owner = ".".join(parts[:-1]) or "a config"
         near = nearest(parts[-1], keys)
         return f"unknown key of {owner}; known: {', '.join(keys)}", near
+    if kind == "union_tag_not_found":
+        return "is required", None
     if kind == "missing":
         return f"is required{about}", None
     if kind in ("union_tag_invalid", "literal_error", "enum"):
         names = context.get("expected") or context.get("expected_tags") or ""
+        value = context.get("tag", value)
         known = [name.strip(" '") for name in re.split(r",| or ", str(names))]
         near = nearest(value, known) if isinstance(value, str) else None
         return f"{_value(value)} is not allowed; choose {', '.join(known)}{about}", near
@@ -225,7 +235,7 @@ def _message(
     if kind in ("too_long", "too_short"):
         limit = context.get("max_length", context.get("min_length"))
         word = "at most" if kind == "too_long" else "at least"
-        return f"holds {context.get('actual_length')} items; {word} {limit} allowed{about}", None
+        return f"{word} {limit} items are wanted{about}", None
     text = re.sub(r"^Input should be", "must be", error["msg"])
     text = re.sub(r"^(Value|Assertion) (error|failed), ", "", text)
     return f"{text}, not {_value(value)}{about}", None
