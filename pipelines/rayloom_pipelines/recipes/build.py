@@ -1,0 +1,114 @@
+"""A config to something that the driver can drive: the engine, or the RL loop."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rayloom.core import catalogue
+from rayloom.core.collective import Solo
+from rayloom.core.errors import UserError
+from rayloom.core.protocols import Collective, Collector, DataSpec, Trainable, Updater
+from rayloom.core.sections import RunConfig
+from rayloom.core.seeding import stream_seed
+
+
+def choose_device(config: RunConfig) -> str:
+    """`resources.device`, with `auto` decided: CUDA where there is one.
+
+    Raises:
+        UserError: A CUDA device was asked for and there is none.
+    """
+    asked = config.resources.device
+    available = torch.cuda.is_available()
+    if asked == "auto":
+        return "cuda" if available and config.task == "generative" else "cpu"
+    if asked.startswith("cuda") and not available:
+        raise UserError(f"resources.device: {asked!r}, but this machine has no CUDA device")
+    return asked
+
+
+def choose_threads(config: RunConfig) -> int:
+    """Torch threads: the config's, else OMP_NUM_THREADS, else what the task gains from.
+
+    Small networks of RL lose by more than one thread; pictures gain up to the machine's cores.
+    """
+    if config.resources.threads != "auto":
+        return int(config.resources.threads)
+    said = os.environ.get("OMP_NUM_THREADS", "")
+    if said.isdigit() and int(said) > 0:
+        return int(said)
+    if config.task == "rl":
+        return 1
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, min(usable or 1, 8))
+
+
+def build_model(config: RunConfig, spec: DataSpec) -> torch.nn.Module:
+    """The model, its first weights drawn from the run's seed."""
+    assert config.model is not None
+    model_class = catalogue.load("models", config.model.name)  # type: ignore[attr-defined]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(stream_seed(config.seed, "initial weights"))
+        model = model_class(config.model, spec)
+    assert isinstance(model, torch.nn.Module)
+    return model
+
+
+def build_generative(
+    config: RunConfig,
+    collective: Collective | None = None,
+    device: str = "cpu",
+    *,
+    overfit_batch: bool = False,
+    profile: Path | None = None,
+) -> Any:
+    """The engine around the model and the data that a config names."""
+    from rayloom.data import make_source, open_dataset
+    from rayloom.training.engine import Engine
+
+    assert config.data is not None
+    data = config.data
+    dataset = open_dataset(data)
+    train = make_source(
+        dataset,
+        "train",
+        batch_size=data.batch_size,
+        seed=stream_seed(config.seed, "order"),
+        shuffle=True,
+        shuffle_window=data.shuffle_window,
+        limit=data.limit,
+    )
+    evaluation = make_source(
+        dataset, data.eval_split, batch_size=data.eval_batch_size, seed=0, shuffle=False,
+        limit=data.limit,
+    )  # fmt: skip
+    return Engine(
+        build_model(config, dataset.spec),
+        config,
+        train,
+        evaluation,
+        collective=collective or Solo(),
+        device=device,
+        overfit_batch=overfit_batch,
+        profile=profile,
+    )
+
+
+def build_rl(
+    config: RunConfig, *, collector: Collector | None = None, updater: Updater | None = None
+) -> Any:
+    """The RL loop around the algorithm and the environments that a config names."""
+    from rayloom.rl.loop import RLTrainable
+
+    return RLTrainable(config, collector=collector, updater=updater)
+
+
+def build(config: RunConfig) -> Trainable:
+    """What a config trains, in this process."""
+    if config.task == "rl":
+        built: Trainable = build_rl(config)
+    else:
+        built = build_generative(config, device=choose_device(config))
+    return built

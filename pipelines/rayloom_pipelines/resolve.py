@@ -1,0 +1,135 @@
+"""From what a person types to what it means: configs, runs, storage."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rayloom.core.errors import UserError
+from rayloom_pipelines.shipped import config_names, find_config
+
+if TYPE_CHECKING:
+    from rayloom.core.config import Resolved
+    from rayloom.core.sections import RunConfig
+
+DEFAULT_STORAGE = "runs"
+
+
+def resolve_config(
+    source: str | Path, overrides: Sequence[str] = (), *, search: bool = False
+) -> "Resolved":
+    """A config given as a path or a shipped name.
+
+    Raises:
+        ConfigError: Everything that is wrong with it.
+        UserError: There is no such config.
+    """
+    from rayloom.core.config import load_config
+
+    return load_config(source, overrides, search=search, find=find_config)
+
+
+def config_of(word: str, storage: str | Path | None = None) -> "RunConfig":
+    """The config that a word names: a file, a shipped config, or else a run's.
+
+    Raises:
+        UserError: It is neither.
+    """
+    path = Path(word)
+    if path.suffix in (".yaml", ".yml") or path.is_file() or word in config_names():
+        return resolve_config(word, search=True).config
+    try:
+        folder = run_path(word, storage)
+    except UserError as no_run:
+        try:
+            find_config(word)
+        except UserError as no_config:
+            raise UserError(f"{no_config}; and no run: {no_run}") from None
+        raise
+    from rayloom.core.config import load_config
+
+    return load_config(folder / "config.yaml", site=None).config
+
+
+def site_settings() -> dict[str, Any]:
+    """`storage`, `tracking` and `resources.address` as flags' absence leaves them.
+
+    What the environment and the site files say, in the order of `rayloom.core.layers`.
+
+    Raises:
+        ConfigError: A site file is wrong.
+    """
+    import os
+
+    from rayloom.core.errors import ConfigError, Problem
+    from rayloom.core.layers import site_files, with_defaults
+    from rayloom.core.yaml_marks import Node
+
+    problems: list[Problem] = []
+    tree, _ = with_defaults(Node({}), os.environ, site_files(os.environ), problems)
+    if problems:
+        raise ConfigError(problems)
+    plain = tree.plain()
+    return plain if isinstance(plain, dict) else {}
+
+
+def storage_path(storage: str | Path | None = None) -> Path:
+    """Absolute folder of run folders: the given one, the site's, or ./runs."""
+    chosen = storage or site_settings().get("storage") or DEFAULT_STORAGE
+    return Path(str(chosen)).expanduser().absolute()
+
+
+def tracking_uri(uri: str | None = None) -> str:
+    """Absolute MLflow URI: the given one, the variable's, the site's, or ./mlflow.db."""
+    import os
+
+    chosen = uri or os.environ.get("MLFLOW_TRACKING_URI")
+    if not chosen:
+        chosen = site_settings().get("tracking", {}).get("uri")
+    if not chosen:
+        return f"sqlite:///{Path('mlflow.db').absolute()}"
+    return absolute_uri(str(chosen))
+
+
+def absolute_uri(uri: str) -> str:
+    """A URI whose relative file path is made absolute, as seen from this folder."""
+    for scheme in ("sqlite:///", "file://", "file:"):
+        if uri.startswith(scheme):
+            path = Path(uri.removeprefix(scheme))
+            return uri if path.is_absolute() else f"{scheme}{path.absolute()}"
+    return uri if "://" in uri else str(Path(uri).expanduser().absolute())
+
+
+def run_path(word: str | Path, storage: str | Path | None = None) -> Path:
+    """The run folder that a word names.
+
+    Args:
+        word: An id, a unique prefix of one, a path, an MLflow run id, `models:/name@alias` (or
+            `models:/name/version`), or `latest`.
+        storage: Where run folders live.
+
+    Raises:
+        UserError: Nothing, or more than one run, fits.
+    """
+    from rayloom.records import resolve_run
+
+    text = str(word)
+    if text.startswith("models:/"):
+        from rayloom.tracking import run_of_model
+
+        return _existing(run_of_model(text, tracking_uri()), text, storage)
+    try:
+        return Path(resolve_run(text, storage_path(storage)))
+    except UserError as unknown:
+        if len(text) == 32 and set(text) <= set("0123456789abcdef"):
+            from rayloom.tracking import run_of_mlflow_id
+
+            return _existing(run_of_mlflow_id(text, tracking_uri()), text, storage)
+        raise unknown
+
+
+def _existing(found: str, word: str, storage: str | Path | None) -> Path:
+    """The folder of a run that MLflow told: its noted path, or its id in the storage."""
+    for path in (Path(found), storage_path(storage) / Path(found).name):
+        if (path / "run.json").is_file():
+            return path
+    raise UserError(f"{word} belongs to the run {found}, whose folder is not here")
