@@ -1,0 +1,27 @@
+"""The only room that knows MLflow. It reads a run's journal and sends it on; training never waits.
+
+`MlflowClient` only, never MLflow's fluent global state. `mlflow` is imported when the first line is
+sent, not before. The names are handed on lazily.
+"""
+
+from importlib import import_module
+from typing import Any
+
+_HOME = {
+    "MlflowFollower": "follower",
+    "ensure_parent": "client",
+    "fetch_version": "registry",
+    "find_run": "client",
+    "register_model": "registry",
+    "resolve_uri": "uri",
+    "serve_ui": "ui",
+    "set_parent_results": "client",
+    "sync_run": "follower",
+}
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

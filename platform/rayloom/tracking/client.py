@@ -1,0 +1,179 @@
+"""Talking to MLflow: a quiet client that gives up soon, experiments, and runs found by our tag."""
+
+import contextlib
+import fcntl
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rayloom.tracking.uri import artifact_root, sqlite_file
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+RUN_ID_TAG = "rayloom.run_id"
+PARENT_TAG = "mlflow.parentRunId"
+# A dead server must not hold a thread for minutes: the follower has its own retries.
+_SOON = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+
+
+def quiet() -> None:
+    """Short time-outs and no chatter, unless the user's environment says otherwise."""
+    for name, value in _SOON.items():
+        os.environ.setdefault(name, value)
+    for name in ("mlflow", "alembic", "urllib3.connectionpool"):
+        logger = logging.getLogger(name)
+        if logger.level == logging.NOTSET:
+            logger.setLevel(logging.ERROR)
+
+
+@contextlib.contextmanager
+def _first_one(uri: str) -> Iterator[None]:
+    """Let one process at a time create a SQLite schema: parallel first starts race otherwise."""
+    path = sqlite_file(uri)
+    if path is None or (path.exists() and path.stat().st_size > 0 and not _lock_of(path).exists()):
+        yield
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(_lock_of(path), "w") as guard:
+        with contextlib.suppress(OSError):
+            fcntl.flock(guard, fcntl.LOCK_EX)
+        yield
+        with contextlib.suppress(OSError):
+            _lock_of(path).unlink()
+
+
+def _lock_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}.creating")
+
+
+def make_client(uri: str) -> "MlflowClient":
+    """A client of one tracking URI, which also keeps the registry.
+
+    Raises:
+        Exception: Whatever MLflow or its database raises while it cannot be reached.
+    """
+    quiet()
+    from mlflow import MlflowClient
+
+    with _first_one(uri):
+        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        if sqlite_file(uri) is not None:
+            client.search_experiments(max_results=1)  # creates the tables
+    return client
+
+
+def ensure_experiment(client: "MlflowClient", uri: str, name: str) -> str:
+    """The id of the experiment of a name, made if missing and restored if deleted."""
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        try:
+            return client.create_experiment(name, artifact_location=artifact_root(uri, name))
+        except MlflowException as error:
+            found = client.get_experiment_by_name(name)  # somebody was faster
+            if found is None:
+                raise error
+    if found.lifecycle_stage == "deleted":
+        client.restore_experiment(found.experiment_id)
+    return found.experiment_id
+
+
+def find_run(client: "MlflowClient", experiment_id: str, run_id: str) -> "Run | None":
+    """The MLflow run that carries our run id; the earliest if a race made two."""
+    found = client.search_runs(
+        [experiment_id],
+        filter_string=f"tags.`{RUN_ID_TAG}` = '{run_id}'",
+        max_results=10,
+        order_by=["attributes.start_time ASC"],
+    )
+    return found[0] if found else None
+
+
+def ensure_parent(
+    uri: str,
+    experiment: str,
+    parent_id: str,
+    *,
+    name: str | None = None,
+    tags: Mapping[str, str] | None = None,
+    params: Mapping[str, str] | None = None,
+) -> str:
+    """The MLflow run that groups others (a sweep, several seeds), made once.
+
+    Args:
+        uri: Tracking URI.
+        experiment: Experiment name.
+        parent_id: Our id of the parent, which is the key.
+        name: Shown name; None: the id.
+        tags: Further tags.
+        params: Params, written at creation only.
+
+    Returns:
+        Its MLflow run id.
+    """
+    client = make_client(uri)
+    experiment_id = ensure_experiment(client, uri, experiment)
+    found = find_run(client, experiment_id, parent_id)
+    if found is not None:
+        return found.info.run_id
+    made = client.create_run(
+        experiment_id,
+        tags={RUN_ID_TAG: parent_id, "rayloom.kind": "parent", **(tags or {})},
+        run_name=name or parent_id,
+    )
+    first = find_run(client, experiment_id, parent_id) or made
+    if first.info.run_id != made.info.run_id:  # two drivers at once: the earlier one stays
+        client.delete_run(made.info.run_id)
+    elif params:
+        from mlflow.entities import Param
+
+        client.log_batch(made.info.run_id, params=[Param(k, v) for k, v in params.items()])
+    return first.info.run_id
+
+
+def set_parent_results(
+    uri: str,
+    parent_run: str,
+    *,
+    metrics: Mapping[str, float] | None = None,
+    tags: Mapping[str, str] | None = None,
+    status: str | None = None,
+    step: int = 0,
+    time_ms: int = 0,
+) -> None:
+    """Write results of the whole on a parent run; saying the same twice changes nothing.
+
+    Args:
+        uri: Tracking URI.
+        parent_run: What `ensure_parent` returned.
+        metrics: Points at `step`, stamped `time_ms` (fixed by the caller, so that a repeat is one).
+        tags: Tags; the last value counts.
+        status: FINISHED, FAILED, KILLED or RUNNING; None leaves it.
+        step: Step of the points.
+        time_ms: Time stamp of the points, ms since the epoch.
+    """
+    client = make_client(uri)
+    from mlflow.entities import Metric, RunTag
+
+    client.log_batch(
+        parent_run,
+        metrics=[Metric(k, float(v), time_ms, step) for k, v in (metrics or {}).items()],
+        tags=[RunTag(k, str(v)) for k, v in (tags or {}).items()],
+    )
+    if status == "RUNNING":
+        client.update_run(parent_run, status=status)
+    elif status is not None:
+        client.set_terminated(parent_run, status=status)

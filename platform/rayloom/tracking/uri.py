@@ -1,0 +1,68 @@
+"""Which MLflow: MLflow's own conventions, with paths made absolute on the driver."""
+
+import os
+import re
+from pathlib import Path
+from urllib.parse import unquote
+
+from rayloom.core.errors import UserError
+
+_DATABASE = re.compile(r"(sqlite|mysql|postgresql|mssql)(\+\w+)?://")
+
+
+def resolve_uri(config_uri: str | None, cwd: str | Path) -> str:
+    """The tracking URI of a run, absolute.
+
+    Args:
+        config_uri: `tracking.uri` of the config; None: `MLFLOW_TRACKING_URI`, else
+            `mlflow.db` in the working folder, which is where a plain `mlflow ui` looks.
+        cwd: The working folder.
+
+    Returns:
+        An http(s), database or vendor URI. SQLite paths are absolute.
+
+    Raises:
+        UserError: A plain folder (MLflow 3 has no file store) or a database in memory.
+    """
+    uri = config_uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+    if uri.startswith("sqlite"):
+        return "sqlite:///" + str(_sqlite_path(uri, Path(cwd)))
+    if re.match(r"https?://", uri) or _DATABASE.match(uri):
+        return uri.rstrip("/")
+    if uri.startswith("file:") or ("://" not in uri and uri not in ("databricks", "uc")):
+        raise UserError(
+            f"tracking.uri {uri!r} is a folder, which MLflow 3 no longer writes to; "
+            f"use sqlite:///PATH/mlflow.db or the http address of a server"
+        )
+    return uri
+
+
+def _sqlite_path(uri: str, cwd: Path) -> Path:
+    rest = uri.partition("://")[2].partition("?")[0]
+    name = unquote(rest[1:] if rest.startswith("/") else rest)
+    if not name or ":memory:" in name:
+        raise UserError(f"tracking.uri {uri!r}: a database in memory dies with the run")
+    return Path(os.path.normpath(cwd.absolute() / Path(name).expanduser()))
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """The database file of a SQLite URI; None for any other."""
+    return _sqlite_path(uri, Path.cwd()) if uri.startswith("sqlite") else None
+
+
+def artifact_root(uri: str, experiment: str) -> str | None:
+    """Where a new experiment keeps its files: beside a SQLite database, else the server decides.
+
+    Returns:
+        An absolute `file:` URI, so that the working folder of whoever reads does not matter.
+    """
+    path = sqlite_file(uri)
+    if path is None:
+        return None
+    label = re.sub(r"[^A-Za-z0-9._-]+", "-", experiment).strip("-.") or "experiment"
+    return (path.parent / "mlruns" / label).as_uri()
+
+
+def hide_password(uri: str) -> str:
+    """The URI without user information, fit for a file or a message."""
+    return re.sub(r"(?<=://)[^/@\s]+@", "***@", uri)
