@@ -4,7 +4,9 @@ Stands on `core` only. Arrow IPC files, memory-mapped, one folder per data set; 
 """
 
 from rayloom.data.dataset import Dataset, Split, from_arrays, open_store
-from rayloom.data.prepare import open_dataset, prepare
+from rayloom.data.describe import describe
+from rayloom.data.importing import import_data
+from rayloom.data.prepare import data_root, open_dataset, prepare, stored
 from rayloom.data.source import make_source
 from rayloom.data.store import StoreWriter
 
@@ -12,9 +14,13 @@ __all__ = [
     "Dataset",
     "Split",
     "StoreWriter",
+    "data_root",
+    "describe",
     "from_arrays",
+    "import_data",
     "make_source",
     "open_dataset",
     "open_store",
     "prepare",
+    "stored",
 ]

@@ -74,7 +74,7 @@ class StreamedRows:
         if len(wanted) and not (0 <= wanted.min() and wanted.max() < self.rows):
             raise IndexError(f"row numbers must lie in 0..{self.rows - 1}")
         out = np.empty((len(wanted), *self.shape), self.dtype)
-        self._read(wanted, memoryview(out.reshape(-1).view(np.uint8)))
+        self._read(wanted, out.reshape(-1).view(np.uint8).data)
         return torch.from_numpy(out)
 
     def _read(self, wanted: np.ndarray, target: memoryview) -> None:

@@ -31,7 +31,7 @@ from rayloom.data.manifest import (
     varies,
 )
 from rayloom.data.residency import memory_budget
-from rayloom.data.store import verify
+from rayloom.data.verify import verify
 
 
 class Split:

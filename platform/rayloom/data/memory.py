@@ -72,12 +72,16 @@ def arrays_to_columns(
         hashes: dict[str, ColumnInfo] = {}
         for key, field in fields.items():
             columns[key], sha256 = _column(f"{split}/{key}", values[key], field)
-            hashes[key] = ColumnInfo(offset=0, num_bytes=0, sha256=sha256)
+            hashes[key] = ColumnInfo(offset=0, num_bytes=0, starts=None, sha256=sha256)
         made[split] = Split(split, columns, rows)
         infos[split] = SplitInfo(rows=rows, num_bytes=1, sha256="0" * 64, columns=hashes)
     kept = {
         key: FieldInfo(
-            shape=field.shape, dtype=field.dtype, kind=field.kind, num_classes=field.num_classes
+            shape=field.shape,
+            dtype=field.dtype,
+            kind=field.kind,
+            num_classes=field.num_classes,
+            classes=(),
         )
         for key, field in fields.items()
     }

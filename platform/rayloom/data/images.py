@@ -1,0 +1,219 @@
+"""A folder of images into a store.
+
+Layouts: `FOLDER/*.png`, `FOLDER/CLASS/*.png`, `FOLDER/(train|test|validation)/...` of either.
+Labels are the class folders in alphabetical order.
+"""
+
+import logging
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from rayloom.core.errors import UserError
+from rayloom.core.protocols import FieldSpec
+from rayloom.data.dataset import Dataset, open_store
+from rayloom.data.importing import SPLIT_NAMES, label_codes, split_order, target_folder
+from rayloom.data.ordering import content_order
+from rayloom.data.prepare import store_lock
+from rayloom.data.store import StoreWriter
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+_GREY = ("1", "L", "LA")
+_COLOUR = ("P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV", "La", "RGBa")
+_ORIENTATION = 274  # EXIF tag; values above 4 exchange width and height
+_CHUNK = 256  # images decoded at once
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the header of an image says: size in pixels as it is to be seen, and colours."""
+
+    width: int
+    height: int
+    grey: bool
+
+
+def import_images(
+    folder: str | Path,
+    name: str,
+    *,
+    root: str | Path | None = None,
+    size: int | None = None,
+    mode: str = "auto",
+    test_fraction: float = 0.1,
+    force: bool = False,
+) -> Dataset:
+    """Make a store of the images in a folder: `image` uint8 (C, H, W) and, with classes, `label`.
+
+    Transparency is put on white. Order: by a hash of the paths.
+
+    Args:
+        folder: The folder; see the module for layouts.
+        name: Name of the data set.
+        root: Folder of the stores.
+        size: Side length in pixels: crops the middle square and scales. None: as they are, all
+            of one size.
+        mode: `L` (grey), `RGB`, or `auto`: grey if all images are.
+        test_fraction: Part that becomes `test` where no folder says which.
+        force: Replace a data set of that name.
+
+    Raises:
+        UserError: An unreadable image, a link that leads outside, different sizes, mixed
+            layouts; names the file.
+    """
+    folder = Path(folder).expanduser().absolute()
+    if mode not in ("auto", "L", "RGB"):
+        raise UserError(f"mode is {mode!r}; it must be auto, L or RGB")
+    if size is not None and size < 1:
+        raise UserError(f"size is {size}; it must be at least 1 pixel")
+    target = target_folder(name, root, force=force)
+    paths = list(_walk(folder))
+    if not paths:
+        raise UserError(f"{folder}: no images in it (looked for {', '.join(SUFFIXES)})")
+    headers = [read_header(path, str(path)) for path in paths]
+    width, height = (size, size) if size else _one_size(paths, headers)
+    grey = mode == "L" or (mode == "auto" and all(header.grey for header in headers))
+    splits, labels, classes = _layout(folder, paths, test_fraction)
+    fields = {"image": FieldSpec((1 if grey else 3, height, width), "uint8", "image")}
+    if classes:
+        fields["label"] = FieldSpec((), "int64", "label", len(classes))
+    with (
+        store_lock(target),
+        StoreWriter(
+            target,
+            fields,
+            source=f"folder {folder}",
+            licence="",
+            description=f"{len(paths)} images",
+            classes={"label": classes} if classes else {},
+        ) as writer,
+    ):
+        for split, rows in splits.items():
+            for start in range(0, len(rows), _CHUNK):
+                some = rows[start : start + _CHUNK]
+                images = [decode(paths[k], str(paths[k]), (width, height), grey) for k in some]
+                batch = {"image": np.stack(images)}
+                if classes:
+                    batch["label"] = labels[some]
+                writer.add(split, batch)
+    return open_store(target)
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """Image files below a folder, sorted; hidden ones and other files are passed over."""
+
+    def refuse(error: OSError) -> None:
+        raise UserError(f"{error.filename}: cannot be read ({error.strerror})")
+
+    home = folder.resolve()
+    for place, folders, files in os.walk(folder, onerror=refuse):
+        folders[:] = sorted(f for f in folders if not f.startswith("."))
+        for name in folders:
+            if Path(place, name).is_symlink():
+                raise UserError(f"{Path(place, name)}: a link to a folder; put the folder there")
+        for name in sorted(files):
+            path = Path(place, name)
+            if name.startswith(".") or path.suffix.lower() not in SUFFIXES:
+                continue
+            if path.is_symlink() and not path.resolve().is_relative_to(home):
+                raise UserError(f"{path}: a link that leads out of {folder}; copy the file there")
+            try:
+                regular = stat.S_ISREG(path.stat().st_mode)
+            except OSError as error:
+                raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+            if not regular:
+                raise UserError(f"{path}: is not a regular file")
+            yield path
+
+
+def read_header(file: Path | BytesIO, what: str) -> Header:
+    """Size and colours of an image, without decoding it.
+
+    Raises:
+        UserError: Not an image, of a kind that does not fit 8 bits, or beyond all measure.
+    """
+    try:
+        with Image.open(file) as image:
+            width, height = image.size
+            if image.getexif().get(_ORIENTATION, 1) > 4:
+                width, height = height, width
+            mode = image.mode
+    except Image.DecompressionBombError:
+        raise UserError(f"{what}: far too many pixels for a training image") from None
+    except Exception as error:  # Pillow's decoders raise anything at all on damaged files
+        raise UserError(f"{what}: cannot be read as an image ({_short(error)})") from None
+    if Image.MAX_IMAGE_PIXELS and width * height > Image.MAX_IMAGE_PIXELS:
+        raise UserError(f"{what}: {width} x {height} pixels, far too many for a training image")
+    if mode not in (*_GREY, *_COLOUR):
+        raise UserError(f"{what}: pixels of kind {mode!r} do not fit 8 bits; convert it first")
+    return Header(width, height, mode in _GREY)
+
+
+def decode(file: Path | BytesIO, what: str, size: tuple[int, int], grey: bool) -> np.ndarray:
+    """An image as uint8 (C, H, W), upright, on white, of the given (width, height).
+
+    Raises:
+        UserError: The image is damaged; names it.
+    """
+    try:
+        with Image.open(file) as opened:
+            image: Image.Image = ImageOps.exif_transpose(opened)
+            if image.has_transparency_data:
+                image = image.convert("RGBA")
+                white = Image.new("RGBA", image.size, "white")
+                image = Image.alpha_composite(white, image)
+            image = image.convert("L" if grey else "RGB")
+            if image.size != size:
+                image = ImageOps.fit(image, size, method=Image.Resampling.LANCZOS)
+            pixels = np.asarray(image)
+    except Exception as error:  # as above
+        raise UserError(f"{what}: cannot be read as an image ({_short(error)})") from None
+    return pixels[None] if grey else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def _short(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).splitlines()[0][:100] if str(error) else ''}"
+
+
+def _one_size(paths: Sequence[Path], headers: Sequence[Header]) -> tuple[int, int]:
+    first = headers[0]
+    for path, header in zip(paths, headers, strict=True):
+        if (header.width, header.height) != (first.width, first.height):
+            raise UserError(
+                f"{path} is {header.width} x {header.height} pixels but {paths[0]} is "
+                f"{first.width} x {first.height}; give --size N to bring all to N x N"
+            )
+    return first.width, first.height
+
+
+def _layout(
+    folder: Path, paths: Sequence[Path], test_fraction: float
+) -> tuple[dict[str, np.ndarray], np.ndarray, tuple[str, ...]]:
+    """Rows of each split, label of each path, and class names (empty without classes)."""
+    parts = [path.relative_to(folder).parts for path in paths]
+    order = content_order((os.fsencode("/".join(p)) for p in parts), "images")
+    tops = {p[0].lower() for p in parts if len(p) > 1}
+    by_folder = "train" in {SPLIT_NAMES.get(t) for t in tops} and tops <= SPLIT_NAMES.keys()
+    if by_folder:
+        for path, part in zip(paths, parts, strict=True):
+            if len(part) == 1:
+                raise UserError(f"{path}: lies beside the folders of the splits; move it into one")
+        names = np.array([SPLIT_NAMES[p[0].lower()] for p in parts])[order]
+        splits = {s: order[names == s] for s in ("train", "validation", "test") if s in names}
+        parts = [p[1:] for p in parts]
+    else:
+        splits = split_order(order, test_fraction)
+    if all(len(p) == 1 for p in parts):
+        return splits, np.zeros(0, np.int64), ()
+    for path, part in zip(paths, parts, strict=True):
+        if len(part) == 1:
+            raise UserError(f"{path}: lies beside the folders of the classes; move it into one")
+    labels, classes = label_codes([p[0] for p in parts])
+    return splits, labels, classes

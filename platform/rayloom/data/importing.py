@@ -1,0 +1,126 @@
+"""One's own data: what the three ways in share, and the door that picks one by the path.
+
+Splits: given by folder or file names where those say `train`, `test` or `validation`; else
+`test_fraction` of the examples, chosen by a hash, so that the same data split the same way
+everywhere.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from rayloom.core import catalogue
+from rayloom.core.errors import UserError
+from rayloom.data.dataset import Dataset
+from rayloom.data.manifest import check_name
+from rayloom.data.prepare import data_root
+
+SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("test", "testing"), "test"),
+    **dict.fromkeys(("val", "valid", "validation", "dev", "eval"), "validation"),
+}
+LABEL_NAMES = ("label", "labels", "y", "target", "targets", "class")
+_GOLDEN, _MIX1, _MIX2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+
+
+def target_folder(name: str, root: str | Path | None, *, force: bool) -> Path:
+    """Where an import may write.
+
+    Raises:
+        UserError: The name is unfit, belongs to the catalogue, or is taken (and not `force`).
+    """
+    folder = data_root(root) / check_name(name)
+    if name in catalogue.CATALOGUE["datasets"]:
+        raise UserError(f"{name!r} is a data set of the catalogue; choose another name")
+    if not force and (folder.exists() or folder.is_symlink()):
+        raise UserError(f"data set {name!r} is there already in {folder}; --force replaces it")
+    return folder
+
+
+def row_hash(rows: int) -> np.ndarray:
+    """uint64 (rows,), a well spread hash of each row number (splitmix64)."""
+    with np.errstate(over="ignore"):
+        z = (np.arange(rows, dtype=np.uint64) + np.uint64(1)) * np.uint64(_GOLDEN)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(_MIX1)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(_MIX2)
+        return z ^ (z >> np.uint64(31))
+
+
+def num_test(rows: int, fraction: float) -> int:
+    """How many of `rows` examples become the test split: at least one of two, if any.
+
+    Raises:
+        UserError: The fraction is not in [0, 1).
+    """
+    if not 0 <= fraction < 1:
+        raise UserError(f"test_fraction is {fraction}; it must be at least 0 and below 1")
+    if fraction == 0 or rows < 2:
+        return 0
+    return min(rows - 1, max(1, round(rows * fraction)))
+
+
+def split_order(order: np.ndarray, fraction: float) -> dict[str, np.ndarray]:
+    """Cut an order of rows into `train` and, unless it is empty, `test` (its first rows)."""
+    count = num_test(len(order), fraction)
+    splits = {"train": order[count:]}
+    if count:
+        splits["test"] = order[:count]
+    return splits
+
+
+def label_codes(values: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Labels int64 of names, and the names in order."""
+    names, codes = np.unique(np.asarray(values, dtype=str), return_inverse=True)
+    return codes.astype(np.int64), tuple(str(name) for name in names)
+
+
+def import_data(
+    path: str | Path,
+    name: str,
+    *,
+    root: str | Path | None = None,
+    size: int | None = None,
+    test_fraction: float = 0.1,
+    force: bool = False,
+) -> Dataset:
+    """Make a store of one's own data: a folder of images, `.npy`, `.npz` or Parquet.
+
+    Args:
+        path: A folder of images, a folder of Parquet files named after splits, or one file.
+        name: Name of the data set; configs then say `data: {name: NAME}`.
+        root: Folder of the stores; see `prepare.data_root`.
+        size: Images: side length in pixels to crop and scale to.
+        test_fraction: Part of the examples that becomes the split `test` where names say nothing.
+        force: Replace a data set of that name.
+
+    Raises:
+        UserError: Names the file that cannot be used, and says what would be right.
+    """
+    path = Path(path).expanduser()
+    suffix = path.suffix.lower()
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder")
+    if suffix in (".parquet", ".pq") or (path.is_dir() and any(path.glob("*.parquet"))):
+        from rayloom.data.tables import import_table
+
+        return import_table(
+            path, name, root=root, size=size, test_fraction=test_fraction, force=force
+        )
+    if path.is_dir():
+        from rayloom.data.images import import_images
+
+        return import_images(
+            path, name, root=root, size=size, test_fraction=test_fraction, force=force
+        )
+    if size is not None:
+        raise UserError(f"{path}: --size is for images in a folder or in Parquet, not for arrays")
+    if suffix in (".npy", ".npz"):
+        from rayloom.data.arrays import import_arrays
+
+        return import_arrays(path, name, root=root, test_fraction=test_fraction, force=force)
+    raise UserError(
+        f"{path}: cannot import {suffix or 'a file without a suffix'}; "
+        "what can: a folder of images, .npy, .npz, .parquet"
+    )

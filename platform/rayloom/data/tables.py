@@ -1,0 +1,354 @@
+"""Parquet into a store.
+
+A file, or a folder of files named after splits (`train.parquet`, `test.parquet`). Numbers are
+scalars, lists of one length vectors, lists of several lengths varying fields; binary columns and
+`{bytes, path}` structs hold encoded images; text is for labels only. What
+`export_parquet` wrote comes back the same.
+"""
+
+import itertools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from rayloom.core.errors import UserError
+from rayloom.core.protocols import FieldSpec
+from rayloom.data.dataset import Dataset, open_store
+from rayloom.data.exporting import METADATA
+from rayloom.data.importing import LABEL_NAMES, SPLIT_NAMES, num_test, row_hash, target_folder
+from rayloom.data.manifest import FieldInfo, inner_shape, varies
+from rayloom.data.prepare import store_lock
+from rayloom.data.store import StoreWriter
+
+_ROWS = 1024  # rows read at once
+
+
+def import_table(
+    path: str | Path,
+    name: str,
+    *,
+    root: str | Path | None = None,
+    columns: Sequence[str] = (),
+    vector: Sequence[str] = (),
+    size: int | None = None,
+    test_fraction: float = 0.1,
+    force: bool = False,
+) -> Dataset:
+    """Make a store of Parquet files, in bounded memory. The order is the table's.
+
+    Args:
+        path: A file, or a folder of files named after splits.
+        name: Name of the data set.
+        root: Folder of the stores.
+        columns: Columns to use; all by default.
+        vector: Numeric columns to be joined into one float32 field `vector`.
+        size: Encoded images: side length to crop and scale to.
+        test_fraction: Part that becomes `test` of a single file, chosen by a hash.
+        force: Replace a data set of that name.
+
+    Raises:
+        UserError: Not Parquet, missing values, a type that cannot be kept; names file and column.
+    """
+    path = Path(path).expanduser().absolute()
+    target = target_folder(name, root, force=force)
+    files = _files(path)
+    plan = _Plan(files, columns, vector, size)
+    with (
+        store_lock(target),
+        StoreWriter(
+            target, plan.fields, source=f"Parquet {path}", description="table", classes=plan.classes
+        ) as writer,
+    ):
+        for split, file in files.items():
+            total = pq.read_metadata(file).num_rows
+            test = _test_rows(total, test_fraction) if split == "" else np.zeros(0, bool)
+            start = 0
+            for batch in plan.batches(file):
+                rows = len(next(iter(batch.values())))
+                if split:
+                    writer.add(split, batch)
+                else:
+                    chosen = test[start : start + rows]
+                    _add_where(writer, "train", batch, ~chosen)
+                    _add_where(writer, "test", batch, chosen)
+                start += rows
+    return open_store(target)
+
+
+def _files(path: Path) -> dict[str, Path]:
+    """Files by split; split "" for a single file."""
+    if not path.is_dir():
+        if not path.exists():
+            raise UserError(f"{path}: no such file or folder")
+        return {"": path}
+    found: dict[str, Path] = {}
+    for file in sorted(path.glob("*.parquet")):
+        split = SPLIT_NAMES.get(file.stem.lower())
+        if split is None or split in found:
+            raise UserError(
+                f"{file}: in a folder, each file is one split: train.parquet, test.parquet, "
+                "validation.parquet"
+            )
+        found[split] = file
+    if not found:
+        raise UserError(f"{path}: no .parquet files in it")
+    return found
+
+
+def _test_rows(total: int, fraction: float) -> np.ndarray:
+    """Bool (total,), the rows that become the test split."""
+    chosen = np.zeros(total, bool)
+    chosen[np.argsort(row_hash(total), kind="stable")[: num_test(total, fraction)]] = True
+    return chosen
+
+
+def _add_where(
+    writer: StoreWriter, split: str, batch: Mapping[str, Any], chosen: np.ndarray
+) -> None:
+    if not chosen.any():
+        return
+    rows = np.flatnonzero(chosen)
+    writer.add(
+        split,
+        {k: [v[r] for r in rows] if isinstance(v, list) else v[rows] for k, v in batch.items()},
+    )
+
+
+class _Plan:
+    """How the columns of some files become fields."""
+
+    def __init__(
+        self,
+        files: Mapping[str, Path],
+        columns: Sequence[str],
+        vector: Sequence[str],
+        size: int | None,
+    ) -> None:
+        self.size, self.vector = size, tuple(vector)
+        self.fields: dict[str, FieldSpec] = {}
+        self.classes: dict[str, tuple[str, ...]] = {}
+        self.readers: dict[str, Any] = {}  # field: function of an Arrow array
+        self.paths = list(files.values())
+        schemas = [_schema(path) for path in self.paths]
+        first = schemas[0]
+        for path, schema in zip(self.paths, schemas, strict=True):
+            if not schema.equals(first):
+                raise UserError(f"{path}: has other columns than {self.paths[0]}")
+            for name in (*columns, *vector):
+                if name not in schema.names:
+                    raise UserError(
+                        f"{path}: has no column {name!r}; it has: {', '.join(schema.names)}"
+                    )
+        self.columns = [n for n in (columns or first.names) if n not in self.vector]
+        self.known = self._read_metadata(first)
+        for name in self.columns:
+            self._plan_column(name, first.field(name).type)
+        if self.vector:
+            if "vector" in self.fields:
+                raise UserError(f"{self.paths[0]}: a column is called 'vector' already")
+            self.fields["vector"] = FieldSpec((len(self.vector),), "float32", "vector")
+
+    def _read_metadata(self, schema: pa.Schema) -> dict[str, FieldInfo]:
+        text = (schema.metadata or {}).get(METADATA)
+        if text is None:
+            return {}
+        try:
+            return {k: FieldInfo.model_validate(v) for k, v in json.loads(text).items()}
+        except (ValueError, AttributeError):
+            raise UserError(f"{self.paths[0]}: its rayloom metadata are damaged") from None
+
+    def _refuse(self, name: str, why: str) -> UserError:
+        return UserError(f"{self.paths[0]}: column {name!r} {why}")
+
+    def _plan_column(self, name: str, kind: pa.DataType) -> None:
+        info = self.known.get(name)
+        storage = kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
+        field = "label" if name in LABEL_NAMES and _is_label(storage) else name
+        if field in self.fields:
+            raise self._refuse(name, f"means {field!r}, as another does; choose with columns=")
+        if info is not None:
+            self.fields[field] = FieldSpec(info.shape, info.dtype, info.kind, info.num_classes)
+            if info.classes:
+                self.classes[field] = info.classes
+        elif field == "label":
+            self.fields[field] = self._plan_label(name, storage)
+        elif _is_encoded(storage):
+            self.fields[field] = self._plan_images(name)
+        else:
+            self.fields[field] = FieldSpec(*self._shape(name, kind, storage))
+        self.readers[field] = name
+
+    def _shape(
+        self, name: str, kind: pa.DataType, storage: pa.DataType
+    ) -> tuple[tuple[int, ...], str, str]:
+        if isinstance(kind, pa.FixedShapeTensorType):
+            shape: tuple[int, ...] = tuple(kind.shape)
+            value = kind.value_type
+        else:
+            shape, value = (), storage
+            while pa.types.is_fixed_size_list(value) or _is_list(value):
+                if _is_list(value) and shape:
+                    raise self._refuse(name, "is a list of lists of several lengths")
+                shape += (-1 if _is_list(value) else value.list_size,)
+                value = value.value_type
+        if pa.types.is_boolean(value):
+            dtype = "bool"
+        elif pa.types.is_integer(value) or pa.types.is_floating(value):
+            dtype = np.dtype(value.to_pandas_dtype()).name
+        else:
+            raise self._refuse(name, f"is of type {kind}, which is neither numbers nor images")
+        image = dtype == "uint8" and len(shape) == 3 and shape[0] in (1, 3, 4)
+        return shape, dtype, "image" if image else "vector"
+
+    def _plan_label(self, name: str, kind: pa.DataType) -> FieldSpec:
+        values = [
+            pc.unique(pq.read_table(path, columns=[name]).column(0).combine_chunks())
+            for path in self.paths
+        ]
+        found = {v for part in values for v in part.to_pylist()} - {None}
+        if not found:
+            raise self._refuse(name, "has no values")
+        if not pa.types.is_integer(kind) and not pa.types.is_boolean(kind):
+            self.classes["label"] = tuple(sorted(str(v) for v in found))
+            return FieldSpec((), "int64", "label", len(found))
+        if min(found) < 0:
+            raise self._refuse(name, f"holds the label {min(found)}; labels must be 0 or more")
+        return FieldSpec((), "int64", "label", int(max(found)) + 1)
+
+    def _plan_images(self, name: str) -> FieldSpec:
+        from rayloom.data.images import read_header
+
+        grey, seen = True, None
+        for path, row, data in self._encoded(name):
+            header = read_header(BytesIO(data), f"{path}: column {name!r}, row {row}")
+            grey = grey and header.grey
+            now = (header.width, header.height)
+            seen = seen or now
+            if self.size is None and now != seen:
+                raise UserError(
+                    f"{path}: column {name!r}, row {row}: {now[0]} x {now[1]} pixels, the first is "
+                    f"{seen[0]} x {seen[1]}; give --size N to bring all to N x N"
+                )
+        if seen is None:
+            raise self._refuse(name, "has no rows")
+        width, height = (self.size, self.size) if self.size else seen
+        return FieldSpec((1 if grey else 3, height, width), "uint8", "image")
+
+    def _encoded(self, name: str) -> Iterator[tuple[Path, int, bytes]]:
+        for path in self.paths:
+            row = 0
+            with pq.ParquetFile(path) as file:
+                for batch in file.iter_batches(_ROWS, columns=[name]):
+                    for data in _image_bytes(batch.column(0), self._where(path, name)):
+                        yield path, row, data
+                        row += 1
+
+    def _where(self, path: Path, name: str) -> str:
+        return f"{path}: column {name!r}"
+
+    def batches(self, path: Path) -> Iterator[dict[str, Any]]:
+        """Examples of a file, some rows at a time."""
+        names = [*self.readers.values(), *self.vector]
+        row = 0
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(_ROWS, columns=names):
+                made = {}
+                for field, name in self.readers.items():
+                    array = batch.column(batch.schema.get_field_index(name))
+                    made[field] = self._convert(path, field, name, array, row)
+                if self.vector:
+                    parts = []
+                    for name in self.vector:
+                        array = batch.column(batch.schema.get_field_index(name))
+                        where = self._where(path, name)
+                        if not _is_number(array.type):
+                            raise UserError(f"{where}: is no column of numbers")
+                        parts.append(_no_nulls(array, where).to_numpy(zero_copy_only=False))
+                    made["vector"] = np.stack(parts, 1).astype(np.float32)
+                if batch.num_rows:
+                    yield made
+                row += batch.num_rows
+
+    def _convert(self, path: Path, field: str, name: str, array: pa.Array, row: int) -> Any:
+        spec, where = self.fields[field], self._where(path, name)
+        if _is_encoded(array.type):
+            from rayloom.data.images import decode
+
+            channels, height, width = spec.shape
+            data = _image_bytes(array, where)
+            return np.stack(
+                [
+                    decode(BytesIO(d), f"{where}, row {row + k}", (width, height), channels == 1)
+                    for k, d in enumerate(data)
+                ]
+            )
+        array = _no_nulls(array, where)
+        if field == "label" and self.classes.get("label") and not _is_number(array.type):
+            codes = {name: code for code, name in enumerate(self.classes["label"])}
+            return np.array([codes[str(v)] for v in array.to_pylist()], np.int64)
+        array = array.storage if isinstance(array, pa.ExtensionArray) else array
+        if not varies(spec):
+            flat = _flat(array, where)
+            return flat.astype(spec.dtype).reshape(len(array), *spec.shape)
+        starts = np.concatenate([[0], np.cumsum(pc.list_value_length(array).to_numpy())])
+        steps = _flat(array.flatten(), where).astype(spec.dtype).reshape(-1, *inner_shape(spec))
+        return [steps[a:b] for a, b in itertools.pairwise(starts.tolist())]
+
+
+def _flat(array: pa.Array, where: str) -> np.ndarray:
+    while pa.types.is_fixed_size_list(array.type):
+        array = _no_nulls(array.flatten(), where)
+    return np.asarray(_no_nulls(array, where).to_numpy(zero_copy_only=False))
+
+
+def _no_nulls(array: pa.Array, where: str) -> pa.Array:
+    if array.null_count:
+        raise UserError(f"{where}: {array.null_count} missing values; fill or drop them first")
+    return array
+
+
+def _schema(path: Path) -> pa.Schema:
+    try:
+        return pq.read_schema(path)
+    except (pa.ArrowException, OSError) as error:
+        text = str(error).splitlines()[0][:120]
+        raise UserError(f"{path}: cannot be read as Parquet ({text})") from None
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
+    )
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _is_label(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_boolean(kind)) or _is_text(kind)
+
+
+def _is_encoded(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind):
+        index = kind.get_field_index("bytes")
+        return index >= 0 and _is_encoded(kind.field(index).type)
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def _image_bytes(array: pa.Array, where: str) -> list[bytes]:
+    if pa.types.is_struct(array.type):
+        array = array.field("bytes")
+    return list(_no_nulls(array, where).to_pylist())
