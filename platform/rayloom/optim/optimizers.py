@@ -91,7 +91,7 @@ class _FlatAdam(FlatOptimizer):
 
 
 class _FlatSGD(FlatOptimizer):
-    """Gradient descent with (Nesterov) momentum; the first step sets the momentum to the gradient."""
+    """Gradient descent with (Nesterov) momentum, which starts as the first gradient."""
 
     def __init__(self, flat: FlatParameters, config: SGDConfig) -> None:
         super().__init__(flat, config.lr)
@@ -155,4 +155,6 @@ def make_optimizer(config: Config, flat: FlatParameters) -> FlatOptimizer:
         return _FlatSGD(flat, config)
     if isinstance(config, RMSpropConfig):
         return _FlatRMSprop(flat, config)
-    raise UserError(f"{type(config).__name__} is no optimizer section; known: adamw, adam, sgd, rmsprop")
+    raise UserError(
+        f"{type(config).__name__} is no optimizer section; known: adamw, adam, sgd, rmsprop"
+    )

@@ -61,7 +61,9 @@ class Layout:
 class _Rows:
     """Rows of one layout, and the host sums of those already folded."""
 
-    def __init__(self, layout: Layout, capacity: int, device: torch.device, norm: torch.dtype):
+    def __init__(
+        self, layout: Layout, capacity: int, device: torch.device, norm: torch.dtype
+    ) -> None:
         self.layout = layout
         self.table = torch.zeros(capacity, layout.width, dtype=torch.float64, device=device)
         self.norms = torch.zeros(capacity, dtype=norm, device=device)

@@ -3,12 +3,11 @@
 Dimension key: R rows, K images (per row), C channels (1 or 3), H and W pixels.
 """
 
-import math
-
 import numpy as np
 import torch
 from torch import Tensor
 
+COLUMNS = 8  # images per row, unless the tensor says otherwise
 PADDING = 2  # pixels between images, before enlarging
 SMALLEST = 56  # images are enlarged by a whole factor until their shorter side has so many pixels
 
@@ -17,7 +16,7 @@ def tile(images: Tensor) -> np.ndarray:
     """Images in [0, 1] as one picture, uint8 (H', W', 3).
 
     Args:
-        images: (K, C, H, W), laid out near-square row by row; or (R, K, C, H, W), a row each
+        images: (K, C, H, W), laid out in rows of 8; or (R, K, C, H, W), a row each
             (interpolations, traversals).
 
     Raises:
@@ -29,12 +28,12 @@ def tile(images: Tensor) -> np.ndarray:
         rows, columns = images.shape[:2]
         images = images.flatten(0, 1)
     else:
-        columns = math.ceil(math.sqrt(len(images)))
-        rows = math.ceil(len(images) / columns)
+        columns = min(COLUMNS, len(images))
+        rows = -(-len(images) // columns)
     values = torch.nan_to_num(images.detach().float().cpu()).clamp(0, 1)
     pixels = (values * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()  # (K, H, W, C)
     _, height, width, _ = pixels.shape
-    factor = max(1, -(-SMALLEST // min(height, width))) if min(height, width) < SMALLEST else 1
+    factor = max(1, -(-SMALLEST // min(height, width)))
     down, right = height + PADDING, width + PADDING
     grid = np.full((rows * down + PADDING, columns * right + PADDING, 3), 255, np.uint8)
     for number, image in enumerate(pixels):

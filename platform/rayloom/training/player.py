@@ -3,7 +3,7 @@
 Per step: one forward, one backward, one all-reduce (N workers), one norm, one fused update, one row
 of sums. Nothing is moved off the device and nothing is allocated that could be kept.
 
-Dimension key: B examples of the local slice, N of the global batch, n parameters, W columns of sums.
+Dimension key: B examples of the local slice, N of the global batch, W columns of sums.
 """
 
 from collections.abc import Callable
@@ -69,7 +69,13 @@ class PlayerStep:
         self.stop_vote: Tensor | None = None
 
     def step(
-        self, loss: LossFunction, local: LocalBatch, fields: Batch, noise: Noise, *, grad_step: int,
+        self,
+        loss: LossFunction,
+        local: LocalBatch,
+        fields: Batch,
+        noise: Noise,
+        *,
+        grad_step: int,
         vote: bool,
     ) -> None:
         """One update on one batch.
@@ -91,7 +97,9 @@ class PlayerStep:
             with torch.no_grad():
                 layout.sums(parts, out=row)
         else:
-            layout, row, norm = self._chunks(loss, len(local.index), fields, noise, grad_step, total)
+            layout, row, norm = self._chunks(
+                loss, len(local.index), fields, noise, grad_step, total
+            )
         if not self.solo:
             self._reduce(layout, row, vote)
         if layout.any_pair:
@@ -197,7 +205,9 @@ def check_players(model: nn.Module, players: tuple[Player, ...]) -> None:
             other = owner.setdefault(id(parameter), player.name)
             if other != player.name:
                 name = names.get(id(parameter), "?")
-                raise UserError(f"parameter {name} belongs to two players, {other} and {player.name}")
+                raise UserError(
+                    f"parameter {name} belongs to two players, {other} and {player.name}"
+                )
     orphans = [n for n, p in model.named_parameters() if p.requires_grad and id(p) not in owner]
     if orphans:
         raise UserError(

@@ -15,7 +15,9 @@ Precision = Literal["fp32", "bf16"]
 WARMUP, REPEATS, GAIN = 2, 5, 0.95
 
 
-def under_precision(f: Callable[..., Any], precision: str, device: torch.device) -> Callable[..., Any]:
+def under_precision(
+    f: Callable[..., Any], precision: str, device: torch.device
+) -> Callable[..., Any]:
     """`f` itself, or `f` under bfloat16 autocast."""
     if precision == "fp32":
         return f

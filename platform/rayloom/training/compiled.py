@@ -1,0 +1,49 @@
+"""`train.compile`: torch.compile on a model's networks.
+
+The networks (the model's direct submodules) are compiled, not the loss around them: that draws
+noise by name and counts steps, which a compiler would specialise on at every step.
+"""
+
+import logging
+import os
+import shutil
+
+import torch
+from torch import nn
+
+from rayloom.core.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+def compile_networks(model: nn.Module, device: torch.device) -> list[str]:
+    """Compile the model's direct submodules in place; names in `state_dict` stay.
+
+    torch.compile has no correct double backward: a model whose loss differentiates twice (gradient
+    penalties) says so with `double_backward = True` and stays eager.
+
+    Returns:
+        Names of the compiled submodules.
+
+    Raises:
+        UserError: There is no C++ compiler, which torch.compile needs on a CPU.
+    """
+    if getattr(model, "double_backward", False):
+        log.warning("%s needs a double backward: train.compile is off", type(model).__name__)
+        return []
+    if device.type == "cpu" and not shutil.which(os.environ.get("CXX", "g++")):
+        raise UserError("train.compile needs a C++ compiler on a CPU (g++, or $CXX)")
+    networks = _networks(model, "")
+    for _, part in networks:
+        part.compile()
+    return [name for name, _ in networks]
+
+
+def _networks(module: nn.Module, prefix: str) -> list[tuple[str, nn.Module]]:
+    found: list[tuple[str, nn.Module]] = []
+    for name, part in module.named_children():
+        if isinstance(part, nn.ModuleList | nn.ModuleDict):
+            found += _networks(part, f"{prefix}{name}.")
+        elif any(p.requires_grad for p in part.parameters()):
+            found.append((f"{prefix}{name}", part))
+    return found

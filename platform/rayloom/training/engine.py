@@ -1,0 +1,481 @@
+"""The engine: trains any `Model` on any number of workers. See docs/architecture.md.
+
+A grad_step is one round of players; every player step takes a fresh batch by its number, so that
+the data cursor is one integer. Each rank computes its slice of the global batch; losses are divided
+by the global count; one sum over the ranks per player step carries gradient, sums and stop vote.
+All state is in `state_dict`: a resumed run is bit-equal.
+
+Dimension key: B examples of the local slice, N of the global batch.
+"""
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rayloom.core.collective import Solo
+from rayloom.core.errors import UserError, nearest
+from rayloom.core.failpoints import hit
+from rayloom.core.noise import Noise
+from rayloom.core.protocols import (
+    Batch,
+    BatchSource,
+    Clock,
+    Collective,
+    LocalBatch,
+    Player,
+    Sink,
+    State,
+    parameters_sha256,
+)
+from rayloom.core.sections import Config, RunConfig
+from rayloom.core.seeding import stream_seed
+from rayloom.nn.batch_norm import set_collective
+from rayloom.nn.ema import EMA
+from rayloom.optim import make_schedule
+from rayloom.training.compiled import compile_networks
+from rayloom.training.evaluate import evaluate_split
+from rayloom.training.meter import Part, merge_names
+from rayloom.training.pictures import tile
+from rayloom.training.player import PlayerStep, check_players
+from rayloom.training.precision import probe, under_precision
+from rayloom.training.profile import StepProfiler
+
+LOG_POINTS = 200  # per budget, where `train.log_every` is null
+VOTE_EVERY_GPU = 16  # grad_steps between looks at the stop vote where a look waits for the GPU
+EXTRA_METRICS = ("nll",)  # `evaluation.metrics`: methods of the model
+
+
+class Engine:
+    """Trains, evaluates and shows a model; a `Trainable` whose clock is the grad_step.
+
+    Args:
+        model: See `core.protocols.Model`. It is moved to the device, and its parameters become
+            views of flat tensors.
+        config: Sections `train`, `optimizer`, `evaluation` and `seed` are used.
+        train: Training batches.
+        evaluation: Batches of the evaluation split; None evaluates nothing.
+        collective: The workers.
+        device: Where to train.
+        overfit_batch: Train on batch 0 again and again: a model that cannot overfit it is broken.
+        profile: Folder for a profile of some steps; see `StepProfiler`.
+
+    Raises:
+        UserError: The config does not fit the model (players, accumulation, batch norm, metrics).
+    """
+
+    clock: Clock = "grad_step"
+
+    def __init__(
+        self,
+        model: nn.Module,
+        config: RunConfig,
+        train: BatchSource,
+        evaluation: BatchSource | None,
+        *,
+        collective: Collective | None = None,
+        device: torch.device | str = "cpu",
+        overfit_batch: bool = False,
+        profile: Path | None = None,
+    ) -> None:
+        self.device = torch.device(device)
+        self.collective: Collective = collective or Solo()
+        self.model, self.config = model.to(self.device), config
+        self.train_source, self.evaluation_source = train, evaluation
+        self.overfit_batch = overfit_batch
+        self.profiler = StepProfiler(profile) if profile is not None else None
+        players = tuple(model.players)
+        check_players(model, players)
+        _check_batch_statistics(model, config.train.accumulate, self.collective.world)
+        _check_metrics(model, config)
+        set_collective(model, self.collective)
+        self.grad_step = 0
+        self.batch_number = 0  # of the next batch
+        self._rounds = [(p.every, p.repeats) for p in players]
+        horizon = max(1, self.to_clock(*config.train.length))
+        self.choices: dict[str, Any] = {
+            "horizon": horizon,
+            "log_every": config.train.log_every or max(1, horizon // LOG_POINTS),
+            "precision": config.train.precision,
+        }
+        self.players = [self._player_step(player, len(players)) for player in players]
+        self._share_start()
+        self.dtype = self.players[0].flat.data.dtype
+        self.ema = self._make_ema()
+        self._noise_seed = stream_seed(config.seed, "training noise")
+        self._eval_seed = stream_seed(config.seed, "evaluation noise")
+        self._loss: Callable[..., dict[str, Part]] | None = None
+        self._prepare()
+        self._training = False
+        self._examples, self._seconds, self._logged_step = 0, 0.0, 0
+
+    # Making it ----------------------------------------------------------------------------------
+
+    def _player_step(self, player: Player, count: int) -> PlayerStep:
+        train = self.config.train
+        return PlayerStep(
+            player,
+            _optimizer_of(self.config, player.name, [p.name for p in self.model.players]),
+            collective=self.collective,
+            device=self.device,
+            clip_norm=train.clip_norm,
+            accumulate=train.accumulate,
+            log_every=self.choices["log_every"],
+            after_step=getattr(self.model, "after_step", None),
+        )
+
+    def _share_start(self) -> None:
+        """Every rank starts from rank 0's parameters and buffers."""
+        if self.collective.world == 1:
+            return
+        owned = {id(p) for player in self.players for p in player.flat.parameters}
+        for player in self.players:
+            self.collective.broadcast(player.flat.data)
+        frozen = [p.detach() for p in self.model.parameters() if id(p) not in owned]
+        for tensor in [*frozen, *self.model.buffers()]:
+            self.collective.broadcast(tensor)
+
+    def _make_ema(self) -> EMA | None:
+        section = self.config.train.ema
+        if section is None:
+            return None
+        buffers = [b for b in self.model.buffers() if b.is_floating_point()]
+        tensors = [*(p.flat.data for p in self.players), *buffers]
+        return EMA(tensors, decay=section.decay, warmup=section.warmup)
+
+    def _prepare(self) -> None:
+        """Whatever follows from the choices: schedules and log interval."""
+        schedule = make_schedule(self.config.train.schedule, int(self.choices["horizon"]))
+        self.log_every = int(self.choices["log_every"])
+        for player in self.players:
+            player.schedule = schedule
+
+    def _choose_precision(self) -> None:
+        """Probe `auto` on the first batch, once per run; rank 0 decides."""
+        if self.choices["precision"] != "auto":
+            return
+        local = self._local(0)
+        fields = self._to_device(local)
+
+        def run(precision: str) -> None:
+            loss = under_precision(self.model.loss, precision, self.device)
+            for player in self.players:
+                noise = self._noise(0, local)
+                part = loss(fields, player=player.name, rng=noise, step=0)["loss"]
+                player.flat.backward((part[0] if isinstance(part, tuple) else part).sum())
+
+        choice, self.probe_seconds = probe(self.model, run, self.device)
+        self.choices["precision"] = self.collective.broadcast_json(choice)
+
+    # Counting -----------------------------------------------------------------------------------
+
+    def position(self) -> int:
+        """grad_steps done."""
+        return self.grad_step
+
+    def progress(self) -> dict[str, int]:
+        """`grad_step`, `epoch` (completed) and `batch` (batches used)."""
+        epoch = self.batch_number // self.train_source.batches_per_epoch
+        return {"grad_step": self.grad_step, "epoch": epoch, "batch": self.batch_number}
+
+    def to_clock(self, unit: str, amount: float) -> int:
+        """grad_steps in `amount` of `epochs` or `grad_steps`.
+
+        An epoch is as many batches as the split has, whichever players use them.
+
+        Raises:
+            UserError: Another unit.
+        """
+        if unit == "grad_steps":
+            return round(amount)
+        if unit != "epochs":
+            raise UserError(f"train.{unit}: a generative run counts epochs or grad_steps")
+        batches = round(amount * self.train_source.batches_per_epoch)
+        high = 1
+        while self._batches_in(high) < batches:
+            high *= 2
+        low = 0
+        while low < high:  # the fewest rounds that use so many batches
+            middle = (low + high) // 2
+            low, high = (middle + 1, high) if self._batches_in(middle) < batches else (low, middle)
+        return low
+
+    def _batches_in(self, rounds: int) -> int:
+        return sum(repeats * -(-rounds // every) for every, repeats in self._rounds)
+
+    # Training -----------------------------------------------------------------------------------
+
+    def advance(self, until: int, *, sink: Sink, interrupted: Callable[[], bool]) -> None:
+        """Train up to grad_step `until`; see `core.protocols.Trainable`.
+
+        Raises:
+            NonFiniteError: A loss part or gradient is NaN; at the latest when this returns.
+        """
+        self._enter(True)
+        for player in self.players:
+            player.flat.check()
+        if self._loss is None:
+            self._choose_precision()
+            if self.config.train.compile:
+                compile_networks(self.model, self.device)
+            self._loss = under_precision(self.model.loss, self.choices["precision"], self.device)
+        solo = self.collective.world == 1
+        look_every = VOTE_EVERY_GPU if self.device.type == "cuda" else 1
+        started = time.perf_counter()
+        while self.grad_step < until:
+            stop = interrupted()
+            if stop and solo:
+                break
+            self._round(stop)
+            hit("train.step")
+            if self.profiler is not None:
+                self.profiler.step()
+            if self.grad_step % self.log_every == 0:
+                now = time.perf_counter()
+                self._seconds += now - started
+                started = now
+                self._log(sink)
+            if not solo and self.grad_step % look_every == 0 and self._voted():
+                break
+        self._seconds += time.perf_counter() - started
+        for player in self.players:
+            player.meter.check()
+
+    def _round(self, vote: bool) -> None:
+        """One grad_step: every player whose turn it is, each on fresh batches."""
+        step, world = self.grad_step, self.collective.world
+        assert self._loss is not None
+        for player in self.players:
+            if step % player.every:
+                continue
+            for _ in range(player.repeats):
+                number = self.batch_number
+                local = self._local(number)
+                if world == 1:
+                    noise = Noise(
+                        self._noise_seed,
+                        step=number,
+                        total=local.total,
+                        device=self.device,
+                        dtype=self.dtype,
+                    )
+                else:
+                    noise = self._noise(number, local)
+                player.step(
+                    self._loss, local, self._to_device(local), noise, grad_step=step, vote=vote
+                )
+                self.batch_number = number + 1
+                self._examples += local.total
+        if self.ema is not None:
+            self.ema.update()
+        self.grad_step = step + 1
+
+    def _local(self, number: int) -> LocalBatch:
+        number = 0 if self.overfit_batch else number
+        if self.collective.world == 1:
+            return self.train_source.batch(number)
+        return self.train_source.batch(
+            number, rank=self.collective.rank, world=self.collective.world
+        )
+
+    def _to_device(self, local: LocalBatch) -> Batch:
+        if self.device.type == "cpu":
+            return local.fields
+        return {k: v.to(self.device, non_blocking=True) for k, v in local.fields.items()}
+
+    def _noise(self, number: int, local: LocalBatch) -> Noise:
+        return Noise(
+            self._noise_seed,
+            step=number,
+            total=local.total,
+            start=local.start,
+            stop=local.stop,
+            device=self.device,
+            dtype=self.dtype,
+        )
+
+    def _voted(self) -> bool:
+        votes = [p.stop_vote for p in self.players if p.stop_vote is not None]
+        return bool(votes) and bool(torch.stack(votes).max() > 0)
+
+    def _log(self, sink: Sink) -> None:
+        """One point per metric since the last log point."""
+        values: dict[str, float] = {}
+        alone = len(self.players) == 1
+        for player in self.players:
+            values |= merge_names(player.name, player.meter.flush(), alone=alone)
+            key = "optim/lr" if alone else f"optim/lr/{player.name}"
+            values[key] = player.optimizer.lr * player.factor
+        values["train/epoch"] = self.batch_number / self.train_source.batches_per_epoch
+        values["train/grad_steps"] = float(self.grad_step)
+        if self._seconds > 0:
+            steps = self.grad_step - self._logged_step
+            values["time/examples_per_s"] = self._examples / self._seconds
+            values["time/grad_steps_per_s"] = steps / self._seconds
+        self._examples, self._seconds, self._logged_step = 0, 0.0, self.grad_step
+        if self.collective.rank == 0:
+            sink.scalars(self.grad_step, values)
+
+    def _enter(self, training: bool) -> None:
+        if self._training != training or self.model.training != training:
+            self.model.train(training)
+            self._training = training
+
+    # Looking ------------------------------------------------------------------------------------
+
+    def evaluate(self) -> dict[str, float]:
+        """Metrics of the evaluation split with the averaged parameters; see `evaluate_split`."""
+        if self.evaluation_source is None:
+            return {}
+        own = getattr(self.model, "evaluate_batch", None)
+        score = self._score_loss if own is None else self._score_own
+        with self._looking():
+            return evaluate_split(
+                score,
+                self.evaluation_source,
+                seed=self._eval_seed,
+                collective=self.collective,
+                device=self.device,
+                dtype=self.dtype,
+            )
+
+    def _looking(self) -> AbstractContextManager[None]:
+        """Evaluation mode; averages stand in for the parameters where there are some."""
+        self._enter(False)
+        return self.ema.swapped() if self.ema is not None else nullcontext()
+
+    def _score_own(self, batch: Batch, rng: Noise) -> dict[str, Any]:
+        with torch.no_grad():
+            values = dict(self.model.evaluate_batch(batch, rng=rng))
+            if "nll" in self.config.evaluation.metrics:
+                samples = self.config.evaluation.importance_samples
+                values["nll_nats"] = self.model.nll(batch, num_samples=samples, rng=rng)
+        return values
+
+    def _score_loss(self, batch: Batch, rng: Noise) -> dict[str, Any]:
+        """Loss parts of every player; gradients stay on, for losses that need some inside."""
+        values: dict[str, Any] = {}
+        for player in self.players:
+            parts = self.model.loss(batch, player=player.name, rng=rng, step=self.grad_step)
+            for name, value in parts.items():
+                key = name if len(self.players) == 1 else f"{player.name}_{name}"
+                pair = isinstance(value, tuple | list)
+                values[key] = tuple(v.detach() for v in value) if pair else value.detach()
+        return values
+
+    def show(self, sink: Sink) -> None:
+        """The model's pictures of the first evaluation batch, with the same noise every time."""
+        make = getattr(self.model, "pictures", None)
+        if make is None or self.collective.rank != 0:
+            return
+        source = self.evaluation_source or self.train_source
+        local = source.batch(0)
+        noise = Noise(
+            stream_seed(self.config.seed, "pictures"),
+            total=local.total,
+            device=self.device,
+            dtype=self.dtype,
+        )
+        with self._looking(), torch.no_grad():
+            for name, images in make(self._to_device(local), rng=noise).items():
+                sink.image(self.grad_step, f"pictures/{name}", tile(images))
+
+    # State --------------------------------------------------------------------------------------
+
+    def state_dict(self) -> State:
+        """Everything that training depends on, as copies."""
+        state: State = {
+            "model": {k: _copy(v) for k, v in self.model.state_dict().items()},
+            "players": {p.name: p.state_dict() for p in self.players},
+            "grad_step": self.grad_step,
+            "batch_number": self.batch_number,
+            "choices": dict(self.choices),
+        }
+        if self.ema is not None:
+            state["ema"] = self.ema.state_dict()
+        return state
+
+    def load_state_dict(self, state: State) -> None:
+        """Back to a state.
+
+        Raises:
+            UserError: It belongs to another model, other players, or a run with(out) EMA.
+        """
+        if set(state["players"]) != {p.name for p in self.players}:
+            raise UserError(f"the state has the players {', '.join(state['players'])}")
+        if ("ema" in state) != (self.ema is not None):
+            raise UserError("train.ema cannot be switched on or off on resume")
+        try:
+            self.model.load_state_dict({k: torch.as_tensor(v) for k, v in state["model"].items()})
+            for player in self.players:
+                player.load_state_dict(state["players"][player.name])
+            if self.ema is not None:
+                self.ema.load_state_dict(state["ema"])
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise UserError(f"the state does not fit this model: {error}") from error
+        self.grad_step = self._logged_step = int(state["grad_step"])
+        self.batch_number = int(state["batch_number"])
+        self.choices = dict(state["choices"])
+        self._examples, self._seconds, self._loss = 0, 0.0, None
+        self._prepare()
+
+    def evaluation_state(self) -> dict[str, Tensor]:
+        """`model.state_dict()` as evaluation sees it (averaged), for export and sampling."""
+        with self._looking():
+            return {k: _copy(v) for k, v in self.model.state_dict().items()}
+
+    def parameters_sha256(self) -> str:
+        """Hash of all parameters and buffers (not the averages), in name order."""
+        return parameters_sha256(self.model.state_dict())
+
+
+def _copy(value: Tensor) -> Tensor:
+    return value.detach().clone()
+
+
+def _optimizer_of(config: RunConfig, player: str, players: list[str]) -> Config:
+    """The optimizer section of a player."""
+    section = config.optimizer
+    if not isinstance(section, dict):
+        return section
+    unknown = sorted(set(section) - set(players))
+    if unknown:
+        near = nearest(unknown[0], players)
+        hint = f" (did you mean {near!r}?)" if near else ""
+        raise UserError(
+            f"optimizer.{unknown[0]}: the model has no such player{hint}; "
+            f"it has {', '.join(players)}"
+        )
+    if player not in section:
+        raise UserError(f"optimizer: no section for player {player!r}; give one to each player")
+    return section[player]
+
+
+def _check_metrics(model: nn.Module, config: RunConfig) -> None:
+    for metric in config.evaluation.metrics:
+        if metric not in EXTRA_METRICS or not hasattr(model, metric):
+            can = [m for m in EXTRA_METRICS if hasattr(model, m)]
+            raise UserError(
+                f"evaluation.metrics: {type(model).__name__} has no metric {metric!r}; "
+                f"it has: {', '.join(can) or 'none'}"
+            )
+
+
+def _check_batch_statistics(model: nn.Module, accumulate: int, world: int) -> None:
+    """Batch statistics must be those of the global batch."""
+    for name, part in model.named_modules():
+        plain = isinstance(part, nn.modules.batchnorm._BatchNorm)
+        if plain and world > 1:
+            raise UserError(
+                f"{name} is a {type(part).__name__}: on {world} workers its statistics would be "
+                "those of a slice; use rayloom.nn.batch_norm.GlobalBatchNorm"
+            )
+        if accumulate > 1 and (plain or getattr(part, "whole_batch", False)):
+            raise UserError(
+                f"train.accumulate is {accumulate}, but {name} ({type(part).__name__}) needs the "
+                "whole batch at once; set train.accumulate=1"
+            )
