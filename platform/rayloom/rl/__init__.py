@@ -1,0 +1,1 @@
+"""Reinforcement learning: policies, learners, replay, environment groups, the loop, evaluation."""

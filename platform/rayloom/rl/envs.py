@@ -1,0 +1,172 @@
+"""Making environments from the `env` section of a config: ids, keyword arguments, wrappers.
+
+A config says names, never code: an id with a module in it is refused, and wrappers come from the
+table below. Own environments and wrappers come through a plugin.
+"""
+
+import contextlib
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gymnasium as gym
+from gymnasium.envs.registration import load_env_creator, registry
+
+from rayloom.core import catalogue
+from rayloom.core.errors import UserError, nearest
+from rayloom.core.sections import EnvConfig
+from rayloom.rl.spaces import EnvSpec, make_spec
+
+# Wrappers by name. What keeps a memory over episodes (NormalizeObservation, NormalizeReward) is
+# missing on purpose: its state is not in any checkpoint, so a resumed run would not be the same.
+WRAPPERS: tuple[str, ...] = (
+    "AtariPreprocessing",
+    "ClipAction",
+    "ClipReward",
+    "DelayObservation",
+    "DtypeObservation",
+    "FlattenObservation",
+    "FrameStackObservation",
+    "GrayscaleObservation",
+    "MaxAndSkipObservation",
+    "RescaleAction",
+    "RescaleObservation",
+    "ReshapeObservation",
+    "ResizeObservation",
+    "StickyAction",
+    "TimeAwareObservation",
+    "TimeLimit",
+)
+_REFUSED = {
+    "NormalizeObservation": "its running mean is outside every checkpoint",
+    "NormalizeReward": "its running mean is outside every checkpoint",
+    "Autoreset": "groups reset their environments themselves",
+    "RecordVideo": "`rayloom play` and the end of a run write videos",
+    "RecordEpisodeStatistics": "returns and lengths are counted anyway",
+}
+
+
+def register_own_ids() -> None:
+    """Make the ids of `rayloom_envs` and of the catalogue known to Gymnasium."""
+    import rayloom_envs
+
+    rayloom_envs.register_all()
+
+
+def check_id(name: str) -> str:
+    """The Gymnasium id of an environment name; a plugin's class is registered under its name.
+
+    Raises:
+        UserError: `module:Id`, or no such id; tells the nearest one.
+    """
+    if ":" in name:
+        raise UserError(
+            f"env.name: {name!r} has a module in it, and a config must not be able to import code; "
+            "give the id alone and load its module with --plugin"
+        )
+    register_own_ids()
+    if name in registry:
+        return name
+    entry = catalogue.entries("envs").get(name)
+    if entry is not None:
+        made = catalogue.load("envs", name)
+        limit = getattr(made, "max_episode_steps", None)
+        gym.register(id=name, entry_point=made, max_episode_steps=limit)
+        return name
+    near = nearest(name, [*registry, *catalogue.names("envs")])
+    hint = f"; did you mean {near!r}?" if near else ""
+    raise UserError(f"env.name: Gymnasium knows no environment {name!r}{hint}")
+
+
+@contextlib.contextmanager
+def _told_as_user_error(what: str) -> Iterator[None]:
+    """Errors of an environment's constructor, as a message about the config."""
+    try:
+        yield
+    except UserError:
+        raise
+    except gym.error.DependencyNotInstalled as error:
+        raise UserError(f"{what} needs a package that is not installed: {error}") from error
+    except (gym.error.Error, TypeError, ValueError, KeyError, ImportError) as error:
+        raise UserError(f"{what} cannot be made: {type(error).__name__}: {error}") from error
+
+
+def make_env(config: EnvConfig, *, render_mode: str | None = None) -> gym.Env:
+    """One environment with its wrappers.
+
+    Raises:
+        UserError: Unknown id or wrapper, or arguments that the environment does not take.
+    """
+    name = check_id(config.name)
+    arguments = dict(config.kwargs)
+    if render_mode is not None:
+        arguments["render_mode"] = render_mode
+    with _told_as_user_error(f"env {config.name!r} with {arguments}"):
+        env = gym.make(name, disable_env_checker=True, **arguments)
+    for index, item in enumerate(config.wrappers):
+        env = _wrap(env, item, where=f"env.wrappers[{index}]")
+    return env
+
+
+def _wrap(env: gym.Env, item: str | dict[str, Any], *, where: str) -> gym.Env:
+    settings = {"name": item} if isinstance(item, str) else dict(item)
+    name = settings.pop("name", None)
+    if not isinstance(name, str):
+        raise UserError(f"{where}: a wrapper is a name or {{name: ..., settings}}, got {item!r}")
+    if name in _REFUSED:
+        raise UserError(f"{where}: wrapper {name} is not supported: {_REFUSED[name]}")
+    if name not in WRAPPERS:
+        near = nearest(name, WRAPPERS)
+        hint = f"; did you mean {near!r}?" if near else ""
+        raise UserError(f"{where}: no wrapper {name!r}{hint} Known: {', '.join(WRAPPERS)}")
+    factory: Callable[..., gym.Env] = getattr(gym.wrappers, name)
+    known = list(inspect.signature(factory).parameters)[1:]
+    for key in settings:
+        if key not in known:
+            near = nearest(key, known)
+            hint = f"; did you mean {near!r}?" if near else ""
+            have = ", ".join(known) or "none"
+            raise UserError(f"{where}: {name} has no setting {key!r}{hint} Known: {have}")
+    with _told_as_user_error(f"{where}: {name} with {settings}"):
+        return factory(env, **settings)
+
+
+def has_vector_form(config: EnvConfig) -> bool:
+    """Whether a natively vectorised environment takes these arguments (and no wrappers)."""
+    if config.wrappers:
+        return False
+    entry = gym.spec(check_id(config.name)).vector_entry_point
+    if entry is None:
+        return False
+    try:
+        creator = entry if callable(entry) else load_env_creator(entry)
+    except ImportError:  # a vector form that needs another package, such as JAX
+        return False
+    known = inspect.signature(creator).parameters
+    return all(key in known for key in config.kwargs)
+
+
+def make_vector_env(config: EnvConfig, num_envs: int) -> gym.vector.VectorEnv:
+    """The natively vectorised form of an environment.
+
+    Raises:
+        UserError: Its arguments are wrong.
+    """
+    name = check_id(config.name)
+    with _told_as_user_error(f"env {config.name!r} with {config.kwargs}"):
+        return gym.make_vec(
+            name, num_envs, vectorization_mode="vector_entry_point", **dict(config.kwargs)
+        )
+
+
+def spec_of(config: EnvConfig) -> EnvSpec:
+    """Shapes and kinds of the environment, read from one instance.
+
+    Raises:
+        UserError: It cannot be made, or its spaces are not supported.
+    """
+    env = make_env(config)
+    try:
+        return make_spec(config.name, env.observation_space, env.action_space)
+    finally:
+        env.close()
