@@ -94,7 +94,6 @@ def run_workers(
             "payload": dict(payload),
             "mailbox": mailbox,
             "threads": _threads(resources),
-            "device": "cuda" if resources.gpus_per_worker else "cpu",
             "log_path": str(Path(log_path).resolve()) if log_path else None,
         }
         scratch = Path(tempfile.mkdtemp(prefix="rayloom-ray-"))
@@ -234,12 +233,13 @@ def _train_function(settings: dict[str, Any]) -> None:
     import torch
 
     from rayloom.core import failpoints
+    from rayloom.training.collective import TorchCollective
 
     failpoints.set_side("worker")
     torch.set_num_threads(settings["threads"])
     mailbox = settings["mailbox"]
     with _logging(settings["log_path"]):
-        collective = _collective(settings["device"])
+        collective = TorchCollective()
         begun = ray.get(mailbox.begin.remote()) if collective.rank == 0 else None
         attempt, failed = collective.broadcast_json(begun)
         if failed:
@@ -268,12 +268,6 @@ def resolve(entry: str) -> Callable[..., Any]:
     """The function that `"module:function"` names."""
     module, _, name = entry.partition(":")
     return getattr(import_module(module), name)
-
-
-def _collective(device: str) -> Any:
-    from rayloom.training.collective import TorchCollective
-
-    return TorchCollective(device=device)
 
 
 def _restart_cures(error: BaseException) -> bool:

@@ -1,0 +1,209 @@
+"""The ledger of a sweep: JSON lines, appended and synced, from which a sweep goes on.
+
+Lines, in the order in which things happened:
+
+    {"type": "suggested", "trial": "0003", "values": {"optimizer.lr": 0.001}}
+    {"type": "result", "trial": "0003", "evaluation": 2, "step": 900, "score": -98.1, "metrics": {}}
+    {"type": "decision", "trial": "0003", "evaluation": 2, "action": "stop", "score": -98.1}
+    {"type": "ended", "trial": "0003", "status": "done", "score": -97.2, "outcome": {...}}
+
+`score` is the metric as it is (not negated). `status` is `done`, `stopped` (by the scheduler) or
+`failed`. A trial that was suggested and has not ended is resumed. A half-written last line, left by
+a kill, is cut off.
+"""
+
+import csv
+import io
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from rayloom.core.errors import UserError
+
+Status = Literal["running", "done", "stopped", "failed"]
+Values = dict[str, Any]
+
+
+@dataclass
+class TrialRecord:
+    """What the ledger knows of one trial.
+
+    Attributes:
+        trial: Number as text, `0003`.
+        values: Dotted config path to value.
+        results: (clock step, score) of each evaluation, in order.
+        metrics: All metrics of the last evaluation.
+        status: `running` until it ended.
+        score: The score that counts: the trial's own final word, else its best evaluation.
+        outcome: What the trial returned, or `{"error": ...}`.
+        stopped_at: Evaluation at which the scheduler stopped it, or None.
+    """
+
+    trial: str
+    values: Values
+    results: list[tuple[int, float]] = field(default_factory=list)
+    metrics: dict[str, float] = field(default_factory=dict)
+    status: Status = "running"
+    score: float | None = None
+    outcome: dict[str, Any] = field(default_factory=dict)
+    stopped_at: int | None = None
+
+    def best_of(self, mode: str) -> float | None:
+        """The final score, or the best finite evaluation so far."""
+        if self.score is not None:
+            return self.score
+        finite = [score for _, score in self.results if math.isfinite(score)]
+        return (max if mode == "max" else min)(finite) if finite else None
+
+
+class Ledger:
+    """Reads what is there, then appends.
+
+    Args:
+        folder: The sweep's folder; `ledger.jsonl` and `trials.csv` lie in it.
+        mode: `min` or `max`: which score is better.
+
+    Raises:
+        UserError: A line in the middle of the ledger cannot be read.
+    """
+
+    def __init__(self, folder: Path, mode: str) -> None:
+        self.path = folder / "ledger.jsonl"
+        self.table_path = folder / "trials.csv"
+        self.mode = mode
+        self.trials: dict[str, TrialRecord] = {}
+        folder.mkdir(parents=True, exist_ok=True)
+        for line in _whole_lines(self.path):
+            self._apply(line)
+        self._file = self.path.open("ab")
+
+    def _apply(self, line: Mapping[str, Any]) -> None:
+        kind, trial = line["type"], line["trial"]
+        if kind == "suggested":
+            self.trials[trial] = TrialRecord(trial, dict(line["values"]))
+            return
+        record = self.trials[trial]
+        if kind == "result":
+            record.results.append((line["step"], _number(line["score"])))
+            record.metrics = dict(line["metrics"])
+        elif kind == "decision" and line["action"] == "stop":
+            record.stopped_at = line["evaluation"]
+        elif kind == "ended":
+            record.status = line["status"]
+            record.score = None if line["score"] is None else _number(line["score"])
+            record.outcome = dict(line["outcome"])
+
+    def _append(self, line: dict[str, Any]) -> None:
+        self._apply(line)
+        self._file.write(json.dumps(line, allow_nan=True, sort_keys=True).encode() + b"\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def suggested(self, trial: str, values: Values) -> None:
+        """A trial has values and may start."""
+        self._append({"type": "suggested", "trial": trial, "values": values})
+
+    def result(self, trial: str, *, step: int, score: float, metrics: Mapping[str, float]) -> int:
+        """An evaluation came; gives its number, from 1. A step that is known is not added again."""
+        steps = [known for known, _ in self.trials[trial].results]
+        if step in steps:
+            return steps.index(step) + 1
+        number = len(steps) + 1
+        line = {"type": "result", "trial": trial, "evaluation": number, "step": step}
+        self._append({**line, "score": score, "metrics": dict(metrics)})
+        return number
+
+    def decision(self, trial: str, *, evaluation: int, score: float) -> None:
+        """The scheduler stopped the trial at this evaluation."""
+        line = {"type": "decision", "trial": trial, "evaluation": evaluation}
+        self._append({**line, "action": "stop", "score": score})
+
+    def ended(self, trial: str, status: Status, outcome: Mapping[str, Any]) -> None:
+        """The trial is over; the table is written anew."""
+        score = outcome.get("score")
+        record = self.trials[trial]
+        if score is None:
+            score = record.best_of(self.mode)
+        line = {"type": "ended", "trial": trial, "status": status, "score": score}
+        self._append({**line, "outcome": dict(outcome)})
+        self.write_table()
+
+    def best(self) -> TrialRecord | None:
+        """The ended trial with the best score; the earlier one of two equals."""
+        done = [
+            record
+            for record in self.trials.values()
+            if record.status in ("done", "stopped")
+            and record.score is not None
+            and math.isfinite(record.score)
+        ]
+        if not done:
+            return None
+        sign = 1.0 if self.mode == "max" else -1.0
+        return max(done, key=lambda record: (sign * (record.score or 0.0), -int(record.trial)))
+
+    def table(self) -> list[dict[str, Any]]:
+        """One row per trial, in the order of their numbers: for the console and the CSV."""
+        rows = []
+        for trial in sorted(self.trials):
+            record = self.trials[trial]
+            step = record.results[-1][0] if record.results else 0
+            rows.append(
+                {
+                    "trial": trial,
+                    "status": record.status,
+                    "score": record.best_of(self.mode),
+                    "evaluations": len(record.results),
+                    "step": step,
+                    **record.values,
+                    "run": record.outcome.get("run_id", ""),
+                    "error": record.outcome.get("error", ""),
+                }
+            )
+        return rows
+
+    def write_table(self) -> None:
+        """`trials.csv`, replaced in one move."""
+        rows = self.table()
+        if not rows:
+            return
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        part = self.table_path.with_suffix(".csv.part")
+        part.write_text(text.getvalue(), encoding="utf-8")
+        part.replace(self.table_path)
+
+    def close(self) -> None:
+        """Write the table and close the file."""
+        self.write_table()
+        self._file.close()
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a ledger; a last one without its end is cut off the file."""
+    if not path.exists():
+        return
+    data = path.read_bytes()
+    end = data.rfind(b"\n") + 1
+    if end < len(data):
+        with path.open("r+b") as file:
+            file.truncate(end)
+    for number, line in enumerate(data[:end].splitlines(), start=1):
+        try:
+            yield json.loads(line)
+        except ValueError as error:
+            raise UserError(
+                f"{path}:{number}: not a line of a sweep's ledger ({error}); restore the file, or"
+                " start a new sweep"
+            ) from error

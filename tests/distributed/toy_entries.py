@@ -1,0 +1,82 @@
+"""What the workers of the tests run. Importable on the workers through PYTHONPATH."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import torch
+
+from rayloom.core.errors import NonFiniteError, UserError
+from rayloom.distributed.train import emit, stop_signal
+
+
+def total(payload, collective):
+    """Sum over ranks of (rank + 1) * factor, threads, folder."""
+    value = torch.tensor([float(collective.rank + 1)], dtype=torch.float64)
+    collective.all_reduce(value.mul_(payload["factor"]))
+    print("a line that must not reach the console")
+    if collective.rank == 0:
+        for number in range(3):
+            emit({"event": "point", "number": number})
+    return {
+        "total": value.item(),
+        "world": collective.world,
+        "rank": collective.rank,
+        "threads": torch.get_num_threads(),
+        "cwd": os.getcwd(),
+        "attempt": payload["attempt"],
+    }
+
+
+def user_mistake(payload, collective):
+    """One rank finds the mistake while the other waits in a collective."""
+    if collective.rank == 1:
+        raise UserError("data.root: /nowhere does not exist; run `rayloom data prepare`")
+    collective.barrier()
+    return {}
+
+
+def not_finite(payload, collective):
+    raise NonFiniteError("loss part 'kl' is NaN at grad_step 7")
+
+
+def bug(payload, collective):
+    return {"x": {}["missing"]}
+
+
+def dies_once(payload, collective):
+    """Counts to 6 with a checkpoint file per step; rank 1 is killed at step 3 of attempt 0."""
+    path = Path(payload["folder"]) / "checkpoint.txt"
+    start = int(path.read_text()) if path.exists() else 0
+    for step in range(start, 6):
+        if payload["attempt"] == 0 and step == 3 and collective.rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        collective.barrier()
+        if collective.rank == 0:
+            path.write_text(str(step + 1))
+        collective.barrier()
+    return {"start": start, "attempt": payload["attempt"]}
+
+
+def always_dies(payload, collective):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def until_told(payload, collective):
+    """Steps until the driver asks to stop; all ranks agree on the step."""
+    step = 0
+    while step < 3000:
+        vote = torch.tensor([float(stop_signal())])
+        collective.all_reduce(vote)
+        if vote.item():
+            break
+        step += 1
+        if collective.rank == 0 and step == 3:
+            emit({"event": "running"})
+        time.sleep(0.01)
+    return {"step": step, "signal": stop_signal(), "stopped": step < 3000}
+
+
+def engine_law(payload, collective):
+    raise NotImplementedError
