@@ -35,7 +35,7 @@ class DiagonalGaussian:
         return gaussian_log_prob(x, self.mean, self.log_std)
 
     def rsample(self, eps: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch D"]:
-        """Mean + std * eps; more leading axes in `eps` give more samples."""
+        """Samples mean + std * eps; more leading axes in `eps` give more of them."""
         return reparameterize(self.mean, self.log_std, eps)
 
     def sample(self, rng: Noise, name: str) -> Tensor:

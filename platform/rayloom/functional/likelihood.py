@@ -19,7 +19,7 @@ _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 def bernoulli_log_prob(
     x: Float[Tensor, "*batch D"], logits: Float[Tensor, "*batch D"]
 ) -> Float[Tensor, " *batch"]:
-    """Log p(x) = sum_d x log s(l) + (1 - x) log(1 - s(l)) = sum_d x l - softplus(l).
+    """The mass log p(x) = sum_d x log s(l) + (1 - x) log(1 - s(l)) = sum_d x l - softplus(l).
 
     A distribution over {0, 1}^D. For grey values 0 < x < 1 it is a cross entropy, not a density:
     it integrates to no constant, and its optimum is not 0.
@@ -36,9 +36,10 @@ def gaussian_log_prob(
     mean: Float[Tensor, "*batch D"],
     log_std: Float[Tensor, "*#batch #D"],
 ) -> Float[Tensor, " *batch"]:
-    """Log N(x; mean, diag(std^2)) = -sum_d [((x - mean) / std)^2 / 2 + log std] - D log(2 pi) / 2.
+    """The log density of N(mean, diag(std^2)) at x.
 
-    A density per unit of x: it has no bits per dimension unless x is dequantised.
+    -sum_d [((x - mean) / std)^2 / 2 + log std] - D log(2 pi) / 2. A density per unit of x: it
+    has no bits per dimension unless x is dequantised.
 
     Args:
         x: Points.

@@ -17,16 +17,17 @@ from rayloom.functional.likelihood import gaussian_log_prob
 
 
 def reparameterize(
-    mean: Float[Tensor, "*batch D"],
-    log_std: Float[Tensor, "*batch D"],
+    mean: Float[Tensor, "*#batch D"],
+    log_std: Float[Tensor, "*#batch D"],
     eps: Float[Tensor, "*batch D"],
 ) -> Float[Tensor, "*batch D"]:
-    """Z = mean + std * eps: a sample of N(mean, diag(std^2)) through which gradients flow.
+    """The sample z = mean + std * eps of N(mean, diag(std^2)); gradients flow through it.
 
     Args:
         mean: Means.
         log_std: Log standard deviations.
-        eps: Standard normal noise, independent of the parameters.
+        eps: Standard normal noise, independent of the parameters; more leading axes than the
+            means have give more samples.
     """
     return torch.addcmul(mean, log_std.exp(), eps)
 
@@ -76,7 +77,7 @@ def log_importance_weight(
     eps: Float[Tensor, "*batch D"],
     log_std: Float[Tensor, "*#batch D"],
 ) -> Float[Tensor, " *batch"]:
-    """Log w = log p(x|z) + log N(z; 0, I) - log q(z|x) for z = mean + std * eps.
+    """The weight log w = log p(x|z) + log N(z; 0, I) - log q(z|x) for z = mean + std * eps.
 
     The Gaussian constants cancel: log p(z) - log q(z|x) = sum_d [(eps^2 - z^2) / 2 + log std].
     E_q w = p(x), so log of a mean of K weights is a lower bound that grows with K.
@@ -85,7 +86,7 @@ def log_importance_weight(
 
 
 def importance_weighted_bound(log_weights: Float[Tensor, "K *batch"]) -> Float[Tensor, " *batch"]:
-    """Log (1/K) sum_k w_k (Burda et al., 2016): one sample gives the ELBO's integrand.
+    """The bound log (1/K) sum_k w_k (Burda et al., 2016): one sample gives the ELBO's integrand.
 
     Raises:
         ValueError: There is no sample.
@@ -128,5 +129,5 @@ def multiplier_step(
 
 
 def standard_normal_log_prob(z: Float[Tensor, "*batch D"]) -> Float[Tensor, " *batch"]:
-    """Log N(z; 0, I), nats."""
+    """Density of N(0, I), nats."""
     return gaussian_log_prob(z, torch.zeros_like(z), z.new_zeros(*z.shape[:-1], 1))

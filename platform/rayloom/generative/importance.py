@@ -27,14 +27,14 @@ def importance_weighted_log_prob(
     rng: Noise,
     chunk: int = CHUNK_ROWS,
 ) -> Float[Tensor, " B"]:
-    """Log (1/K) sum_k p(x, z_k) / q(z_k | x): a lower bound of log p(x) that grows with K, nats.
+    """The bound log (1/K) sum_k p(x, z_k) / q(z_k | x) <= log p(x), which grows with K; nats.
 
     Sample k of image b is the same whatever `chunk` is and however the images are split, and only
     one chunk of decoder activations lives at a time.
 
     Args:
         posterior: q(z|x), (B, D), from one pass of the encoder.
-        log_likelihood: z of shape (K', B', D) and the slice of the B images to log p(x|z), (K', B').
+        log_likelihood: z, (K', B', D), and the slice of the B images, to log p(x|z), (K', B').
         num_samples: K.
         rng: Noise of the B images.
         chunk: Most decoder rows (K' B') in one pass.
