@@ -1,0 +1,310 @@
+"""Registered models: a traced graph for MLflow, the safetensors checkpoint beside it. No pickle.
+
+A version's folder is what `mlflow.pytorch.save_model` writes (`torch.export`, its `pt2` format; the
+loader refuses pickled records) plus `rayloom/`, which holds whatever files the caller names: the
+config and a checkpoint, from which `sample`, `play` and `evaluate` rebuild the whole model.
+"""
+
+import contextlib
+import json
+import re
+import shutil
+import tempfile
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import unquote, urlparse
+
+from rayloom.core.errors import RayloomError, UserError, nearest
+from rayloom.records.files import Say, silent
+from rayloom.tracking.client import make_client
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+    from torch import Tensor, nn
+
+FILES = "rayloom"
+_SHA_TAG, _SCORE_TAG, _RUN_TAG = "rayloom.sha256", "rayloom.score", "rayloom.run_id"
+_REFERENCE = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>[^/@]+))")
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A version in the registry.
+
+    Attributes:
+        name: Registered model name.
+        version: Its number, as MLflow writes it.
+        alias: The alias that points to it now; None if a better version kept it.
+        uri: `models:/name@alias`, or `models:/name/version` without the alias.
+    """
+
+    name: str
+    version: str
+    alias: str | None
+
+    @property
+    def uri(self) -> str:
+        """How to name it, for `mlflow.pytorch.load_model` and for our own commands."""
+        suffix = f"@{self.alias}" if self.alias else f"/{self.version}"
+        return f"models:/{self.name}{suffix}"
+
+
+def registered_name(name: str) -> str:
+    """A config's name as a registered model name: its last part (`generative/vae` gives `vae`).
+
+    Raises:
+        UserError: MLflow would refuse it.
+    """
+    short = name.rsplit("/", 1)[-1].strip()
+    if not short or ":" in short or "@" in short:
+        raise UserError(f"{name!r} cannot name a registered model (no ':', '@', nor empty)")
+    return short
+
+
+def register_model(
+    run_path: str | Path,
+    module: "nn.Module",
+    example: "Tensor",
+    *,
+    name: str,
+    files: Mapping[str, Path],
+    sha256: str,
+    uri: str | None = None,
+    alias: str = "champion",
+    score: float | None = None,
+    direction: Literal["min", "max"] = "max",
+    metadata: Mapping[str, Any] | None = None,
+    description: str = "",
+    say: Say = silent,
+) -> Registered:
+    """Register a run's model as a version, once: saying it again finds the same version.
+
+    Args:
+        run_path: The run folder; its `tracking.json` names the MLflow run.
+        module: Tensor to tensor (`Model.export_module`); traced on the CPU in eval mode.
+        example: One input batch, (B, ...), with at least one row; B becomes free.
+        name: Registered model name or config name.
+        files: Name below `rayloom/` to a file or folder that is copied there (`config.yaml`, a
+            checkpoint).
+        sha256: Identity of the parameters (`parameters_sha256`).
+        uri: Tracking URI; None: the run's own.
+        alias: Alias that the version gets, unless the one that has it scored better.
+        score: What versions are compared by; None: the alias always moves.
+        direction: Whether a small or a large score is good.
+        metadata: JSON-able facts for the model's `MLmodel` file.
+        description: Shown in the registry.
+        say: Hears when the alias stays where it is.
+
+    Returns:
+        The version.
+
+    Raises:
+        UserError: The run was not tracked.
+        RayloomError: The module cannot be traced.
+    """
+    folder, name = Path(run_path).absolute(), registered_name(name)
+    memory = _memory(folder)
+    uri, run_id = uri or memory["uri"], memory["mlflow_run_id"]
+    client = make_client(uri)
+    _ensure_name(client, name)
+    version = _existing(client, name, run_id, sha256)
+    place = f"model-{sha256[:12]}"  # a longer resume registers again and keeps the first one whole
+    if version is None:
+        with tempfile.TemporaryDirectory(prefix="rayloom-") as scratch:
+            path = Path(scratch) / "model"
+            _save(module, example, path, dict(metadata or {}))
+            _copy(files, path / FILES)
+            client.log_artifacts(run_id, str(path), place)
+        source = f"{client.get_run(run_id).info.artifact_uri.rstrip('/')}/{place}"
+        tags = {_SHA_TAG: sha256, _RUN_TAG: folder.name}
+        if score is not None:
+            tags[_SCORE_TAG] = repr(float(score))
+        version = client.create_model_version(
+            name, source, run_id=run_id, tags=tags, description=description or None
+        )
+    number = str(version.version)
+    if not _deserves(client, name, alias, score, direction, say):
+        return Registered(name, number, None)
+    client.set_registered_model_alias(name, alias, number)
+    return Registered(name, number, alias)
+
+
+def _memory(folder: Path) -> dict[str, Any]:
+    try:
+        memory = json.loads((folder / "tracking.json").read_bytes())
+        if memory["mlflow_run_id"] and memory["uri"]:
+            return memory
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    raise UserError(f"{folder.name} is not in MLflow yet: send it first (`rayloom runs sync`)")
+
+
+def _ensure_name(client: "MlflowClient", name: str) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+def _existing(client: "MlflowClient", name: str, run_id: str, sha256: str) -> "ModelVersion | None":
+    for version in client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'"):
+        if version.tags.get(_SHA_TAG) == sha256 and version.status == "READY":
+            return version
+    return None
+
+
+def _deserves(
+    client: "MlflowClient",
+    name: str,
+    alias: str,
+    score: float | None,
+    direction: Literal["min", "max"],
+    say: Say,
+) -> bool:
+    """Whether the alias should move: not away from a version that scored better."""
+    number = client.get_registered_model(name).aliases.get(alias)
+    if number is None or score is None:
+        return True
+    holder = client.get_model_version(name, str(number))
+    before = float(holder.tags.get(_SCORE_TAG, "nan"))
+    better = before > score if direction == "max" else before < score
+    if better:
+        say(
+            f"models:/{name}@{alias} stays on version {number}, which scored {before:g} > {score:g}"
+            if direction == "max"
+            else f"models:/{name}@{alias} stays on version {number} ({before:g} < {score:g})"
+        )
+    return not better
+
+
+def _save(module: "nn.Module", example: "Tensor", path: Path, metadata: dict[str, Any]) -> None:
+    """Trace and write; requirements are given, so that MLflow does not go looking for them."""
+    import importlib.metadata
+
+    import mlflow.pytorch
+    import torch
+    from mlflow.models import ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    example = example.detach().to("cpu")
+    while 0 < len(example) < 2:
+        example = torch.cat([example, example])  # a batch of one would be traced as a constant
+    training = module.training
+    module = module.to("cpu").eval()
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            output = module(example)
+            signature = ModelSignature(
+                inputs=Schema([TensorSpec(example.numpy().dtype, (-1, *example.shape[1:]))]),
+                outputs=Schema([TensorSpec(output.numpy().dtype, (-1, *output.shape[1:]))]),
+            )
+            mlflow.pytorch.save_model(
+                module,
+                str(path),
+                signature=signature,
+                input_example=example.numpy(),
+                pip_requirements=[
+                    f"{package}=={importlib.metadata.version(package).partition('+')[0]}"
+                    for package in ("mlflow", "torch", "numpy")
+                ],
+                metadata=metadata or None,
+                serialization_format="pt2",
+            )
+    except (RuntimeError, torch._dynamo.exc.TorchDynamoException) as error:
+        first = str(error).strip().partition("\n")[0]
+        raise RayloomError(f"the model cannot be exported (torch.export): {first}") from error
+    finally:
+        module.train(training)
+
+
+def _copy(files: Mapping[str, Path], target: Path) -> None:
+    target.mkdir(parents=True)
+    for name, source in files.items():
+        place = target / name
+        if not place.resolve().is_relative_to(target.resolve()):
+            raise UserError(f"{name!r} leaves the model's folder")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if Path(source).is_dir():
+            shutil.copytree(source, place)
+        else:
+            shutil.copyfile(source, place)
+
+
+def fetch_version(reference: str, uri: str, *, target: str | Path | None = None) -> Path:
+    """The folder of a registered version.
+
+    Args:
+        reference: `models:/name@alias`, `models:/name/3` or `models:/name/latest`.
+        uri: Tracking URI (`resolve_uri`).
+        target: Where to download to; None: a new temporary folder. A version that lies on this
+            machine is not copied.
+
+    Returns:
+        A folder with `MLmodel`, `data/` and `rayloom/`.
+
+    Raises:
+        UserError: No such model, alias or version.
+    """
+    client = make_client(uri)
+    version = _version(client, reference)
+    source = client.get_model_version_download_uri(version.name, str(version.version))
+    local = _local_path(source)
+    if local is not None and (local / "MLmodel").exists():
+        return local
+    import mlflow.artifacts
+
+    place = Path(target) if target is not None else Path(tempfile.mkdtemp(prefix="rayloom-"))
+    return Path(
+        mlflow.artifacts.download_artifacts(
+            artifact_uri=source, dst_path=str(place), tracking_uri=uri
+        )
+    )
+
+
+def _local_path(source: str) -> Path | None:
+    parsed = urlparse(source)
+    if parsed.scheme == "file":
+        return Path(unquote(parsed.path))
+    return Path(source) if not parsed.scheme else None
+
+
+def _version(client: "MlflowClient", reference: str) -> "ModelVersion":
+    from mlflow.exceptions import MlflowException
+
+    match = _REFERENCE.fullmatch(reference.rstrip("/"))
+    if match is None:
+        raise UserError(f"{reference!r} is not models:/name@alias or models:/name/version")
+    name, alias, number = match["name"], match["alias"], match["version"]
+    try:
+        if alias is not None:
+            return client.get_model_version_by_alias(name, alias)
+        if number == "latest":
+            found = client.search_model_versions(f"name = '{name}'")
+            if found:
+                return max(found, key=lambda version: int(version.version))
+        return client.get_model_version(name, number)
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        raise UserError(f"{reference} does not exist; {_known(client, name)}") from error
+
+
+def _known(client: "MlflowClient", name: str) -> str:
+    from mlflow.exceptions import MlflowException
+
+    with contextlib.suppress(MlflowException):
+        model = client.get_registered_model(name)
+        aliases = ", ".join(f"@{alias}" for alias in sorted(model.aliases)) or "none"
+        return f"aliases of {name}: {aliases}"
+    names = [model.name for model in client.search_registered_models(max_results=200)]
+    near = nearest(name, names)
+    hint = f", did you mean {near!r}?" if near else ""
+    return f"registered models: {', '.join(sorted(names)[:20]) or 'none'}{hint}"

@@ -1,0 +1,134 @@
+"""MLflow's own pages, on this machine only."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from rayloom.core.errors import RayloomError, UserError
+from rayloom.records.files import Say
+from rayloom.tracking.uri import hide_password, sqlite_file
+
+HOST = "127.0.0.1"
+DEFAULT_PORT = 5000
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+    return True
+
+
+def pick_port(wanted: int | None) -> int:
+    """The port to serve on.
+
+    Args:
+        wanted: A port, or None for the first free one from 5000 on.
+
+    Raises:
+        UserError: The wanted port is taken or out of range; names a free one.
+    """
+    free = next((port for port in range(DEFAULT_PORT, DEFAULT_PORT + 200) if _is_free(port)), None)
+    if wanted is None:
+        if free is None:
+            raise UserError(f"no free port from {DEFAULT_PORT} to {DEFAULT_PORT + 199}")
+        return free
+    if not 1 <= wanted <= 65535:
+        raise UserError(f"port {wanted} is not between 1 and 65535")
+    if not _is_free(wanted):
+        raise UserError(f"port {wanted} is taken; {free} is free (--port {free})")
+    return wanted
+
+
+def _answers(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection((HOST, port), timeout=0.5):
+        return True
+    return False
+
+
+def serve_ui(uri: str, port: int | None, *, say: Say, start_timeout_s: float = 60.0) -> int:
+    """Serve MLflow's pages of a tracking URI on loopback until Ctrl-C or SIGTERM.
+
+    Args:
+        uri: Tracking URI. A server has its own pages: its address is said and nothing is started.
+        port: Port, or None for a free one from 5000 on.
+        say: Hears the address.
+        start_timeout_s: Longest wait for the server to answer.
+
+    Returns:
+        Exit code: 0 after Ctrl-C.
+
+    Raises:
+        UserError: The port is taken.
+        RayloomError: The server did not start.
+    """
+    if uri.startswith(("http://", "https://")):
+        say(f"open {hide_password(uri)}")
+        return 0
+    port = pick_port(port)
+    database = sqlite_file(uri)
+    folder = database.parent if database is not None else Path.cwd()
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port)]
+    command += ["--backend-store-uri", uri, "--workers", "1"]
+    quiet = {"MLFLOW_LOGGING_LEVEL": "WARNING", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    server = subprocess.Popen(
+        command,
+        cwd=folder,
+        env={**os.environ, **quiet},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,  # Ctrl-C reaches us; we stop it cleanly
+    )
+    try:
+        return _attend(server, port, uri, say, start_timeout_s)
+    except KeyboardInterrupt:
+        return 0
+    finally:
+        _stop(server)
+
+
+def _attend(
+    server: "subprocess.Popen[bytes]", port: int, uri: str, say: Say, start_timeout_s: float
+) -> int:
+    import threading
+    from collections import deque
+
+    last: deque[str] = deque(maxlen=20)
+
+    def drain() -> None:
+        for line in server.stdout or ():
+            last.append(line.decode(errors="replace").rstrip())
+
+    reader = threading.Thread(target=drain, daemon=True)
+    reader.start()
+    deadline = time.monotonic() + start_timeout_s
+    while not _answers(port):
+        if server.poll() is not None or time.monotonic() > deadline:
+            reader.join(1.0)
+            raise RayloomError("the MLflow server did not start:\n" + "\n".join(last))
+        time.sleep(0.2)
+    say(f"MLflow shows {hide_password(uri)} at http://{HOST}:{port} (Ctrl-C stops it)")
+    code = server.wait()
+    if code:
+        raise RayloomError(f"the MLflow server ended with code {code}:\n" + "\n".join(last))
+    return 0
+
+
+def _stop(server: "subprocess.Popen[bytes]") -> None:
+    """End the server and its workers."""
+    for number, patience_s in ((signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0)):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(server.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            server.wait(patience_s)
+            return
