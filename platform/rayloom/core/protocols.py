@@ -74,6 +74,7 @@ class DataSpec:
         return self.fields["image"]
 
 
+@runtime_checkable
 class Collective(Protocol):
     """What N workers share. In process: `rayloom.core.collective.Solo`."""
 
@@ -97,6 +98,7 @@ class Collective(Protocol):
         ...
 
 
+@runtime_checkable
 class BatchSource(Protocol):
     """Batches by number: no hidden position, so that the cursor is one integer.
 
@@ -192,6 +194,7 @@ class Model(Protocol):
         ...
 
 
+@runtime_checkable
 class Sink(Protocol):
     """Where results go: the run's journal, a list in tests, nothing on ranks above 0."""
 
@@ -208,6 +211,7 @@ class Sink(Protocol):
         ...
 
 
+@runtime_checkable
 class Trainable(Protocol):
     """What the driver drives: the engine, the RL loop, RLlib alike.
 
@@ -272,6 +276,7 @@ class GroupTask:
     settings: dict[str, Any] = field(default_factory=dict)  # such as epsilon, known to the driver
 
 
+@runtime_checkable
 class Collector(Protocol):
     """Collects rounds of experience, in process or on actors that own whole groups."""
 
@@ -287,6 +292,7 @@ class Collector(Protocol):
         ...
 
 
+@runtime_checkable
 class Updater(Protocol):
     """Owns the learner, in process or in a learner actor."""
 
