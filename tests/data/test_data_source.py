@@ -1,5 +1,7 @@
 """Laws of the batches: nothing lost, nothing repeated, the same for every number of ranks."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -72,7 +74,12 @@ def test_ranks_together_are_one_process(n, batch_size, world, window, seed):
 
 
 @given(
-    n=sizes, batch_size=batches, window=windows, seed=seeds, cursor=st.integers(0, 100), data=st.data()
+    n=sizes,
+    batch_size=batches,
+    window=windows,
+    seed=seeds,
+    cursor=st.integers(0, 100),
+    data=st.data(),
 )
 @settings(max_examples=150, deadline=None)
 def test_a_batch_depends_on_its_number_alone(n, batch_size, window, seed, cursor, data):
@@ -92,7 +99,7 @@ def test_windows_stay_together(n, window, seed):
         numbered(n), "train", batch_size=n, seed=seed, shuffle=True, shuffle_window=window
     )
     visited = (source.batch(0).index // window).tolist()
-    runs = 1 + sum(a != b for a, b in zip(visited, visited[1:], strict=False))
+    runs = 1 + sum(a != b for a, b in pairwise(visited))
     expected = -(-n // window) if window < n else runs
     assert runs == expected
 
@@ -179,7 +186,14 @@ def test_prefetching_changes_nothing():
         ragged([3, 1, 2, 0, 5, 4, 1]), "train", batch_size=2, seed=5, shuffle=True, prefetch=3
     )
     try:
-        for number, rank, world in [(0, 0, 1), (1, 0, 1), (2, 0, 1), (7, 1, 2), (8, 1, 2), (3, 0, 1)]:
+        for number, rank, world in [
+            (0, 0, 1),
+            (1, 0, 1),
+            (2, 0, 1),
+            (7, 1, 2),
+            (8, 1, 2),
+            (3, 0, 1),
+        ]:
             a = plain.batch(number, rank=rank, world=world)
             b = ahead.batch(number, rank=rank, world=world)
             assert a.fields.keys() == b.fields.keys()

@@ -209,7 +209,8 @@ def _check_consistent(folder: Path, manifest: Manifest) -> None:
     if not manifest.splits:
         raise broken(folder, f"{MANIFEST} names no split")
     for name, split in manifest.splits.items():
-        check_name(name, "split")
+        if not _NAME.fullmatch(name) or ".." in name:
+            raise broken(folder, f"{MANIFEST}: {name!r} is no split name")
         if split.columns.keys() != manifest.fields.keys():
             raise broken(folder, f"{MANIFEST}: split {name!r} has other columns than fields")
         for key, column in split.columns.items():

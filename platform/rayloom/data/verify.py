@@ -44,7 +44,8 @@ def verify(folder: Path, manifest: Manifest, *, full: bool = False) -> None:
                 folder, f"{path.name} has {status.st_size} bytes instead of {split.num_bytes}"
             )
         _check_schema(folder, path, manifest)
-        state = [status.st_size, status.st_mtime_ns, status.st_ino, split.sha256]
+        claim = hashlib.sha256(split.model_dump_json().encode()).hexdigest()
+        state = [status.st_size, status.st_mtime_ns, status.st_ino, claim]
         states[name] = state
         if known.get(name) != state:
             _check_bytes(folder, path, manifest, split)
