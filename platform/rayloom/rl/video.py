@@ -1,0 +1,154 @@
+"""Videos of a policy at work: mp4 or gif."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rayloom.core.errors import UserError
+from rayloom.core.sections import EnvConfig
+from rayloom.core.seeding import numpy_stream, stream_seed
+from rayloom.rl.envs import make_env
+from rayloom.rl.policies import Policy
+from rayloom.rl.spaces import EnvSpec, make_spec
+
+
+def frames(
+    policy: Policy,
+    env: EnvConfig,
+    *,
+    episodes: int,
+    seed: int,
+    greedy: bool = True,
+    settings: Mapping[str, Any] | None = None,
+    max_frames: int = 2_000,
+) -> tuple[list[np.ndarray], list[float], int]:
+    """Play and draw.
+
+    Args:
+        policy: With weights loaded.
+        env: The environment.
+        episodes: Episodes to play, one after the other.
+        seed: Of starts and actions.
+        greedy: Best actions, or the behaviour with `settings`.
+        settings: Of the behaviour, such as epsilon.
+        max_frames: Stop drawing after so many.
+
+    Returns:
+        uint8 pictures (H, W, 3), the returns of the episodes that ended, frames per second.
+
+    Raises:
+        UserError: The environment cannot draw.
+    """
+    made = make_env(env, render_mode="rgb_array")
+    spec = make_spec(env.name, made.observation_space, made.action_space)
+    rng = numpy_stream(seed, "video", "acting")
+    pictures: list[np.ndarray] = []
+    returns: list[float] = []
+    try:
+        for episode in range(episodes):
+            seen, _ = made.reset(seed=stream_seed(seed, "video", episode))
+            pictures.append(_draw(made, env.name))
+            total, over = 0.0, False
+            while not over and len(pictures) < max_frames:
+                action = _action(policy, spec, seen, rng, greedy=greedy, settings=settings or {})
+                seen, reward, terminated, truncated, _ = made.step(action)
+                total += float(reward)
+                over = bool(terminated or truncated)
+                pictures.append(_draw(made, env.name))
+            if over:
+                returns.append(total)
+        return pictures, returns, int(made.metadata.get("render_fps") or 30)
+    finally:
+        made.close()
+
+
+def _action(
+    policy: Policy,
+    spec: EnvSpec,
+    seen: Any,
+    rng: np.random.Generator,
+    *,
+    greedy: bool,
+    settings: Mapping[str, Any],
+) -> Any:
+    observation = np.empty((1, *spec.obs_shape), spec.obs_dtype)
+    spec.encode(seen, observation[0])
+    chosen = policy.best(observation) if greedy else policy.act(observation, rng, settings)[0]
+    if spec.action_kind == "discrete":
+        return int(chosen[0]) + spec.action_start
+    return np.asarray(chosen[0], np.float32)
+
+
+def _draw(env: Any, name: str) -> np.ndarray:
+    try:
+        picture = env.render()
+    except Exception as error:  # whatever a drawing library raises, said as one line
+        raise UserError(f"{name} cannot draw: {type(error).__name__}: {error}") from error
+    if not isinstance(picture, np.ndarray):
+        raise UserError(f"{name} draws no pictures (render_mode rgb_array)")
+    return picture
+
+
+def write_video(path: str | Path, pictures: list[np.ndarray], *, fps: int) -> Path:
+    """Write pictures as .mp4 or .gif, by the path's ending.
+
+    Args:
+        path: File to write; its folder is made.
+        pictures: uint8 (H, W, 3), all of one size.
+        fps: Frames per second.
+
+    Raises:
+        UserError: Another ending, or no pictures.
+    """
+    import imageio.v2 as imageio
+
+    path = Path(path)
+    if path.suffix not in (".mp4", ".gif"):
+        raise UserError(f"--out {path}: a video ends in .mp4 or .gif")
+    if not pictures:
+        raise UserError(f"{path}: nothing to write, no pictures were drawn")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".gif":
+        imageio.mimsave(path, pictures, duration=1000 / fps, loop=0)
+        return path
+    with imageio.get_writer(path, fps=fps, codec="libx264", macro_block_size=1) as writer:
+        for picture in pictures:
+            writer.append_data(_padded(picture))
+    return path
+
+
+def _padded(picture: np.ndarray) -> np.ndarray:
+    """Sides made even, as the codec's colour format needs, by repeating the last row or column."""
+    height, width = picture.shape[:2]
+    return np.pad(picture, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+
+
+def record(
+    policy: Policy,
+    env: EnvConfig,
+    path: str | Path,
+    *,
+    episodes: int = 1,
+    seed: int = 0,
+    greedy: bool = True,
+    settings: Mapping[str, Any] | None = None,
+    max_frames: int = 2_000,
+) -> list[float]:
+    """Play some episodes into a video; returns the returns of those that ended.
+
+    Raises:
+        UserError: The environment cannot draw, or the path's ending is unknown.
+    """
+    pictures, returns, fps = frames(
+        policy,
+        env,
+        episodes=episodes,
+        seed=seed,
+        greedy=greedy,
+        settings=settings,
+        max_frames=max_frames,
+    )
+    write_video(path, pictures, fps=fps)
+    return returns
