@@ -5,14 +5,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from rayloom.core.errors import NonFiniteError, UserError
 from rayloom.core.sections import ResourcesConfig
-from rayloom.distributed.train import WorkerError, run_workers
+from rayloom.distributed.train import WorkerError, run_workers, wait_until
 
 HERE = Path(__file__).parent
 
@@ -97,6 +96,12 @@ def test_a_signal_stops_the_workers_at_a_step_and_nothing_is_left(number):
     assert out["stopped"]
     assert out["signal"] == number
     assert lines[:-1] == ["EVENT running"], "Ray noise on the console"
-    time.sleep(0.5)
-    left = subprocess.run(["pgrep", "-s", str(process.pid)], capture_output=True, text=True)
-    assert left.stdout == "", "processes of the run are left"
+    assert wait_until(lambda: not _session(process.pid), timeout_s=20), "processes are left"
+
+
+def _session(leader):
+    """Processes of a session, other than ones that are dead and not yet collected."""
+    listed = subprocess.run(
+        ["ps", "-o", "stat=,args=", "-s", str(leader)], capture_output=True, text=True
+    )
+    return [line for line in listed.stdout.splitlines() if not line.startswith("Z")]

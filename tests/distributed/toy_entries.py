@@ -80,3 +80,25 @@ def until_told(payload, collective):
 
 def engine_law(payload, collective):
     raise NotImplementedError
+
+
+def bowl(payload, values, trial, report):
+    """A trial: score falls to (x - 3)^2 over the evaluations; resumes from its file."""
+    folder = Path(payload["folder"]) / trial
+    folder.mkdir(parents=True, exist_ok=True)
+    at = folder / "at.txt"
+    start = int(at.read_text()) if at.exists() else 0
+    (folder / "starts.txt").open("a").write(f"{start}\n")
+    if values.get("x") == payload.get("bad"):
+        raise UserError("x: too bad")
+    floor = (values["x"] - 3.0) ** 2
+    for step in range(start + 1, payload["evaluations"] + 1):
+        if payload.get("die") == trial and step == 2 and start == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(payload.get("sleep", 0))
+        at.write_text(str(step))
+        if report({"eval/loss": floor + 1.0 / step}, step * 10):
+            if stop_signal():
+                return {"interrupted": True}
+            break
+    return {"run_id": f"run-{trial}", "score": floor}

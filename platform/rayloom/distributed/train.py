@@ -99,7 +99,7 @@ def run_workers(
         scratch = Path(tempfile.mkdtemp(prefix="rayloom-ray-"))
         try:
             trainer = _trainer(settings, workers, resources, scratch, max_failures)
-            failure = _supervise(trainer.fit, mailbox, on_event or _ignore)
+            failure = supervise(trainer.fit, mailbox, on_event or _ignore)
             return _judge(mailbox, failure, max_failures)
         finally:
             ray.kill(mailbox)
@@ -151,11 +151,25 @@ def _trainer(
 # ---------------------------------------------------------------------------------------- driver
 
 
-def _supervise(fit: Callable[[], Any], mailbox: Any, on_event: OnEvent) -> BaseException | None:
-    """Run `fit` in a thread; hand on events and signals meanwhile. Returns what it raised."""
+def supervise(
+    fit: Callable[[], Any],
+    mailbox: Any,
+    on_event: OnEvent,
+    *,
+    also: Callable[[], None] | None = None,
+) -> BaseException | None:
+    """Run `fit` in a thread; hand on events and stop requests meanwhile. Returns what it raised.
+
+    A stop request is a signal to this process or, where this process is itself a worker (a trial
+    of a sweep), the one that its own driver sent.
+
+    Raises:
+        KeyboardInterrupt: A second signal came.
+    """
     import ray
 
     failure: list[BaseException] = []
+    passed_on = False
 
     def body() -> None:
         try:
@@ -169,11 +183,18 @@ def _supervise(fit: Callable[[], Any], mailbox: Any, on_event: OnEvent) -> BaseE
         while thread.is_alive():
             for event in ray.get(mailbox.drain.remote(0.1)):
                 on_event(event)
+            if also is not None:
+                also()
             if forced():
                 raise KeyboardInterrupt
+            if stop_signal() and not passed_on:
+                passed_on = True
+                mailbox.stop.remote(stop_signal())
             thread.join(timeout=0.05)
         for event in ray.get(mailbox.drain.remote()):
             on_event(event)
+        if also is not None:
+            also()
     return failure[0] if failure else None
 
 
