@@ -299,6 +299,17 @@ class Checkpoints:
         """
         if self._read_only:
             return []
+        gone, _ = self.surplus(keep_last, keep_best)
+        for info in gone:
+            remove_tree(info.path)
+            self._verified.pop(info.path.name, None)
+        self._collect_chunks()
+        return [info.step for info in gone]
+
+    def surplus(
+        self, keep_last: int, keep_best: int = 0
+    ) -> tuple[list[CheckpointInfo], list[Path]]:
+        """What `prune` would delete: checkpoints, and the chunk files that only they refer to."""
         known = self.complete()
         ranked = sorted(known, key=lambda info: (-info.merit, info.step))
         ranked = [info for info in ranked if info.merit > -math.inf]
@@ -310,12 +321,10 @@ class Checkpoints:
                     self.verify(info.path)
                     keep.add(info.step)
                     break
+        used = {e["file"] for c in known if c.step in keep for e in c.chunks.values()}
         gone = [info for info in known if info.step not in keep]
-        for info in gone:
-            remove_tree(info.path)
-            self._verified.pop(info.path.name, None)
-        self._collect_chunks()
-        return [info.step for info in gone]
+        files = {e["file"] for c in gone for e in c.chunks.values()} - used
+        return gone, [self.folder / "chunks" / name for name in sorted(files)]
 
     def _collect_chunks(self) -> None:
         """Delete chunk files that no checkpoint refers to."""

@@ -14,6 +14,8 @@ _HOME = {
     "find_run": "client",
     "register_model": "registry",
     "resolve_uri": "uri",
+    "run_of_mlflow_id": "registry",
+    "run_of_model": "registry",
     "serve_ui": "ui",
     "set_parent_results": "client",
     "sync_run": "follower",

@@ -269,6 +269,42 @@ def fetch_version(reference: str, uri: str, *, target: str | Path | None = None)
     )
 
 
+def run_of_model(reference: str, uri: str) -> str:
+    """The path, as noted when it was tracked, of the run folder that a registered version is from.
+
+    The folder may have moved: its last part is the run's id.
+
+    Raises:
+        UserError: No such version, or none of ours.
+    """
+    client = make_client(uri)
+    version = _version(client, reference)
+    if version.run_id:
+        with contextlib.suppress(UserError):
+            return run_of_mlflow_id(version.run_id, uri)
+    if _RUN_TAG in version.tags:
+        return version.tags[_RUN_TAG]
+    raise UserError(f"{reference} was not registered by rayloom")
+
+
+def run_of_mlflow_id(run_id: str, uri: str) -> str:
+    """The path, as noted when it was tracked, of the run folder of an MLflow run.
+
+    Raises:
+        UserError: No such MLflow run, or none of ours.
+    """
+    client = make_client(uri)
+    from mlflow.exceptions import MlflowException
+
+    try:
+        tags = client.get_run(run_id).data.tags
+    except MlflowException as error:
+        raise UserError(f"MLflow has no run {run_id}") from error
+    if "rayloom.path" not in tags:
+        raise UserError(f"the MLflow run {run_id} was not made by rayloom")
+    return tags["rayloom.path"]
+
+
 def _local_path(source: str) -> Path | None:
     parsed = urlparse(source)
     if parsed.scheme == "file":

@@ -1,0 +1,281 @@
+"""Finding runs fast: one small file per run is read, and at most the end of its journal."""
+
+import contextlib
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rayloom.core.errors import UserError, nearest
+from rayloom.records.files import folder_size, is_disk_error
+from rayloom.records.journal_reader import tail
+from rayloom.records.lock import LOCK_NAME, holder
+
+_STAMP = re.compile(r"-(\d{8}-\d{6})-[^-]+$")
+_TAIL_BYTES = 8192
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """One line of `rayloom runs list`.
+
+    Attributes:
+        run_id: Id, also the folder's name.
+        path: Run folder.
+        name: Config name.
+        kind: `run`, `sweep`, ... as its maker says.
+        status: As `run.json` says; `killed` if it says running but nobody writes it.
+        created: ISO time.
+        step: Clock step of the last known point.
+        metrics: Last known metrics.
+        best: What the run calls its best result, if it does.
+        parent: Id of the run that groups it with others.
+        smoke: A run of seconds, hidden from lists.
+        seed: Seed; None if unknown.
+        about: The whole `run.json`.
+    """
+
+    run_id: str
+    path: Path
+    name: str
+    kind: str
+    status: str
+    created: str
+    step: int
+    metrics: Mapping[str, float]
+    best: Any
+    parent: str | None
+    smoke: bool
+    seed: int | None
+    about: Mapping[str, Any] = field(repr=False)
+
+
+def _folders(storage: Path) -> list[Path]:
+    """Run folders by age, oldest first, told by their names alone."""
+    try:
+        with os.scandir(storage) as entries:
+            names = [e.name for e in entries if not e.name.startswith(".") and e.is_dir()]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        if not is_disk_error(error):
+            raise
+        raise UserError(f"cannot read {storage}: {error.strerror}") from error
+
+    def age(name: str) -> tuple[str, str]:
+        stamp = _STAMP.search(name)
+        return (stamp[1] if stamp else "", name)
+
+    return [storage / name for name in sorted(names, key=age)]
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """`run.json`, or None where there is none that can be read."""
+    try:
+        value = json.loads((path / "run.json").read_bytes())
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _from_tail(path: Path) -> tuple[int, dict[str, float]]:
+    """(step, metrics) of the last journal lines: what a killed run has not summed up."""
+    step, metrics = 0, {}
+    for line in tail(path / "journal.jsonl", max_bytes=_TAIL_BYTES):
+        if line["type"] == "scalars":
+            step = max(step, line["step"])
+            metrics.update({key: float(value) for key, value in line["values"].items()})
+    return step, metrics
+
+
+def summarise(path: Path) -> RunSummary | None:
+    """The summary of one run folder; None if it is not one that can be read."""
+    about = _read(path)
+    if about is None:
+        return None
+    status = str(about.get("status", "unknown"))
+    summary = about.get("summary")
+    if isinstance(summary, Mapping) and status not in ("running", "created"):
+        step, raw = summary.get("step", 0), summary.get("metrics", {})
+        metrics = {key: float(value) for key, value in raw.items() if value is not None}
+    else:
+        step, metrics = _from_tail(path)
+    if status == "running":
+        now = holder(path) if (path / LOCK_NAME).exists() else None
+        status = "running" if now is not None and now.alive else "killed"
+    return RunSummary(
+        run_id=path.name,
+        path=path,
+        name=str(about.get("name", "")),
+        kind=str(about.get("kind", "run")),
+        status=status,
+        created=str(about.get("created", "")),
+        step=int(step or 0),
+        metrics=metrics,
+        best=summary.get("best") if isinstance(summary, Mapping) else None,
+        parent=about.get("parent"),
+        smoke=bool(about.get("smoke", False)),
+        seed=about.get("seed"),
+        about=about,
+    )
+
+
+def list_runs(
+    storage: str | Path, *, smoke: bool = False, parent: str | None = None
+) -> list[RunSummary]:
+    """The runs below a storage folder, oldest first; an empty list where there is none.
+
+    Args:
+        storage: Where run folders live.
+        smoke: Also list the runs of seconds that `--smoke` made.
+        parent: Only the children of this run.
+
+    Raises:
+        UserError: The folder cannot be read.
+    """
+    folders = _folders(Path(storage).expanduser())
+    with ThreadPoolExecutor(4) as pool:
+        found = [s for s in pool.map(summarise, folders) if s is not None]
+    found = [s for s in found if (smoke or not s.smoke) and parent in (None, s.parent)]
+    return sorted(found, key=lambda s: (s.created[:19], s.run_id))
+
+
+def resolve_run(ref: str | Path, storage: str | Path) -> Path:
+    """The folder of a run.
+
+    Args:
+        ref: A path, an id, a unique prefix of one, or `latest` (the newest run that is neither a
+            smoke run nor the child of another).
+        storage: Where run folders live.
+
+    Raises:
+        UserError: None fits, or several do; names the candidates or the nearest id.
+    """
+    text, storage = str(ref), Path(storage).expanduser().absolute()
+    direct = Path(text).expanduser()
+    if (direct / "run.json").is_file():
+        return direct.absolute()
+    if not text or (os.sep in text and not (storage / text / "run.json").is_file()):
+        raise UserError(f"{text!r} is not a run folder (no run.json in it)")
+    if (storage / text / "run.json").is_file():
+        return storage / text
+    known = {path.name: path for path in _folders(storage)}
+    if text == "latest":
+        return _latest(list(known.values()), storage)
+    fits = [name for name in known if name.startswith(text)]
+    fits = [name for name in fits if (known[name] / "run.json").is_file()]
+    if len(fits) == 1:
+        return known[fits[0]]
+    if fits:
+        shown = "\n".join(f"  {name}" for name in fits[-10:])
+        raise UserError(f"{text!r} fits {len(fits)} runs in {storage}, such as\n{shown}")
+    near = nearest(text, known)
+    hint = f"; did you mean {near!r}?" if near else "" if known else " (there are no runs there)"
+    raise UserError(f"no run in {storage} is called {text!r}{hint}")
+
+
+def _latest(folders: list[Path], storage: Path) -> Path:
+    fallback = None
+    for path in reversed(folders):
+        about = _read(path)
+        if about is None:
+            continue
+        if not about.get("smoke") and not about.get("parent"):
+            return path
+        fallback = fallback or path
+    if fallback is None:
+        raise UserError(f"there are no runs in {storage}")
+    return fallback
+
+
+def run_size(path: Path) -> int:
+    """Bytes of a run folder on the disk."""
+    return folder_size(path)
+
+
+def config_of(path: Path) -> dict[str, str]:
+    """A run's resolved config as dotted keys with text values; empty if it cannot be read."""
+    import yaml
+
+    try:
+        tree = yaml.safe_load((path / "config.yaml").read_text())
+    except (OSError, yaml.YAMLError):
+        return {}
+    return dict(_flat(tree, "")) if isinstance(tree, Mapping) else {}
+
+
+def _flat(tree: Mapping[str, Any], prefix: str) -> Iterable[tuple[str, str]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", "null" if value is None else str(value)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs side by side.
+
+    Attributes:
+        runs: Their summaries, in the order asked for.
+        differences: Config key to one text per run (None: the run has no such key), only where
+            they differ.
+        metrics: Metric key to (last, best, step of the best) per run; None where it lacks it. Best
+            follows the metric's direction; it is the last where there is none.
+    """
+
+    runs: list[RunSummary]
+    differences: dict[str, list[str | None]]
+    metrics: dict[str, list[tuple[float, float, int] | None]]
+
+
+def compare(paths: Iterable[Path]) -> Comparison:
+    """Compare runs by config and by deterministic metrics (whole journals are read).
+
+    Raises:
+        UserError: One of them is no run folder.
+    """
+    from rayloom.core.metric_table import direction, is_deterministic
+    from rayloom.records.journal_reader import history
+
+    runs, curves = [], []
+    for path in paths:
+        summary = summarise(path)
+        if summary is None:
+            raise UserError(f"{path} is not a run folder")
+        runs.append(summary)
+        curves.append(history(path))
+    configs = [config_of(run.path) for run in runs]
+    keys = sorted(set().union(*configs)) if configs else []
+    rows = {key: [config.get(key) for config in configs] for key in keys}
+    metrics: dict[str, list[tuple[float, float, int] | None]] = {}
+    for key in sorted(set().union(*curves)) if curves else []:
+        if not is_deterministic(key):
+            continue
+        metrics[key] = [None] * len(runs)
+        for i, curve in enumerate(curves):
+            if key in curve:
+                metrics[key][i] = _ends(*curve[key][:2], direction(key))
+    return Comparison(runs, {k: row for k, row in rows.items() if len(set(row)) > 1}, metrics)
+
+
+def _ends(steps: Any, values: Any, way: str) -> tuple[float, float, int]:
+    import numpy as np
+
+    last = float(values[-1])
+    if way == "none" or np.isnan(values).all():
+        return last, last, int(steps[-1])
+    place = int(np.nanargmax(values) if way == "max" else np.nanargmin(values))
+    return last, float(values[place]), int(steps[place])
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a living process writes to the run folder."""
+    with contextlib.suppress(OSError):
+        now = holder(path) if (path / LOCK_NAME).exists() else None
+        return now is not None and now.alive
+    return False
