@@ -72,10 +72,14 @@ class _FlatAdam(FlatOptimizer):
             "square": torch.zeros_like(data),
         }
         self._args = ([data], [flat.grad], [self.state["mean"]], [self.state["square"]], [])
+        self._in_kernel = data.dtype == torch.float32  # the kernels take no other scale
         self._count, self._counts = self.state["step"], [self.state["step"]]
 
     def step(self, factor: float = 1.0, *, grad_scale: Tensor | None = None) -> None:
         self._count.add_(1)
+        if grad_scale is not None and not self._in_kernel:
+            self.flat.grad.div_(grad_scale)
+            grad_scale = None
         self._kernel(
             *self._args,
             self._counts,

@@ -1,0 +1,102 @@
+"""The law of data parallelism: N workers equal one. Import as `training.law`.
+
+`check(collective)` runs on every rank of a group, however it came to be (spawned processes here,
+Ray Train's workers in tests/distributed), and returns the largest relative difference per case.
+"""
+
+import torch
+from training.toys import CASES, build
+
+from rayloom.core.collective import Solo
+from rayloom.training import Engine
+from rayloom.training.fitting import MemorySink
+
+STEPS = 5
+BATCH_SIZES = (64, 7, 1)
+TOLERANCE = 1e-9
+
+
+def never() -> bool:
+    return False
+
+
+def train(name, batch_size, collective, *, stop_at=None, steps=STEPS, **changes):
+    """Engine and sink after some grad_steps; with `stop_at`, through a state into a new engine."""
+    model, config, source, held_out = build(name, batch_size=batch_size, **changes)
+    engine = Engine(model, config, source, held_out, collective=collective)
+    sink = MemorySink()
+    if stop_at is not None:
+        engine.advance(stop_at, sink=sink, interrupted=never)
+        state = engine.state_dict()
+        model, config, source, held_out = build(name, batch_size=batch_size, **changes)
+        engine = Engine(model, config, source, held_out, collective=collective)
+        engine.load_state_dict(state)
+    engine.advance(steps, sink=sink, interrupted=never)
+    return engine, sink
+
+
+def difference(a, b) -> float:
+    """Largest |a - b| / max|b| over the tensors and log points of two runs."""
+    worst = 0.0
+    theirs = b.state_dict()["model"]
+    for key, value in a.state_dict()["model"].items():
+        scale = theirs[key].abs().max().clamp(min=1e-300)
+        worst = max(worst, float((value - theirs[key]).abs().max() / scale))
+    return worst
+
+
+def points(sink) -> list:
+    """Log points without what may differ."""
+    kept = []
+    for step, values in sink.points:
+        kept.append((step, {k: v for k, v in values.items() if not k.startswith("time/")}))
+    return kept
+
+
+def points_difference(a, b) -> float:
+    worst = 0.0
+    assert [s for s, _ in points(a)] == [s for s, _ in points(b)]
+    for (_, mine), (_, theirs) in zip(points(a), points(b), strict=True):
+        assert mine.keys() == theirs.keys()
+        for key in mine:
+            worst = max(worst, abs(mine[key] - theirs[key]) / max(abs(theirs[key]), 1e-12))
+    return worst
+
+
+def check(collective, names=tuple(CASES), batch_sizes=BATCH_SIZES) -> dict[str, float]:
+    """Largest relative difference between this group and one process, per case (float64)."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    found: dict[str, float] = {}
+    try:
+        for name in names:
+            for batch_size in batch_sizes:
+                many, sink = train(name, batch_size, collective)
+                one, alone = train(name, batch_size, Solo())
+                worst = difference(many, one)
+                if collective.rank == 0:
+                    worst = max(worst, points_difference(sink, alone))
+                mine, theirs = many.evaluate(), one.evaluate()
+                assert mine.keys() == theirs.keys()
+                for key in mine:
+                    worst = max(worst, abs(mine[key] - theirs[key]) / max(abs(theirs[key]), 1e-12))
+                found[f"{name}/{batch_size}"] = worst
+    finally:
+        torch.set_default_dtype(before)
+    return found
+
+
+def check_resume(collective, names=tuple(CASES), batch_size=7) -> dict[str, bool]:
+    """Whether a group that went through a state after 2 steps equals, in bits, one that did not."""
+    found = {}
+    for name in names:
+        whole, sink = train(name, batch_size, collective, steps=7)
+        broken, pieces = train(name, batch_size, collective, stop_at=2, steps=7)
+        same = whole.parameters_sha256() == broken.parameters_sha256()
+        found[name] = same and points(sink) == points(pieces)
+    return found
+
+
+def check_stops(collective) -> dict:
+    """Driver decisions on several ranks: see test_training_law.py."""
+    return {}

@@ -1,0 +1,310 @@
+"""Toy models that exercise what a VAE does not. Import as `training.toys` (tests/ is on the path).
+
+Each is in the dtype of torch's default at construction; `build(name)` makes model, data and config
+of a named case, the same on every rank.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.functional import softplus
+
+from rayloom.core.protocols import Player
+from rayloom.core.sections import (
+    AdamConfig,
+    AdamWConfig,
+    Config,
+    EMAConfig,
+    RMSpropConfig,
+    RunConfig,
+    ScheduleConfig,
+    SGDConfig,
+    TrainConfig,
+)
+from rayloom.data import from_arrays, make_source
+from rayloom.nn.batch_norm import GlobalBatchNorm
+
+ROWS = 130  # two batches of 64 and one of 2
+DIM = 6
+
+
+class NoConfig(Config):
+    pass
+
+
+class Regression(nn.Module):
+    """Mean squared error; the plainest model there is."""
+
+    config_class: ClassVar[type] = NoConfig
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(DIM, 8), nn.Tanh(), nn.Linear(8, 2))
+
+    @property
+    def players(self):
+        return (Player("model", list(self.parameters())),)
+
+    def loss(self, batch, *, player, rng, step):
+        x = batch["x"] + 0.1 * rng.normal("jitter", DIM)
+        error = (self.net(x) - batch["y"]).square()
+        return {"loss": error.sum(1), "first": error[:, 0], "hits": (error[:, 0] < 1).long()}
+
+    def export_module(self):
+        return self.net
+
+
+class Adversaries(nn.Module):
+    """Wasserstein GAN with a lazy gradient penalty: two players, double backward.
+
+    The critic takes two steps a round on batches of its own; the penalty joins every second round,
+    so that the named parts differ from step to step; the generator acts every round.
+    """
+
+    config_class: ClassVar[type] = NoConfig
+    double_backward = True
+
+    def __init__(self):
+        super().__init__()
+        self.generator = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, DIM))
+        self.critic = nn.Sequential(nn.Linear(DIM, 8), nn.Softplus(), nn.Linear(8, 1))
+
+    @property
+    def players(self):
+        return (
+            Player("critic", list(self.critic.parameters()), repeats=2),
+            Player("generator", list(self.generator.parameters())),
+        )
+
+    def loss(self, batch, *, player, rng, step):
+        real = batch["x"]
+        fake = self.generator(rng.normal("latent", 3))
+        if player == "generator":
+            return {"loss": -self.critic(fake).squeeze(1)}
+        fake = fake.detach()
+        gap = (self.critic(fake) - self.critic(real)).squeeze(1)
+        if step % 2:
+            return {"loss": gap, "gap": gap}
+        weight = rng.uniform("mix", 1)
+        middle = (weight * real + (1 - weight) * fake).requires_grad_(True)
+        (slope,) = torch.autograd.grad(self.critic(middle).sum(), middle, create_graph=True)
+        penalty = (slope.square().sum(1).add(1e-12).sqrt() - 1).square()
+        return {"loss": gap + 10 * penalty, "gap": gap, "penalty": penalty}
+
+
+class PenaltyOnly(Adversaries):
+    """A critic whose loss is its penalty alone: what a DDP wrapper gets wrong without a word."""
+
+    @property
+    def players(self):
+        return (Player("critic", list(self.critic.parameters())),)
+
+    def loss(self, batch, *, player, rng, step):
+        x = batch["x"].detach().requires_grad_(True)
+        (slope,) = torch.autograd.grad(self.critic(x).sum(), x, create_graph=True)
+        return {"loss": (slope.square().sum(1) - 1).square()}
+
+    def __init__(self):
+        super().__init__()
+        self.generator.requires_grad_(False)
+
+
+class BatchStatistics(nn.Module):
+    """Batch norm over the global batch, with a gradient penalty through it."""
+
+    config_class: ClassVar[type] = NoConfig
+    double_backward = True
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(DIM, 8)
+        self.norm = GlobalBatchNorm(8)
+        self.last = nn.Linear(8, 1)
+
+    @property
+    def players(self):
+        return (Player("model", list(self.parameters())),)
+
+    def value(self, x):
+        return self.last(torch.tanh(self.norm(self.first(x)))).squeeze(1)
+
+    def loss(self, batch, *, player, rng, step):
+        x = batch["x"].detach().requires_grad_(True)
+        y = self.value(x)
+        (slope,) = torch.autograd.grad(y.sum(), x, create_graph=True)
+        error = (y - batch["y"][:, 0]).square()
+        penalty = slope.square().sum(1)
+        return {"loss": error + 0.1 * penalty, "penalty": penalty}
+
+    def evaluate_batch(self, batch, *, rng):
+        return {"loss": (self.value(batch["x"]) - batch["y"][:, 0]).square()}
+
+
+class MaskedSequences(nn.Module):
+    """Next-step prediction on sequences of varying length: the loss is per step, not per row."""
+
+    config_class: ClassVar[type] = NoConfig
+
+    def __init__(self):
+        super().__init__()
+        self.cell = nn.GRU(2, 5, batch_first=True)
+        self.head = nn.Linear(5, 2)
+
+    @property
+    def players(self):
+        return (Player("model", list(self.parameters())),)
+
+    def _errors(self, batch):
+        s, length = batch["s"], batch["s_length"]
+        if not len(s):  # torch's GRU refuses an empty batch
+            zero = sum(p.sum() for p in self.parameters()) * s.new_zeros(0)
+            return zero, s.new_zeros(0)
+        h, _ = self.cell(s[:, :-1])
+        error = (self.head(h) - s[:, 1:]).square().sum(-1)  # (B, L - 1)
+        mask = torch.arange(1, s.shape[1])[None] < length[:, None]
+        return (error * mask).sum(1), mask.sum(1).to(s.dtype)
+
+    def loss(self, batch, *, player, rng, step):
+        sums, counts = self._errors(batch)
+        return {"loss": (sums, counts), "per_row": sums}
+
+    def evaluate_batch(self, batch, *, rng):
+        return {"step_error": self._errors(batch)}
+
+
+class TwoStage(nn.Module):
+    """Noise prediction in the code space of a frozen first stage that another run trained.
+
+    Args:
+        first_run: Id of that run, recorded with this one.
+        first_state: Its `model` state.
+    """
+
+    config_class: ClassVar[type] = NoConfig
+
+    def __init__(self, first_run: str, first_state: dict):
+        super().__init__()
+        self.first_run = first_run
+        self.first = Regression()
+        self.first.load_state_dict(first_state)
+        self.first.requires_grad_(False).eval()
+        self.prior = nn.Sequential(nn.Linear(3, 8), nn.SiLU(), nn.Linear(8, 2))
+
+    @property
+    def players(self):
+        return (Player("prior", list(self.prior.parameters())),)
+
+    def train(self, mode: bool = True):
+        super().train(mode)
+        self.first.eval()
+        return self
+
+    def loss(self, batch, *, player, rng, step):
+        with torch.no_grad():
+            code = self.first.net(batch["x"])
+        time, noise = rng.uniform("time", 1), rng.normal("noise", 2)
+        mixed = (1 - time) * code + time * noise
+        return {"loss": (self.prior(torch.cat([mixed, time], 1)) - noise).square().sum(1)}
+
+
+class Constrained(nn.Module):
+    """Minimises error under a constraint, by a multiplier that `after_step` moves (dual ascent)."""
+
+    config_class: ClassVar[type] = NoConfig
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Linear(DIM, 2)
+        self.register_buffer("multiplier", torch.zeros(()))
+
+    @property
+    def players(self):
+        return (Player("model", list(self.parameters())),)
+
+    def loss(self, batch, *, player, rng, step):
+        y = self.net(batch["x"])
+        rate = softplus(y).sum(1)
+        error = (y - batch["y"]).square().sum(1)
+        return {"loss": error + self.multiplier * rate, "rate": rate}
+
+    def after_step(self, stats, *, player, step):
+        self.multiplier.add_(0.1 * (stats["rate"] - 1.0)).clamp_(min=0)
+
+
+def first_stage_state() -> dict:
+    with torch.random.fork_rng():
+        torch.manual_seed(11)
+        return Regression().state_dict()
+
+
+@dataclass
+class Case:
+    make: Callable[[], nn.Module]
+    optimizer: Config | dict
+    train: TrainConfig
+
+
+CASES = {
+    "regression": Case(
+        Regression,
+        AdamWConfig(lr=0.01, weight_decay=0.1),
+        TrainConfig(
+            grad_steps=40,
+            clip_norm=0.5,
+            log_every=3,
+            ema=EMAConfig(decay=0.9),
+            schedule=ScheduleConfig(name="cosine", warmup_steps=3),
+        ),
+    ),
+    "adversaries": Case(
+        Adversaries,
+        {"critic": AdamConfig(lr=0.01), "generator": RMSpropConfig(lr=0.01)},
+        TrainConfig(grad_steps=40, clip_norm=1.0, log_every=2, ema=EMAConfig(decay=0.9)),
+    ),
+    "penalty-only": Case(PenaltyOnly, AdamConfig(lr=0.01), TrainConfig(grad_steps=40)),
+    "batch-statistics": Case(
+        BatchStatistics,
+        SGDConfig(lr=0.05, momentum=0.9),
+        TrainConfig(grad_steps=40, clip_norm=1.0, log_every=3, ema=EMAConfig(decay=0.9)),
+    ),
+    "masked-sequences": Case(
+        MaskedSequences, AdamConfig(lr=0.01), TrainConfig(grad_steps=40, clip_norm=1.0, log_every=3)
+    ),
+    "two-stage": Case(
+        lambda: TwoStage("run-of-the-first-stage", first_stage_state()),
+        AdamConfig(lr=0.01),
+        TrainConfig(grad_steps=40, log_every=3),
+    ),
+    "constrained": Case(
+        Constrained, SGDConfig(lr=0.05), TrainConfig(grad_steps=40, clip_norm=1.0, log_every=3)
+    ),
+}
+
+
+def data(dtype=np.float64):
+    """Vectors, targets and sequences; the same on every rank."""
+    rng = np.random.default_rng(5)
+    x = rng.normal(size=(ROWS, DIM))
+    y = np.stack([np.sin(x[:, 0]), x[:, 1] * x[:, 2]], 1)
+    s = [rng.normal(size=(n, 2)).cumsum(0).astype(dtype) for n in rng.integers(2, 7, ROWS)]
+    rows = {"x": x.astype(dtype), "y": y.astype(dtype), "s": s}
+    return from_arrays("toy", {"train": rows, "test": {k: v[:50] for k, v in rows.items()}})
+
+
+def build(name: str, *, batch_size: int, **changes):
+    """(model, config, training source, evaluation source) of a case, in torch's default dtype."""
+    case = CASES[name]
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        model = case.make()
+    train = case.train.model_copy(update=changes)
+    config = RunConfig(optimizer=case.optimizer, train=train, seed=7)
+    kind = np.float64 if torch.get_default_dtype() == torch.float64 else np.float32
+    dataset = data(kind)
+    source = make_source(dataset, "train", batch_size=batch_size, seed=7, shuffle=True)
+    held_out = make_source(dataset, "test", batch_size=16, seed=7, shuffle=False)
+    return model, config, source, held_out
