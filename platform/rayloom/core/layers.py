@@ -174,7 +174,11 @@ class Reading:
                 raise ConfigError([Problem("extends", message, entry.where)])
             return self._tree(target, _display(target), folder, chain)
         except ConfigError as error:
-            self.problems += error.problems
+            for problem in error.problems:
+                if not problem.path and problem.where == _display(path.parent / entry.value):
+                    text = f"{problem.where}: {problem.message}"  # of the whole file: say who asks
+                    problem = Problem("extends", text, entry.where, problem.suggestion)
+                self.problems.append(problem)
             return empty
 
     def _target(self, entry: Node, path: Path, root: Path) -> tuple[Path, Path]:
