@@ -1,6 +1,8 @@
 """Videos of a policy at work: mp4 or gif."""
 
-from collections.abc import Mapping
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,26 @@ from rayloom.core.seeding import numpy_stream, stream_seed
 from rayloom.rl.envs import make_env
 from rayloom.rl.policies import Policy
 from rayloom.rl.spaces import EnvSpec, make_spec
+
+
+@contextlib.contextmanager
+def _no_screen() -> Iterator[None]:
+    """Let drawing libraries do without a screen, a sound card and a greeting, for this block."""
+    quiet = {
+        "SDL_VIDEODRIVER": "dummy",
+        "SDL_AUDIODRIVER": "dummy",
+        "PYGAME_HIDE_SUPPORT_PROMPT": "1",
+    }
+    before = {name: os.environ.get(name) for name in quiet}
+    os.environ.update(quiet)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def frames(
@@ -41,6 +63,28 @@ def frames(
     Raises:
         UserError: The environment cannot draw.
     """
+    with _no_screen():
+        return _play(
+            policy,
+            env,
+            episodes=episodes,
+            seed=seed,
+            greedy=greedy,
+            settings=settings,
+            max_frames=max_frames,
+        )
+
+
+def _play(
+    policy: Policy,
+    env: EnvConfig,
+    *,
+    episodes: int,
+    seed: int,
+    greedy: bool,
+    settings: Mapping[str, Any] | None,
+    max_frames: int,
+) -> tuple[list[np.ndarray], list[float], int]:
     made = make_env(env, render_mode="rgb_array")
     spec = make_spec(env.name, made.observation_space, made.action_space)
     rng = numpy_stream(seed, "video", "acting")
