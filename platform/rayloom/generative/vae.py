@@ -257,7 +257,8 @@ class VAE(nn.Module):
         """Samples, reconstructions, interpolations and traversals, (K, C, H, W) in [0, 1] each.
 
         Rows of 8: an original beside its reconstruction, four pairs a row; a row per pair of
-        images; a row per latent dimension, those of the largest KL on this batch first.
+        images (none for a single image); a row per latent dimension, those of the largest KL on
+        this batch first.
         """
         image = batch["image"]
         x = self.observe(image, rng)
@@ -266,14 +267,15 @@ class VAE(nn.Module):
         pairs = torch.stack([shown, self.decode_picture(posterior.mean)], 1)[: 4 * COLUMNS]
         num_rows = min(COLUMNS, len(image) // 2)
         dims = posterior.kl_per_dim().mean(0).argsort(descending=True)[:COLUMNS].tolist()
-        return {
+        pictures = {
             "samples": self.sample(COLUMNS * COLUMNS, rng=rng),
             "reconstructions": pairs.flatten(0, 1),
-            "interpolations": self.interpolate(
-                image[:num_rows], image[num_rows : 2 * num_rows]
-            ).flatten(0, 1),
             "traversals": self.traverse(image[:1], dims).flatten(0, 1),
         }
+        if num_rows:
+            first, second = image[:num_rows], image[num_rows : 2 * num_rows]
+            pictures["interpolations"] = self.interpolate(first, second).flatten(0, 1)
+        return pictures
 
     def export_module(self) -> nn.Module:
         """Images, uint8 or floating in [0, 1], to the mean of q(z|x); for `torch.export`."""
