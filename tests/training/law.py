@@ -8,7 +8,8 @@ import torch
 from training.toys import CASES, build
 
 from rayloom.core.collective import Solo
-from rayloom.training import Engine
+from rayloom.core.sections import EarlyStoppingConfig
+from rayloom.training import Engine, Plan, drive
 from rayloom.training.fitting import MemorySink
 
 STEPS = 5
@@ -98,5 +99,31 @@ def check_resume(collective, names=tuple(CASES), batch_size=7) -> dict[str, bool
 
 
 def check_stops(collective) -> dict:
-    """Driver decisions on several ranks: see test_training_law.py."""
-    return {}
+    """How runs end on this rank, when rules, patience, or one rank alone says stop."""
+    plan = {"unit": "grad_steps", "amount": 40, "evaluate_every": 4}
+    worse = {"metric": "eval/loss", "mode": "max"}
+
+    def end(should_stop=None, **rules):
+        model, config, source, held_out = build("regression", batch_size=7)
+        engine = Engine(model, config, source, held_out, collective=collective)
+        outcome = drive(
+            engine,
+            Plan(**plan, **rules),
+            folder=None,
+            sink=MemorySink(),
+            collective=collective,
+            should_stop=should_stop,
+        )
+        return outcome.to_dict()
+
+    calls = iter(range(10_000))
+    return {
+        "budget": end(),
+        "rule": end(stop={"eval/loss": 1e9}),
+        "patience": end(
+            early_stopping=EarlyStoppingConfig(metric="eval/loss", patience=2, min_delta=1e9)
+        ),
+        "best": end(**worse)["best"],
+        "signal on rank 1": end(lambda: 15 if collective.rank == 1 and next(calls) >= 6 else 0),
+        "time": end(time_limit_s=1e-9),
+    }

@@ -23,7 +23,7 @@ def _rank(rank, world, folder):
         "resume": law.check_resume(collective),
         "json": collective.broadcast_json({"a": [1, None, "ü"]} if rank == 1 else None, source=1),
     }
-    results |= law.check_stops(collective)
+    results["stops"] = law.check_stops(collective)
     with open(f"{folder}/{rank}.json", "w") as file:
         json.dump(results, file)
     dist.destroy_process_group()
@@ -52,3 +52,15 @@ def test_two_ranks_resume_in_bits(results, name):
 
 def test_json_travels(results):
     assert all(result["json"] == {"a": [1, None, "ü"]} for result in results)
+
+
+def test_ranks_agree_on_how_a_run_ends(results):
+    """Early stopping, rules, a signal or time limit on one rank: both stop at the same step."""
+    first, second = (result["stops"] for result in results)
+    assert first == second
+    assert first["budget"]["position"] == 40
+    assert (first["rule"]["position"], first["rule"]["status"]) == (4, "finished")
+    assert first["patience"]["position"] == 12  # the first counts as an improvement, then two
+    assert first["signal on rank 1"]["exit_code"] == 143
+    assert 0 < first["signal on rank 1"]["position"] < 40
+    assert (first["time"]["status"], first["time"]["position"]) == ("time_limit", 1)
