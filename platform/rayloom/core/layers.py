@@ -223,7 +223,7 @@ def flags(overrides: Sequence[str], problems: list[Problem]) -> Node:
 
 
 def _is_choice(node: Node) -> bool:
-    return isinstance(node.value, dict) and "search" in node.value
+    return isinstance(node.value, dict) and node.value.get("search", Node(None)).value == "choice"
 
 
 def _marked(node: Node, where: str) -> Node:
