@@ -56,21 +56,46 @@ def build_model(config: RunConfig, spec: DataSpec) -> torch.nn.Module:
     return model
 
 
+def fit_weights(model: torch.nn.Module, weights: dict[str, torch.Tensor]) -> None:
+    """Copy weights in.
+
+    Raises:
+        UserError: They belong to another model.
+    """
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        first = " ".join(str(error).split())[:300]
+        raise UserError(f"the weights do not fit this model: {first}") from error
+
+
 def build_generative(
     config: RunConfig,
     collective: Collective | None = None,
     device: str = "cpu",
     *,
+    dataset: Any = None,
+    initial: dict[str, torch.Tensor] | None = None,
     overfit_batch: bool = False,
     profile: Path | None = None,
 ) -> Any:
-    """The engine around the model and the data that a config names."""
+    """The engine around the model and the data that a config names.
+
+    Args:
+        config: Resolved config.
+        collective: The workers.
+        device: Where to train.
+        dataset: The opened data set; None opens it.
+        initial: Weights to start from, in place of the seed's.
+        overfit_batch: Train on the first batch again and again.
+        profile: Folder of a profile.
+    """
     from rayloom.data import make_source, open_dataset
     from rayloom.training.engine import Engine
 
     assert config.data is not None
     data = config.data
-    dataset = open_dataset(data)
+    dataset = dataset or open_dataset(data)
     train = make_source(
         dataset,
         "train",
@@ -84,8 +109,11 @@ def build_generative(
         dataset, data.eval_split, batch_size=data.eval_batch_size, seed=0, shuffle=False,
         limit=data.limit,
     )  # fmt: skip
+    model = build_model(config, dataset.spec)
+    if initial is not None:
+        fit_weights(model, initial)
     return Engine(
-        build_model(config, dataset.spec),
+        model,
         config,
         train,
         evaluation,

@@ -1,0 +1,234 @@
+"""What a person (or a program) sees of a run: one live line, plain lines, or JSON events."""
+
+import json
+import shutil
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any, Protocol, TextIO
+
+PLAIN_EVERY_S = 10.0  # between progress lines where output is piped
+LIVE_EVERY_S = 0.1
+_SHOWN = ("loss/total", "loss/td", "train/return_mean", "train/epsilon")
+
+
+class RunObserver(Protocol):
+    """What a run tells while it goes on; `rayloom.training.Observer` and the two ends."""
+
+    def on_start(self, event: Mapping[str, Any]) -> None:
+        """Before the first step: run, path, config, workers, resumed."""
+        ...
+
+    def on_progress(self, event: Mapping[str, Any]) -> None:
+        """At each log point."""
+        ...
+
+    def on_evaluation(self, event: Mapping[str, Any]) -> None:
+        """After an evaluation."""
+        ...
+
+    def on_message(self, text: str) -> None:
+        """One line for a person."""
+        ...
+
+    def on_end(self, event: Mapping[str, Any]) -> None:
+        """After the last step: run, status, reason, best, metrics."""
+        ...
+
+
+class Silent:
+    """Tells nothing: the default of the Python API."""
+
+    def on_start(self, event: Mapping[str, Any]) -> None:
+        """Nothing."""
+
+    def on_progress(self, event: Mapping[str, Any]) -> None:
+        """Nothing."""
+
+    def on_evaluation(self, event: Mapping[str, Any]) -> None:
+        """Nothing."""
+
+    def on_message(self, text: str) -> None:
+        """Nothing."""
+
+    def on_end(self, event: Mapping[str, Any]) -> None:
+        """Nothing."""
+
+
+class Events:
+    """One JSON object per line on standard output, for programs.
+
+    Args:
+        out: Where to write; standard output if None.
+    """
+
+    def __init__(self, out: TextIO | None = None) -> None:
+        self._out = out or sys.stdout
+
+    def _write(self, kind: str, event: Mapping[str, Any]) -> None:
+        line = {"event": kind, "time_ms": time.time_ns() // 1_000_000, **event}
+        self._out.write(json.dumps(line, default=str) + "\n")
+        self._out.flush()
+
+    def on_start(self, event: Mapping[str, Any]) -> None:
+        """Event `start`."""
+        self._write("start", event)
+
+    def on_progress(self, event: Mapping[str, Any]) -> None:
+        """Event `progress`."""
+        self._write("progress", event)
+
+    def on_evaluation(self, event: Mapping[str, Any]) -> None:
+        """Event `evaluation`."""
+        self._write("evaluation", event)
+
+    def on_message(self, text: str) -> None:
+        """Event `message`."""
+        self._write("message", {"text": text})
+
+    def on_end(self, event: Mapping[str, Any]) -> None:
+        """Event `end`."""
+        self._write("end", event)
+
+
+class Console:
+    """One live line on a terminal, plain lines elsewhere. Steps aside for `breakpoint()`.
+
+    Args:
+        out: Where to write; standard output if None.
+        live: Whether to overwrite one line; None: if `out` is a terminal.
+    """
+
+    def __init__(self, out: TextIO | None = None, *, live: bool | None = None) -> None:
+        self._out = out or sys.stdout
+        self.live = self._out.isatty() if live is None else live
+        self._drawn = False
+        self._last = 0.0
+        self._evaluated = ""
+        self._hook: Any = None
+
+    # Events -------------------------------------------------------------------------------------
+
+    def on_start(self, event: Mapping[str, Any]) -> None:
+        """Which run, and where."""
+        where = f"{event['workers']} workers" if event.get("workers") else "in process"
+        how = "resuming" if event.get("resumed") else "training"
+        self.line(f"{how} {event['name']} {where}, run {event['run']} in {event['path']}")
+        self._last = time.monotonic()
+        if self.live and self._hook is None:
+            self._hook = sys.breakpointhook
+            sys.breakpointhook = self._aside
+
+    def on_progress(self, event: Mapping[str, Any]) -> None:
+        """The live line; piped, a line at most every ten seconds."""
+        now = time.monotonic()
+        done = event["position"] >= event["budget"]
+        if not done and now - self._last < (LIVE_EVERY_S if self.live else PLAIN_EVERY_S):
+            return
+        self._last = now
+        text = progress_text(event, self._evaluated)
+        if self.live:
+            width = shutil.get_terminal_size().columns - 1
+            self._out.write("\r" + text[:width].ljust(width))
+            self._out.flush()
+            self._drawn = True
+        elif not done:
+            self.line(text)
+
+    def on_evaluation(self, event: Mapping[str, Any]) -> None:
+        """A plain line of the main metrics; on a terminal they join the live line."""
+        best = " (best)" if event.get("is_best") else ""
+        self._evaluated = evaluation_text(event["metrics"]) + best
+        if not self.live:
+            self.line(f"step {event['position']:,}  {self._evaluated}")
+
+    def on_message(self, text: str) -> None:
+        """A line of its own."""
+        self.line(text)
+
+    def on_end(self, event: Mapping[str, Any]) -> None:
+        """How it ended, and what to do next."""
+        best = event.get("best")
+        if best:
+            self.line(f"best {best['metric']} {best['value']:.5g} at step {best['step']:,}")
+        elif event.get("metrics"):
+            self.line(evaluation_text(event["metrics"]))
+        seconds = event.get("elapsed_s")
+        took = f" in {duration(seconds)}" if seconds is not None else ""
+        self.line(f"{event['status']}{took}: {event['reason']}")
+        if event.get("status") in ("interrupted", "time_limit", "failed"):
+            self.line(f"go on with: rayloom resume {event['run']}")
+        self.close()
+
+    # Drawing ------------------------------------------------------------------------------------
+
+    def line(self, text: str) -> None:
+        """A line that stays."""
+        self.clear()
+        self._out.write(text + "\n")
+        self._out.flush()
+
+    def clear(self) -> None:
+        """Remove the live line."""
+        if self._drawn:
+            self._out.write("\r" + " " * (shutil.get_terminal_size().columns - 1) + "\r")
+            self._out.flush()
+            self._drawn = False
+
+    def close(self) -> None:
+        """Give `breakpoint()` back."""
+        if self._hook is not None:
+            sys.breakpointhook, self._hook = self._hook, None
+
+    def _aside(self, *arguments: Any, **named: Any) -> Any:
+        """`breakpoint()` was called: no live line from here on."""
+        self.clear()
+        self.live = False
+        hook = self._hook or sys.__breakpointhook__
+        return hook(*arguments, **named)
+
+
+def progress_text(event: Mapping[str, Any], evaluated: str = "") -> str:
+    """`step 1,200/5,000 24 %  loss 31.2  1,180/s  0:03 left`."""
+    position, budget = int(event["position"]), int(event["budget"])
+    parts = [f"step {position:,}/{budget:,} {100 * position // max(1, budget)} %"]
+    values = event.get("values", {})
+    for key in _SHOWN:
+        if key in values:
+            name = key.partition("/")[2] if key.startswith("train/") else key.partition("/")[0]
+            parts.append(f"{name} {values[key]:.4g}")
+    if evaluated:
+        parts.append(evaluated)
+    rate, left = event.get("rate_per_s"), event.get("remaining_s")
+    if rate:
+        parts.append(f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.2g}/s")
+    if left is not None:
+        parts.append(f"{duration(left)} left")
+    return "  ".join(parts)
+
+
+_MAIN = (
+    "eval/return_mean",
+    "eval/return_iqm",
+    "eval/length_mean",
+    "eval/elbo_nats",
+    "eval/nll_nats",
+    "eval/kl_nats",
+    "eval/bpd",
+)
+
+
+def evaluation_text(metrics: Mapping[str, float]) -> str:
+    """The metrics that matter most, in one line; all of `eval/` where none of those is there."""
+    shown = [key for key in _MAIN if key in metrics]
+    if not shown:
+        shown = [k for k in metrics if k.startswith("eval/") and not k.endswith("_se")][:4]
+    return "  ".join(f"{key} {metrics[key]:.5g}" for key in shown)
+
+
+def duration(seconds: float) -> str:
+    """`0:03`, `12:40`, `3:02:10`."""
+    whole = round(seconds)
+    minutes, rest = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,269 @@
+"""A run as an object: its curves, model, policy, pictures."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from rayloom.core.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import torch
+
+    from rayloom.core.sections import RunConfig
+
+Which = Literal["best", "last"]
+
+
+class Run:
+    """A run on disk, finished or not.
+
+    Args:
+        path: Run folder, or the folder of a registered version (which has no curves).
+
+    Raises:
+        UserError: It is neither.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        from rayloom.records import RunFolder
+
+        self.folder = RunFolder.open(path)
+        self.path: Path = self.folder.path
+
+    def __repr__(self) -> str:
+        return f"Run({self.id!r}, status={self.status!r}, best={self.best!r})"
+
+    # What is known of it ------------------------------------------------------------------------
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """The content of `run.json`."""
+        return self.folder.read()
+
+    @property
+    def id(self) -> str:
+        """Its readable id."""
+        return str(self.about["run_id"])
+
+    @property
+    def status(self) -> str:
+        """`finished`, `interrupted`, `time_limit`, `failed`, `running` or `created`."""
+        return str(self.about["status"])
+
+    @property
+    def exit_code(self) -> int:
+        """What the command line returns for it."""
+        return int(self.about.get("exit_code", 0 if self.status == "finished" else 1))
+
+    @property
+    def config(self) -> "RunConfig":
+        """Its config."""
+        from rayloom.core.config import config_from_dict, load_config
+
+        now = self.about.get("config_now")
+        if now:
+            return config_from_dict(now)
+        return load_config(self.path / "config.yaml", site=None).config
+
+    @property
+    def best(self) -> dict[str, Any] | None:
+        """`{"metric", "value", "step"}` of the best evaluation; None before there is one."""
+        found = self.about.get("summary", {}).get("best")
+        return dict(found) if found else None
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Metrics of the last evaluation."""
+        return dict(self.about.get("summary", {}).get("metrics", {}))
+
+    @property
+    def model_uri(self) -> str | None:
+        """`models:/name@alias` of its registered model, if it has one."""
+        model = self.about.get("model")
+        return str(model["uri"]) if model else None
+
+    @property
+    def children(self) -> "list[Run]":
+        """The runs that this one groups: seeds, or trials of a sweep."""
+        from rayloom.records import list_runs
+
+        found = list_runs(self.path.parent, smoke=True, parent=self.id)
+        return [Run(summary.path) for summary in found]
+
+    # Curves and pictures ------------------------------------------------------------------------
+
+    def history(self, keys: Sequence[str] | None = None) -> "pd.DataFrame":
+        """The metrics as a table: a row per clock step, a column per metric, NaN between points.
+
+        Args:
+            keys: Only these metrics.
+
+        Raises:
+            UserError: It has no metric of a name in `keys`.
+        """
+        import pandas as pd
+
+        from rayloom.core.errors import nearest
+        from rayloom.records import history
+
+        curves = history(self.path)
+        unknown = [key for key in keys or () if key not in curves]
+        if unknown:
+            near = nearest(unknown[0], curves)
+            hint = f"; did you mean {near!r}?" if near else ""
+            raise UserError(f"run {self.id} has no metric {unknown[0]!r}{hint}")
+        columns = {
+            key: pd.Series(values, index=steps)
+            for key, (steps, values, _) in curves.items()
+            if keys is None or key in keys
+        }
+        table = pd.DataFrame(columns).sort_index()
+        table.index.name = "step"
+        return table
+
+    def pictures(self) -> dict[str, list[Path]]:
+        """Pictures and videos by key, in the order of their steps."""
+        from rayloom.records.journal_reader import media
+
+        return media(self.path)
+
+    def show(self, key: str | None = None) -> Any:
+        """The newest picture, as a PIL image that a notebook displays.
+
+        Args:
+            key: Such as `pictures/samples`; None takes the first key.
+
+        Raises:
+            UserError: There is no such picture.
+        """
+        from PIL import Image
+
+        found = {k: v for k, v in self.pictures().items() if v[-1].suffix == ".png"}
+        if not found or (key is not None and key not in found):
+            known = ", ".join(found) or "none"
+            raise UserError(f"run {self.id} has no picture {key or ''}; it has: {known}")
+        return Image.open(found[key or next(iter(found))][-1])
+
+    # Models -------------------------------------------------------------------------------------
+
+    def model(self, which: Which | int = "best") -> "torch.nn.Module":
+        """The model with the weights of a checkpoint (averaged, if the run averages).
+
+        For an RL run: the tensor-to-tensor part, observations to action values or logits.
+
+        Args:
+            which: `best`, `last`, or a clock step.
+
+        Raises:
+            CheckpointError: No checkpoint verifies.
+        """
+        from rayloom_pipelines.recipes import weights
+
+        values = self._weights(which)
+        config = weights.config_of_folder(self.path)
+        if config.task == "rl":
+            module = weights.learner_of(config, values).export_module()
+            return module.eval()  # type: ignore[no-any-return]
+        return weights.model_of(config, weights.spec_from(self.about), values)
+
+    def policy(self, which: Which | int = "best") -> Any:
+        """The acting side of an RL run: `best(observation)`, `act(observation, rng, settings)`.
+
+        Raises:
+            UserError: It is not an RL run.
+            CheckpointError: No checkpoint verifies.
+        """
+        return self._policy(which)[0]
+
+    def sample(
+        self, num: int = 64, *, seed: int = 0, which: Which | int = "best"
+    ) -> "torch.Tensor":
+        """Draw from a generative model: (num, C, H, W) in [0, 1] for images.
+
+        Args:
+            num: How many.
+            seed: Of the draw; equal seeds give equal samples, and a longer draw starts alike.
+            which: Checkpoint.
+
+        Raises:
+            UserError: It is not a generative run, or its model cannot sample.
+        """
+        from rayloom_pipelines.recipes.sample import draw
+
+        return draw(self._generative(which), num, seed=seed)
+
+    def evaluate(
+        self,
+        *,
+        episodes: int | None = None,
+        seed: int | None = None,
+        which: Which | int = "best",
+    ) -> dict[str, float]:
+        """Evaluate a checkpoint afresh: the evaluation split, or new episodes.
+
+        Args:
+            episodes: RL: how many; None: 100.
+            seed: RL: of starts and actions; None: one that training never used.
+            which: Checkpoint.
+        """
+        from rayloom_pipelines.recipes import evaluate
+
+        return evaluate.afresh(self, episodes=episodes, seed=seed, which=which)
+
+    def play(
+        self,
+        out: str | Path,
+        *,
+        episodes: int = 1,
+        seed: int = 0,
+        which: Which | int = "best",
+    ) -> list[float]:
+        """Film an agent; returns the returns of the episodes.
+
+        Args:
+            out: An .mp4 or .gif file.
+            episodes: How many.
+            seed: Of starts and actions.
+            which: Checkpoint.
+
+        Raises:
+            UserError: It is not an RL run, or its environment cannot draw.
+        """
+        from rayloom.rl.video import record
+
+        policy, settings = self._policy(which)
+        config = self.config
+        assert config.env is not None
+        return record(
+            policy,
+            config.env,
+            out,
+            episodes=episodes,
+            seed=seed,
+            greedy=config.evaluation.greedy,
+            settings=settings,
+        )
+
+    def _weights(self, which: Which | int) -> "dict[str, torch.Tensor]":
+        from rayloom_pipelines.recipes import weights
+
+        return weights.of_run(self.path, which)
+
+    def _generative(self, which: Which | int) -> "torch.nn.Module":
+        if self.config.task != "generative":
+            raise UserError(f"run {self.id} is not of a generative model; see `rayloom play`")
+        return self.model(which)
+
+    def _policy(self, which: Which | int) -> tuple[Any, Mapping[str, Any]]:
+        from rayloom.rl.envs import spec_of
+        from rayloom_pipelines.recipes import weights
+
+        config = weights.config_of_folder(self.path)
+        if config.task != "rl":
+            raise UserError(f"run {self.id} is not of an agent; see `rayloom sample`")
+        state, info = weights.read_state(self.path, which)
+        learner = weights.learner_of(config, weights.of_state(config, state, None))
+        policy = learner.make_policy(config.algorithm, spec_of(config.env))
+        policy.load(learner.weights())
+        return policy, config.algorithm.acting(int(state.get("env_step", info.step)))  # type: ignore[union-attr]

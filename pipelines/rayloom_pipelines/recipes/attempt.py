@@ -1,0 +1,228 @@
+"""The steps of one attempt on a run folder; `recipes.run` says in which order."""
+
+import datetime
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rayloom.core.config import to_dict
+from rayloom.core.sections import RunConfig
+from rayloom_pipelines.console import RunObserver
+
+_ENDED = {"finished": "FINISHED", "interrupted": "KILLED", "time_limit": "KILLED"}
+
+
+@dataclass
+class Prepared:
+    """What is made and checked before a run folder exists.
+
+    Attributes:
+        config: What the trainable is built from: the config of the first start, so that schedules
+            and horizons stay what they were when a resume changes the length.
+        data: Name, fingerprint, counts and spec of the data set, for `run.json`; None for RL.
+        choices: Every `auto` that was decided once: threads, device.
+        trainable: What to drive in this process; None where workers build it.
+    """
+
+    config: RunConfig
+    data: dict[str, Any] | None = None
+    choices: dict[str, Any] = field(default_factory=dict)
+    trainable: Any = None
+
+
+def prepare(
+    config: RunConfig, options: Any, *, choices: Mapping[str, Any] | None = None
+) -> Prepared:
+    """Open the data or the environment, decide what is `auto`, build what can be built.
+
+    Args:
+        config: Resolved config.
+        options: `recipes.run.Options`.
+        choices: Earlier decisions, which a resume keeps.
+
+    Raises:
+        UserError: The config does not fit the data, the environment or this machine.
+    """
+    import torch
+
+    from rayloom_pipelines.recipes import build, weights
+
+    kept = dict(choices or {})
+    fixed = config.resources.threads != "auto"
+    threads = kept.get("threads") if not fixed else None
+    kept["threads"] = int(threads or build.choose_threads(config))
+    kept["device"] = build.choose_device(config)
+    torch.set_num_threads(kept["threads"])
+    made = Prepared(config, choices=kept)
+    start = weights.of_run(Path(options.init)) if options.init else None
+    workers = config.resources.workers
+    if config.task == "rl":
+        if workers == 0:
+            made.trainable = build.build_rl(config)
+            if start is not None:
+                weights.put_into(made.trainable, start)
+        return made
+    from rayloom.data import open_dataset
+
+    assert config.data is not None
+    dataset = open_dataset(config.data)
+    spec = dataset.spec
+    made.data = {
+        "name": dataset.name,
+        "fingerprint": dataset.fingerprint,
+        "spec": {"name": spec.name, "fields": {k: asdict(v) for k, v in spec.fields.items()}},
+    }
+    if workers == 0:
+        made.trainable = build.build_generative(
+            config,
+            device=kept["device"],
+            dataset=dataset,
+            initial=start,
+            overfit_batch=options.overfit_batch,
+            profile=Path("profile").absolute() if options.profile else None,
+        )
+    else:
+        build.build_model(config, spec)  # a config that does not fit is told before Ray starts
+    return made
+
+
+def start_follower(
+    folder: Any, config: RunConfig, options: Any, observer: RunObserver
+) -> Any | None:
+    """The MLflow follower of a run folder, started; None where tracking is off."""
+    about = folder.read()
+    uri = (about.get("tracking") or {}).get("uri")
+    if uri is None:
+        return None
+    from rayloom.tracking import MlflowFollower, resolve_uri
+
+    if config.tracking.uri is not None:  # a resume may move the tracking
+        uri = resolve_uri(config.tracking.uri, Path.cwd())
+    tags = {
+        "rayloom.config": about["name"],
+        "rayloom.task": about["task"],
+        "rayloom.seed": str(about["seed"]),
+        **({"rayloom.smoke": "true"} if options.smoke else {}),
+        **({"rayloom.data": about["data"]["fingerprint"]} if about.get("data") else {}),
+        **about.get("tags", {}),
+    }
+    return MlflowFollower(
+        folder.path,
+        uri,
+        config.tracking.experiment,
+        params=to_dict(config),
+        tags=tags,
+        parent=options.parent,
+        say=observer.on_message,
+    ).start()
+
+
+def train(
+    folder: Any,
+    config: RunConfig,
+    options: Any,
+    prepared: Prepared,
+    observer: RunObserver,
+    *,
+    resume: bool,
+) -> dict[str, Any]:
+    """Drive the trainable to its end, here or on workers. Returns `Outcome.to_dict()`."""
+    if config.resources.workers > 0:
+        from rayloom_pipelines.recipes import workers
+
+        run = workers.train_rl if config.task == "rl" else workers.train_generative
+        return run(folder, config, options, prepared, observer, resume=resume)
+    from rayloom.training import Plan, drive
+
+    journal = folder.journal()
+    outcome = drive(
+        prepared.trainable,
+        Plan.from_config(config),
+        folder=folder,
+        sink=journal,
+        observer=observer,
+        resume=resume,
+    )
+    close = getattr(prepared.trainable, "close", None)
+    if close is not None:
+        close()
+    return outcome.to_dict()
+
+
+def note_resume(folder: Any, config: RunConfig) -> None:
+    """Write into `run.json` that an attempt begins, and with which config if it changed."""
+    about = folder.read()
+    now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+    entry: dict[str, Any] = {"time": now}
+    if about.get("config_now") not in (None, to_dict(config)):
+        entry["train"] = to_dict(config)["train"]
+    folder.update(resumed=[*about.get("resumed", []), entry])
+
+
+def finish(
+    folder: Any,
+    config: RunConfig,
+    options: Any,
+    outcome: dict[str, Any],
+    follower: Any | None,
+    observer: RunObserver,
+) -> None:
+    """Journal, `run.json`, MLflow and the model registry learn how it ended."""
+    status = outcome["status"]
+    journal = folder.journal()
+    journal.status(status)
+    journal.close()
+    folder.update(
+        status=status,
+        ended=datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        reason=outcome["reason"],
+        exit_code=outcome["exit_code"],
+        position=outcome["position"],
+        progress=outcome["progress"],
+        summary={
+            "step": outcome["position"],
+            "metrics": outcome["metrics"],
+            "best": outcome["best"],
+        },
+        parameters_sha256=outcome["parameters_sha256"],
+    )
+    if follower is None:
+        return
+    if status == "finished" and options.register and not options.smoke:
+        if follower.flush(30.0):
+            _register(folder, config, observer)
+    follower.close(_ENDED[status])
+
+
+def _register(folder: Any, config: RunConfig, observer: RunObserver) -> None:
+    """Make the best checkpoint a registered model; a failure is said and ends nothing."""
+    from rayloom_pipelines.recipes import weights
+
+    try:
+        version = weights.register(folder, config, say=observer.on_message)
+    except Exception as error:  # MLflow may be away: the run itself is complete
+        first = str(error).strip().partition("\n")[0]
+        observer.on_message(
+            f"the model was not registered ({type(error).__name__}: {first}); "
+            f"`rayloom runs sync {folder.run_id}` tries again"
+        )
+        return
+    folder.update(model={"uri": version.uri, "name": version.name, "version": version.version})
+    observer.on_message(f"registered as {version.uri}")
+
+
+def send_rest(folder: Any, observer: RunObserver) -> None:
+    """Send what MLflow lacks of a finished run, and register its model if that is missing."""
+    from rayloom.core.config import load_config
+    from rayloom.tracking import sync_run
+
+    about = folder.read()
+    if not (about.get("tracking") or {}).get("uri"):
+        return
+    sent = sync_run(folder.path, say=observer.on_message, timeout_s=60.0)
+    options = about.get("options", {})
+    wanted = options.get("register", True) and not about.get("smoke")
+    if sent and wanted and about["status"] == "finished" and not about.get("model"):
+        config = load_config(folder.path / "config.yaml", site=None).config
+        _register(folder, config, observer)

@@ -1,0 +1,49 @@
+"""Evaluating a checkpoint afresh."""
+
+from typing import Any
+
+from rayloom.core.errors import UserError
+from rayloom.core.seeding import stream_seed
+
+EPISODES = 100
+
+
+def afresh(run: Any, *, episodes: int | None, seed: int | None, which: Any) -> dict[str, float]:
+    """Metrics of a checkpoint: new episodes, or the whole evaluation split.
+
+    Args:
+        run: A `facade.Run`.
+        episodes: RL: how many; None: 100.
+        seed: RL: None takes one that training never used.
+        which: Checkpoint.
+    """
+    config = run.config
+    if config.task == "rl":
+        from rayloom.rl.envs import spec_of
+        from rayloom.rl.evaluation import run_episodes
+
+        policy, settings = run._policy(which)
+        wanted = config.evaluation
+        chosen = stream_seed(config.seed, "evaluate afresh") if seed is None else seed
+        found = run_episodes(
+            policy,
+            config.env,
+            episodes=episodes or EPISODES,
+            num_envs=wanted.num_envs,
+            seed=chosen,
+            greedy=wanted.greedy,
+            settings=settings,
+            spec=spec_of(config.env),
+        )
+        return dict(found.metrics())
+    if episodes is not None:
+        raise UserError("--episodes is for agents; a model is evaluated on its whole split")
+    from rayloom_pipelines.recipes import build, weights
+
+    given = config.model_copy(update={"seed": config.seed if seed is None else seed})
+    engine = build.build_generative(given, device=build.choose_device(config))
+    weights.fit_weights(engine.model, weights.of_run(run.path, which))
+    if engine.ema is not None:  # the weights are the averages already
+        for shadow, tensor in zip(engine.ema.shadow, engine.ema.tensors, strict=True):
+            shadow.copy_(tensor)
+    return dict(engine.evaluate())

@@ -1,0 +1,40 @@
+"""No library noise on the console: warnings and log records go to the run's log."""
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def quiet(log_path: Path | None) -> Iterator[None]:
+    """Send the log records and warnings of libraries to a file, or nowhere.
+
+    Args:
+        log_path: The run's log; None drops them.
+    """
+    handler: logging.Handler = (
+        logging.NullHandler()
+        if log_path is None
+        else logging.FileHandler(log_path, encoding="utf-8", delay=True)
+    )
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setLevel(logging.WARNING)
+    root = logging.getLogger()
+    root.addHandler(handler)
+    for name in ("GIT_PYTHON_REFRESH",):
+        os.environ.setdefault(name, "quiet")
+    loud = bool(sys.warnoptions)  # python -W ...: the user wants to see them
+    with warnings.catch_warnings():
+        if not loud:
+            logging.captureWarnings(True)
+        try:
+            yield
+        finally:
+            if not loud:
+                logging.captureWarnings(False)
+            root.removeHandler(handler)
+            handler.close()

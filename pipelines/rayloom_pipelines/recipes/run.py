@@ -1,0 +1,235 @@
+"""One training run: its folder, its tracking, its trainable, the driver, and the end."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rayloom.core.config import to_dict
+from rayloom.core.errors import RayloomError, UserError
+from rayloom.core.sections import RunConfig
+from rayloom_pipelines.console import RunObserver
+from rayloom_pipelines.recipes.quiet import quiet
+from rayloom_pipelines.resolve import storage_path
+
+RESUMABLE = ("train.epochs", "train.grad_steps", "train.env_steps", "train.stop",
+             "train.early_stopping", "train.time_limit_s", "resources", "tracking")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a command says beside the config; part of `run.json`.
+
+    Attributes:
+        init: Run folder whose best parameters this run starts from.
+        smoke: A run of seconds, hidden from lists.
+        overfit_batch: Train on the first batch again and again.
+        profile: Write a profile of some steps.
+        track: Whether MLflow is told.
+        parent: Id of the run that groups this one with others.
+        register: Whether the best checkpoint becomes a registered model.
+        tags: Further MLflow tags.
+    """
+
+    init: str | None = None
+    smoke: bool = False
+    overfit_batch: bool = False
+    profile: bool = False
+    track: bool = True
+    parent: str | None = None
+    register: bool = True
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+def make_folder(
+    config: RunConfig,
+    name: str,
+    options: Options,
+    *,
+    plugins: Sequence[Mapping[str, Any]] = (),
+    say: Any = None,
+    **facts: Any,
+) -> Any:
+    """The run folder of a new run, with all that a resume and a reader need to know.
+
+    Args:
+        config: Resolved config.
+        name: Its name.
+        options: See `Options`.
+        plugins: `Plugin.to_dict()` of each.
+        say: Hears about disks that refuse.
+        facts: More fields of `run.json`.
+
+    Raises:
+        UserError: The storage cannot be written.
+    """
+    from rayloom.records import RunFolder, describe_environment
+    from rayloom.tracking import resolve_uri
+
+    info = describe_environment() | {
+        "kind": "run",
+        "task": config.task,
+        "seed": config.seed,
+        "smoke": options.smoke,
+        "parent": options.parent,
+        "options": asdict(options),
+        "plugins": list(plugins),
+        "tracking": {
+            "uri": resolve_uri(config.tracking.uri, Path.cwd()) if options.track else None,
+            "experiment": config.tracking.experiment,
+        },
+        "tags": dict(config.tracking.tags) | dict(options.tags),
+        **facts,
+    }
+    return RunFolder.create(
+        storage_path(config.storage), name, config=to_dict(config), info=info, say=say or _silent
+    )
+
+
+def start(
+    config: RunConfig,
+    name: str,
+    options: Options,
+    *,
+    observer: RunObserver,
+    plugins: Sequence[Mapping[str, Any]] = (),
+) -> Any:
+    """Train from the beginning. Returns the run folder, whose `run.json` says how it ended.
+
+    Raises:
+        UserError: The config does not fit the data, the environment or this machine; no run folder
+            is left behind.
+        RayloomError: Training failed; the run folder says so.
+    """
+    from rayloom_pipelines.recipes import attempt
+
+    began = time.monotonic()
+    with quiet(None):
+        prepared = attempt.prepare(config, options)
+    folder = make_folder(
+        config,
+        name,
+        options,
+        plugins=plugins,
+        say=observer.on_message,
+        data=prepared.data,
+        choices=prepared.choices,
+    )
+    return _attempt(folder, config, options, prepared, observer, resume=False, began=began)
+
+
+def resume(
+    path: Path,
+    overrides: Sequence[str] = (),
+    *,
+    observer: RunObserver,
+    plugins: Sequence[str] = (),
+) -> Any:
+    """Go on with a run from its newest checkpoint that verifies.
+
+    Args:
+        path: Run folder.
+        overrides: Changes of length, resources, tracking and stop rules.
+        observer: Who watches.
+        plugins: Plugin files or modules; those the run was started with must be unchanged.
+
+    Raises:
+        UserError: Something else was to change, or the plugins differ.
+    """
+    from rayloom.core.config import config_from_dict, load_config, with_overrides
+    from rayloom.core.plugins import require_plugins
+    from rayloom.records import RunFolder
+    from rayloom_pipelines.recipes import attempt
+
+    began = time.monotonic()
+    folder = RunFolder.open(path, say=observer.on_message)
+    about = folder.read()
+    require_plugins(about.get("plugins", []), plugins)
+    first = load_config(folder.path / "config.yaml", site=None).config
+    config = config_from_dict(about["config_now"]) if about.get("config_now") else first
+    if overrides:
+        config = with_overrides(config, _one_length(config, overrides), allowed=RESUMABLE)
+    options = Options(**about["options"])
+    if about["status"] == "finished" and not _longer(config, about):
+        observer.on_message(f"{folder.run_id} is finished; nothing to do")
+        attempt.send_rest(folder, observer)
+        return folder
+    with quiet(folder.log_path):
+        built_from = first.model_copy(update={"resources": config.resources})
+        prepared = attempt.prepare(built_from, options, choices=about.get("choices", {}))
+        _same_data(prepared.data, about.get("data"))
+    return _attempt(folder, config, options, prepared, observer, resume=True, began=began)
+
+
+def _attempt(
+    folder: Any,
+    config: RunConfig,
+    options: Options,
+    prepared: Any,
+    observer: RunObserver,
+    *,
+    resume: bool,
+    began: float,
+) -> Any:
+    """One attempt on a run folder, under its lock; whatever happens is written down."""
+    from rayloom_pipelines.recipes import attempt
+
+    with folder.lock(), quiet(folder.log_path):
+        if resume:
+            attempt.note_resume(folder, config)
+        folder.update(status="running", config_now=to_dict(config))
+        observer.on_start(
+            {
+                "run": folder.run_id,
+                "path": str(folder.path),
+                "name": folder.read()["name"],
+                "workers": config.resources.workers,
+                "resumed": resume,
+            }
+        )
+        follower = attempt.start_follower(folder, config, options, observer)
+        try:
+            outcome = attempt.train(folder, config, options, prepared, observer, resume=resume)
+        except BaseException as error:
+            cause = str(error) if isinstance(error, RayloomError) else repr(error)
+            stopped = isinstance(error, KeyboardInterrupt | SystemExit)
+            status = "interrupted" if stopped else "failed"
+            folder.update(status=status, reason=cause[:2000])
+            folder.journal().status(status)
+            folder.journal().close()
+            if follower is not None:
+                follower.close("KILLED" if stopped else "FAILED")
+            raise
+        attempt.finish(folder, config, options, outcome, follower, observer)
+    observer.on_end(
+        {"run": folder.run_id, "elapsed_s": time.monotonic() - began, **outcome}
+    )
+    return folder
+
+
+def _one_length(config: RunConfig, overrides: Sequence[str]) -> list[str]:
+    """A new length in another unit takes the place of the old one."""
+    units = ("epochs", "grad_steps", "env_steps")
+    given = {u for u in units for word in overrides if word.startswith(f"train.{u}=")}
+    old = config.train.length[0]
+    cleared = [f"train.{old}=null"] if given and old not in given else []
+    return [*cleared, *overrides]
+
+
+def _longer(config: RunConfig, about: Mapping[str, Any]) -> bool:
+    """Whether a finished run has something left to do under a changed config."""
+    before = about.get("config_now") or {}
+    return bool(before) and before.get("train") != to_dict(config)["train"]
+
+
+def _same_data(now: Mapping[str, Any] | None, before: Mapping[str, Any] | None) -> None:
+    if now and before and now["fingerprint"] != before["fingerprint"]:
+        raise UserError(
+            f"the data set {now['name']} has changed since the run was started (fingerprint "
+            f"{before['fingerprint'][:12]} then, {now['fingerprint'][:12]} now)"
+        )
+
+
+def _silent(text: str) -> None:
+    """Default of `say`."""

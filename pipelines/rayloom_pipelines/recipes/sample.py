@@ -1,0 +1,121 @@
+"""Drawing samples, in this process or on workers, and writing them to files."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rayloom.core.errors import UserError
+from rayloom.core.noise import Noise
+from rayloom.core.seeding import stream_seed
+
+CHUNK = 256  # samples drawn at a time
+
+
+def draw(model: Any, num: int, *, seed: int, start: int = 0) -> torch.Tensor:
+    """Samples number `start` to `start + num` of the sequence that `seed` names.
+
+    Every block of 256 has its own noise, so that a longer draw starts like a shorter one and
+    workers can draw blocks apart.
+
+    Args:
+        model: With a method `sample(num, *, rng)`.
+        num: How many.
+        seed: Of the sequence.
+        start: First one; a multiple of 256.
+
+    Raises:
+        UserError: The model cannot sample.
+    """
+    if not hasattr(model, "sample"):
+        raise UserError(f"{type(model).__name__} cannot draw samples")
+    if start % CHUNK:
+        raise ValueError(f"start is {start}, not a multiple of {CHUNK}")
+    like = next(model.parameters())
+    blocks = []
+    for first in range(start, start + num, CHUNK):
+        rng = Noise(
+            stream_seed(seed, "samples"),
+            step=first // CHUNK,
+            total=CHUNK,
+            device=like.device,
+            dtype=like.dtype,
+        )
+        with torch.no_grad():
+            blocks.append(model.sample(CHUNK, rng=rng)[: start + num - first].cpu())
+    return torch.cat(blocks)
+
+
+def write(samples: torch.Tensor, out: Path) -> Path:
+    """Write samples as a picture grid (.png), an array (.npy, .npz) or a tensor (.safetensors).
+
+    Raises:
+        UserError: Another ending, or samples that are no pictures for a .png.
+    """
+    import numpy as np
+
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        if out.suffix == ".npy":
+            np.save(out, samples.numpy())
+        elif out.suffix == ".npz":
+            np.savez_compressed(out, samples=samples.numpy())
+        elif out.suffix == ".safetensors":
+            from safetensors.torch import save_file
+
+            save_file({"samples": samples.contiguous()}, out)
+        elif out.suffix == ".png":
+            from PIL import Image
+
+            from rayloom.training.pictures import tile
+
+            if samples.ndim != 4 or samples.shape[1] not in (1, 3):
+                raise UserError(f"{out}: samples of shape {tuple(samples.shape)} are no pictures")
+            Image.fromarray(tile(samples)).save(out)
+        else:
+            raise UserError(f"--out {out}: must end in .png, .npy, .npz or .safetensors")
+    except OSError as error:
+        raise UserError(f"cannot write {out}: {error.strerror}") from error
+    return out
+
+
+def sample_worker(payload: dict[str, Any], collective: Any) -> dict[str, Any]:
+    """What each worker of `rayloom sample --workers N` runs: its blocks, to a file of its own."""
+    from rayloom.core.plugins import load_plugins
+    from rayloom_pipelines.facade import Run
+
+    load_plugins(payload["plugins"])
+    model = Run(payload["run"])._generative(payload["which"])
+    blocks = -(-payload["num"] // CHUNK)
+    base, extra = divmod(blocks, collective.world)
+    first = collective.rank * base + min(collective.rank, extra)
+    last = first + base + (collective.rank < extra)
+    start, stop = first * CHUNK, min(last * CHUNK, payload["num"])
+    if stop > start:
+        part = draw(model, stop - start, seed=payload["seed"], start=start)
+        write(part, Path(payload["parts"]) / f"{collective.rank:06d}.npy")
+    collective.barrier()
+    return {}
+
+
+def draw_on_workers(run: Any, num: int, *, seed: int, which: Any, workers: int) -> torch.Tensor:
+    """The same samples as `draw`, from N Ray workers; the run must lie on shared storage."""
+    import tempfile
+
+    import numpy as np
+
+    from rayloom.distributed.train import run_workers
+
+    with tempfile.TemporaryDirectory(prefix=".sampling-", dir=run.path) as parts:
+        payload = {
+            "run": str(run.path),
+            "num": num,
+            "seed": seed,
+            "which": which,
+            "parts": parts,
+            "plugins": [plugin["path"] for plugin in run.about.get("plugins", [])],
+        }
+        entry = "rayloom_pipelines.recipes.sample:sample_worker"
+        run_workers(entry, payload, workers=workers)
+        files = sorted(Path(parts).glob("*.npy"))
+        return torch.from_numpy(np.concatenate([np.load(file) for file in files]))

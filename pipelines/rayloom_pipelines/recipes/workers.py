@@ -1,0 +1,169 @@
+"""The same runs on Ray workers: data-parallel for models, actors that own groups for RL."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rayloom.core.config import config_from_dict, to_dict
+from rayloom.core.protocols import Collective
+from rayloom.core.sections import RunConfig
+from rayloom_pipelines.console import RunObserver
+
+ENTRY = "rayloom_pipelines.recipes.workers:train_worker"
+
+
+def train_generative(
+    folder: Any,
+    config: RunConfig,
+    options: Any,
+    prepared: Any,
+    observer: RunObserver,
+    *,
+    resume: bool,
+) -> dict[str, Any]:
+    """Ray Train runs `train_worker` on every worker; this process hands on what they say."""
+    from rayloom.distributed.train import run_workers
+
+    about = folder.read()
+    plugins = [plugin["path"] for plugin in about.get("plugins", [])]
+    plan = to_dict(config)
+    payload = {
+        "folder": str(folder.path),
+        "config": to_dict(prepared.config),
+        "plan": plan,
+        "plugins": plugins,
+        "resume": resume,
+        "init": options.init,
+        "overfit_batch": options.overfit_batch,
+        "profile": str(Path("profile").absolute()) if options.profile else None,
+    }
+
+    def on_event(event: Mapping[str, Any]) -> None:
+        kind = event["kind"]
+        if kind == "message":
+            observer.on_message(event["text"])
+        elif kind == "progress":
+            observer.on_progress(event["event"])
+        else:
+            observer.on_evaluation(event["event"])
+
+    return run_workers(
+        ENTRY,
+        payload,
+        workers=config.resources.workers,
+        resources=config.resources,
+        address=config.resources.address,
+        on_event=on_event,
+        log_path=folder.log_path,
+        plugins=plugins,
+    )
+
+
+class Emitter:
+    """The driver's observer on rank 0 of the workers: sends events to the driver process."""
+
+    def _send(self, event: dict[str, Any]) -> None:
+        from rayloom.distributed.train import emit
+
+        emit(event)
+
+    def on_progress(self, event: Mapping[str, Any]) -> None:
+        """At each log point."""
+        self._send({"kind": "progress", "event": dict(event)})
+
+    def on_evaluation(self, event: Mapping[str, Any]) -> None:
+        """After an evaluation."""
+        self._send({"kind": "evaluation", "event": dict(event)})
+
+    def on_message(self, text: str) -> None:
+        """One line for a person."""
+        self._send({"kind": "message", "text": text})
+
+
+def train_worker(payload: Mapping[str, Any], collective: Collective) -> dict[str, Any]:
+    """What every worker runs: build, load the newest checkpoint, drive.
+
+    Args:
+        payload: Made by `train_generative`, JSON-able; `attempt` is added by `run_workers`.
+        collective: The workers.
+    """
+    from rayloom.core.plugins import load_plugins
+    from rayloom.distributed.train import stop_signal
+    from rayloom.records import RunFolder
+    from rayloom.training import Plan, drive
+    from rayloom_pipelines.recipes import build, weights
+
+    load_plugins(payload["plugins"])
+    config, plan = config_from_dict(payload["config"]), config_from_dict(payload["plan"])
+    emitter = Emitter()
+    folder = RunFolder.open(payload["folder"], say=emitter.on_message)
+    engine = build.build_generative(
+        config,
+        collective,
+        "cuda" if config.resources.gpus_per_worker else "cpu",
+        initial=weights.of_run(Path(payload["init"])) if payload["init"] else None,
+        overfit_batch=payload["overfit_batch"],
+        profile=Path(payload["profile"]) if payload["profile"] and not collective.rank else None,
+    )
+    chief = collective.rank == 0
+    journal = folder.journal() if chief else _Nothing()
+    outcome = drive(
+        engine,
+        Plan.from_config(plan),
+        folder=folder,
+        sink=journal,
+        collective=collective,
+        observer=emitter,
+        resume=payload["resume"] or payload["attempt"] > 0,
+        should_stop=stop_signal,
+    )
+    if chief:
+        journal.close()
+    return outcome.to_dict()
+
+
+class _Nothing:
+    """The sink of ranks above 0."""
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Nothing."""
+
+    def image(self, step: int, key: str, pixels: Any) -> None:
+        """Nothing."""
+
+    def file(self, step: int, key: str, path: Path) -> None:
+        """Nothing."""
+
+
+def train_rl(
+    folder: Any,
+    config: RunConfig,
+    options: Any,
+    prepared: Any,
+    observer: RunObserver,
+    *,
+    resume: bool,
+) -> dict[str, Any]:
+    """The RL loop in this process, its groups on Ray actors and its learner in one."""
+    from rayloom.distributed.rllib import remote_parts
+    from rayloom.training import Plan, drive
+    from rayloom_pipelines.recipes import build, weights
+
+    about = folder.read()
+    plugins = [plugin["path"] for plugin in about.get("plugins", [])]
+    base = prepared.config
+    with remote_parts(
+        base, address=config.resources.address, plugins=plugins, say=observer.on_message
+    ) as (collector, updater):
+        trainable = build.build_rl(base, collector=collector, updater=updater)
+        if options.init and not resume:
+            weights.put_into(trainable, weights.of_run(Path(options.init)))
+        outcome = drive(
+            trainable,
+            Plan.from_config(config),
+            folder=folder,
+            sink=folder.journal(),
+            observer=observer,
+            resume=resume,
+        )
+    return outcome.to_dict()
