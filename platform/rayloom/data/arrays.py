@@ -27,7 +27,7 @@ from rayloom.data.prepare import store_lock
 from rayloom.data.residency import available_memory
 from rayloom.data.store import CHUNK, StoreWriter
 
-_CHANNELS = (1, 3, 4)
+_CHANNELS = ((1, 3), (4,))  # likelier ones first
 _SPLITS = "|".join(SPLIT_NAMES)
 _KEY = re.compile(rf"(?:(?P<a>{_SPLITS})_(?P<x>.+)|(?P<y>.+)_(?P<b>{_SPLITS}))", re.IGNORECASE)
 
@@ -140,14 +140,18 @@ def _prepare(path: Path, key: str, array: np.ndarray, layout: str) -> np.ndarray
         return array
     if array.ndim == 3:
         return array[:, None]
-    first, last = array.shape[1] in _CHANNELS, array.shape[3] in _CHANNELS
-    if layout == "auto" and first == last:
-        raise UserError(
-            f"{where}: shape {array.shape} does not tell where the channels are; say layout chw "
-            "or hwc (rayloom.data.arrays.import_arrays)"
-        )
-    hwc = layout == "hwc" or (layout == "auto" and last)
-    return array.transpose(0, 3, 1, 2) if hwc else array
+    if layout == "auto":
+        found = [
+            [place for place in (1, 3) if array.shape[place] in likely] for likely in _CHANNELS
+        ]
+        places = found[0] or found[1]
+        if len(places) != 1:
+            raise UserError(
+                f"{where}: shape {array.shape} does not tell where the channels are; say layout "
+                "chw or hwc (rayloom.data.arrays.import_arrays)"
+            )
+        layout = "hwc" if places == [3] else "chw"
+    return array.transpose(0, 3, 1, 2) if layout == "hwc" else array
 
 
 def _is_image_name(key: str) -> bool:

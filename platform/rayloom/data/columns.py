@@ -19,6 +19,9 @@ from torch import Tensor
 
 from rayloom.core.errors import RayloomError
 
+# torch indexes these only as their signed twins of the same size
+_SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
+
 
 class Rows(Protocol):
     """Fixed-size rows by number."""
@@ -35,14 +38,17 @@ class ResidentRows:
         values: (n, *shape).
     """
 
-    __slots__ = ("values",)
+    __slots__ = ("_view", "values")
 
     def __init__(self, values: Tensor) -> None:
-        self.values = values
+        twin = _SIGNED.get(values.dtype)
+        self._view = None if twin is None else values.dtype
+        self.values = values if twin is None else values.view(twin)
 
     def take(self, index: Tensor) -> Tensor:
         """Rows (B, *shape) for int64 (B,)."""
-        return self.values.index_select(0, index)
+        rows = self.values.index_select(0, index)
+        return rows if self._view is None else rows.view(self._view)
 
 
 class StreamedRows:
@@ -133,9 +139,11 @@ class VaryingColumn:
         mask = step < lengths.unsqueeze(1)  # (B, L)
         flat = (self.starts[index].unsqueeze(1) + step)[mask]  # (sum of lengths,)
         values = self.steps.take(flat)
+        dtype = values.dtype
+        values = values.view(_SIGNED.get(dtype, dtype))
         padded = values.new_zeros((len(index), width, *values.shape[1:]))
         padded[mask] = values
-        return padded, mask, lengths
+        return padded.view(dtype), mask, lengths
 
 
 Column = FixedColumn | VaryingColumn

@@ -66,16 +66,15 @@ class _Sums:
         self.labels = torch.zeros(field.num_classes, dtype=torch.int64)
 
     def add(self, values: Tensor, mask: Tensor | None, length: Tensor | None) -> None:
-        if mask is not None and length is not None:
-            values = values[mask]
+        if length is not None:
             self.lengths.append(length)
         if self.field.kind == "label" and self.field.num_classes:
             self.labels += torch.bincount(values.reshape(-1), minlength=self.field.num_classes)
             return
-        if not values.numel():
+        wide = values.double() if mask is None else values.double()[mask]
+        if not wide.numel():
             return
-        wide = values.double()
-        self.count += values.numel()
+        self.count += wide.numel()
         self.total += float(wide.sum())
         self.squares += float((wide * wide).sum())
         self.least = min(self.least, float(wide.min()))
