@@ -73,11 +73,16 @@ def test_swap_comes_back_in_bits_after_an_error():
     x.add_(1.0)
     moved = x.clone()
     ema.update()
-    with pytest.raises(KeyError), ema.swapped():
-        assert torch.equal(x, ema.shadow[0])
-        assert not torch.equal(x, kept)
-        x.zero_()
-        raise KeyError
+
+    def fails_inside():
+        with ema.swapped():
+            assert torch.equal(x, ema.shadow[0])
+            assert not torch.equal(x, kept)
+            x.zero_()
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fails_inside()
     assert torch.equal(x, moved)
 
 

@@ -5,12 +5,12 @@ Ray Train's workers in tests/distributed), and returns the largest relative diff
 """
 
 import torch
-from training.toys import CASES, build
 
 from rayloom.core.collective import Solo
 from rayloom.core.sections import EarlyStoppingConfig
 from rayloom.training import Engine, Plan, drive
 from rayloom.training.fitting import MemorySink
+from training.toys import CASES, build
 
 STEPS = 5
 BATCH_SIZES = (64, 7, 1)

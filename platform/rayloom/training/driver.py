@@ -221,10 +221,11 @@ class _Drive:
         return limit is not None and self.elapsed >= limit
 
     def _interrupted(self) -> bool:
-        if self.guard.received and not self._told:
+        received = self.guard.received
+        if received and not self._told:
             self._told = True
             self._say("stopping after this step, with a checkpoint (again: at once)")
-        return bool(self.guard.received) or self._time_is_up()
+        return bool(received) or self._time_is_up()
 
     def _agree(self) -> int:
         """What stops the run on any rank: a signal's number, -1 for the time limit, or 0."""

@@ -216,8 +216,7 @@ class Engine:
             NonFiniteError: A loss part or gradient is NaN; at the latest when this returns.
         """
         self._enter(True)
-        for player in self.players:
-            player.flat.check()
+        self._check_parameters()
         if self._loss is None:
             self._choose_precision()
             if self.config.train.compile:
@@ -244,6 +243,17 @@ class Engine:
         self._seconds += time.perf_counter() - started
         for player in self.players:
             player.meter.check()
+
+    def _check_parameters(self) -> None:
+        """The model's parameters must still be those that the players hold."""
+        inside = {id(p) for p in self.model.parameters()}
+        for player in self.players:
+            player.flat.check()
+            if any(id(p) not in inside for p in player.flat.parameters):
+                raise RuntimeError(
+                    f"parameters of player {player.name!r} were replaced in the model after the "
+                    "engine took it over (load_state_dict with assign=True?)"
+                )
 
     def _round(self, vote: bool) -> None:
         """One grad_step: every player whose turn it is, each on fresh batches."""
