@@ -89,7 +89,8 @@ def load_installed() -> list[Plugin]:
             raise _broken(f"installed plugin {point.name}", error, module) from error
         path, digest = _source_of(module)
         table = offered if isinstance(offered, Mapping) else getattr(offered, "CATALOGUE", None)
-        names = _register(table, sys.modules[module], f"plugin {point.name}", digest)
+        label = f"plugin {point.name}"
+        names = _register(table, sys.modules[module], label, f"plugin {path}")
         found.append(Plugin(point.name, str(path), digest, names))
     return found
 
@@ -132,14 +133,14 @@ def require_plugins(recorded: Sequence[Mapping[str, Any]], specs: Sequence[str])
 def _load(spec: str) -> Plugin:
     is_file = spec.endswith(".py") or os.sep in spec
     path, digest = _source_of_file(spec) if is_file else _source_of(spec)
-    done = _LOADED.get(str(path))
-    if done is not None and done.sha256 == digest:
-        return done
+    for done in _LOADED.values():
+        if done.sha256 == digest and Path(done.path).name == path.name:
+            return done  # this file, or a copy of it
     label = f"plugin {spec}"
     name = f"rayloom_plugin_{_word(path.stem)}_{digest[:8]}" if is_file else spec
     module = _import_file(name, path, label) if is_file else _import_module(name, label)
     table = getattr(module, "CATALOGUE", None)
-    names = _register(table, module, label, digest)
+    names = _register(table, module, label, f"plugin {path}")
     plugin = Plugin(spec, str(path), digest, names)
     _LOADED[str(path)] = plugin
     return plugin
@@ -222,31 +223,29 @@ def _broken(label: str, error: BaseException, source: str) -> UserError:
     return UserError(f"{label}{line}: {type(error).__name__}: {error}")
 
 
-def _register(table: Any, module: ModuleType, label: str, digest: str) -> tuple[str, ...]:
+def _register(table: Any, module: ModuleType, label: str, source: str) -> tuple[str, ...]:
     """Put a plugin's table into the catalogue, whole or not at all."""
     if not isinstance(table, Mapping) or not table:
-        raise UserError(
-            f'{label}: needs a table such as CATALOGUE = {{"models": {{"name": Class}}}}'
-        )
+        form = 'CATALOGUE = {"models": {"name": Class}}'
+        raise UserError(f"{label}: needs a table at module level such as {form}")
     checked: list[tuple[Kind, str, Any, dict[str, Any]]] = []
     for kind, named in table.items():
         if kind not in KINDS:
             near = nearest(str(kind), KINDS)
             hint = f"; did you mean {near!r}?" if near else ""
-            raise UserError(
-                f"{label}: CATALOGUE has the key {kind!r}, not {', '.join(KINDS)}{hint}"
-            )
+            known = ", ".join(KINDS)
+            raise UserError(f"{label}: CATALOGUE has the key {kind!r}; known: {known}{hint}")
         if not isinstance(named, Mapping):
             raise UserError(f"{label}: CATALOGUE[{kind!r}] must be a table of names")
         for name, given in named.items():
             checked.append((kind, name, *_target(kind, name, given, module, label)))
     for kind, name, _, _ in checked:
         taken = catalogue.entries(kind).get(name)
-        if taken is not None and taken.source != label:
-            who = "rayloom" if taken.source == "rayloom" else taken.source
+        if taken is not None and taken.source != source:
+            who = taken.source
             raise UserError(f"{label}: adds {kind} {name!r}, a name that {who} has already")
     for kind, name, target, about in checked:
-        catalogue.register(kind, name, target, source=label, **about)
+        catalogue.register(kind, name, target, source=source, **about)
     return tuple(f"{kind}/{name}" for kind, name, _, _ in checked)
 
 

@@ -1,0 +1,256 @@
+"""Plugins: files and modules that add names to the catalogue, checked, hashed, loaded once."""
+
+import hashlib
+import subprocess
+import sys
+
+import pytest
+
+from rayloom.core import catalogue, plugins
+from rayloom.core.config import config_from_dict, load_config
+from rayloom.core.errors import UserError
+from rayloom.core.plugins import load_installed, load_plugins, plugin_specs, require_plugins
+
+SOURCE = '''\
+"""A model of my own."""
+from typing import Literal
+
+from rayloom.core.sections import Config
+
+
+class MineConfig(Config):
+    name: Literal["mine"] = "mine"
+    width: int = 3
+
+
+class Mine:
+    """My model."""
+
+    config_class = MineConfig
+
+
+class Maze:
+    """A maze."""
+
+
+CATALOGUE = {
+    "models": {"mine": "Mine"},
+    "envs": {"my/Maze-v0": {"target": Maze, "summary": "a maze", "capabilities": ["discrete"]}},
+    "datasets": {"my-data": "somewhere.far:Data"},
+}
+'''
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch):
+    """No plugin is loaded before a test."""
+    monkeypatch.setattr(plugins, "_LOADED", {})
+
+
+@pytest.fixture
+def write(folder, monkeypatch):
+    """`write(text, name)`: a file in the working folder, which Python can import from."""
+    monkeypatch.syspath_prepend(str(folder))
+
+    def run(text, name="mine.py"):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        return path
+
+    return run
+
+
+def test_a_file_adds_names_that_a_config_can_use(write, folder):
+    path = write(SOURCE)
+    (plugin,) = load_plugins(["mine.py"])
+    assert plugin.path == str(path)
+    assert plugin.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert plugin.names == ("models/mine", "envs/my/Maze-v0", "datasets/my-data")
+    config = config_from_dict({"model": {"name": "mine", "width": 5}, "data": {"name": "my-data"}})
+    assert config.model.width == 5
+    assert catalogue.lookup("models", "mine").summary == "My model."
+    assert catalogue.lookup("models", "mine").source == f"plugin {path}"
+    entry = catalogue.lookup("envs", "my/Maze-v0")
+    assert (entry.summary, entry.capabilities) == ("a maze", ("discrete",))
+    assert catalogue.load("envs", "my/Maze-v0").__name__ == "Maze"
+    assert catalogue.lookup("datasets", "my-data").target == "somewhere.far:Data"
+
+
+def test_the_same_source_is_loaded_once_and_a_changed_one_again(write):
+    path = write(SOURCE + "COUNT = []\n")
+    (first,) = load_plugins(["mine.py", "mine.py"])
+    loaded = catalogue.load("models", "mine")
+    assert load_plugins(["mine.py"]) == [first]
+    assert load_plugins([str(path)]) == [first], "by its absolute path too"
+    assert catalogue.load("models", "mine") is loaded
+    write(SOURCE.replace("width: int = 3", "width: int = 4"))
+    (second,) = load_plugins(["mine.py"])
+    assert second.sha256 != first.sha256
+    assert catalogue.load("models", "mine").config_class().width == 4
+
+
+def test_a_module_and_a_package(write):
+    write(SOURCE.replace('"mine"', '"pack"'), "my_pack_a/__init__.py")
+    write("X = 1\n", "my_pack_a/inner.py")
+    (plugin,) = load_plugins(["my_pack_a"])
+    assert plugin.path.endswith("my_pack_a")
+    assert "models/pack" in plugin.names
+    before = plugin.sha256
+    write("X = 2\n", "my_pack_a/inner.py")
+    assert plugins._source_of("my_pack_a")[1] != before, "any file of a package counts"
+
+
+MODEL_ONLY = 'from rayloom.core.sections import Config\nclass M:\n    """m"""\n'
+
+BROKEN = {
+    "syntax": ("x = 1\ndef f(:\n", "plugin bad.py, line 2: syntax error"),
+    "import": ("x = 1\nimport no_such_module_at_all\n", "line 2: ModuleNotFoundError"),
+    "raises": ("def f():\n    raise KeyError('k')\n\nf()\n", "line 2: KeyError: 'k'"),
+    "exits": ("import sys\nsys.exit(3)\n", "line 2: SystemExit: 3"),
+    "no table": ("x = 1\n", "needs a table at module level such as CATALOGUE"),
+    "empty table": ("CATALOGUE = {}\n", "needs a table"),
+    "a list": ("CATALOGUE = ['a']\n", "needs a table"),
+    "kind": ("CATALOGUE = {'model': {}}\n", "known: models, algorithms, envs, datasets; did you"),
+    "kind's table": ("CATALOGUE = {'models': ['a']}\n", "CATALOGUE['models'] must be a table"),
+    "no such class": ("class Grid: pass\nCATALOGUE = {'envs': {'g': 'Gird'}}\n", "'Grid'"),
+    "no class": ("CATALOGUE = {'envs': {'g': 3}}\n", "must be a class, its name in the file"),
+    "name": ("class G: pass\nCATALOGUE = {'envs': {'a:b': G}}\n", "a name is text without ':'"),
+    "taken": ("class G: pass\nCATALOGUE = {'datasets': {'digits': G}}\n", "rayloom has already"),
+    "about": (
+        "class G: pass\nCATALOGUE = {'envs': {'g': {'target': G, 'sumary': ''}}}\n",
+        "unknown key 'sumary'; it takes target, summary",
+    ),
+    "no target": ("CATALOGUE = {'envs': {'g': {'summary': ''}}}\n", "'target' is missing"),
+    "no settings": (MODEL_ONLY + "CATALOGUE = {'models': {'m': M}}\n", "needs config_class"),
+    "other settings": (
+        "from typing import Literal\n"
+        + MODEL_ONLY
+        + "    class config_class(Config):\n        name: Literal['n'] = 'n'\n"
+        + "CATALOGUE = {'models': {'m': M}}\n",
+        "must be Literal['m']",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_plugin_gets_a_message_with_its_place(name, write):
+    text, expected = BROKEN[name]
+    write(text, "bad.py")
+    before = {kind: dict(table) for kind, table in catalogue.CATALOGUE.items()}
+    for _ in range(2):  # a second try says the same
+        with pytest.raises(UserError) as caught:
+            load_plugins(["bad.py"])
+        assert expected in str(caught.value)
+        assert str(caught.value).startswith("plugin bad.py")
+    assert before == catalogue.CATALOGUE, "whole or not at all"
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ("nothing.py", "no such file"),
+        ("mine.pi.py", "did you mean 'mine.py'"),
+        ("sub/", "is a folder"),
+        ("sub/x.txt", "is no Python file"),
+        ("no_such_module_at_all", "no such module; a plugin is FILE.py or"),
+        ("no_such.module.at_all", "no such module"),
+        ("", "no such module"),
+        ("..", "no such module"),
+    ],
+)
+def test_a_plugin_that_is_not_there(spec, expected, write):
+    write(SOURCE)
+    write("", "sub/x.txt")
+    with pytest.raises(UserError, match=expected.replace(".", r"\.")):
+        load_plugins([spec])
+
+
+def test_two_plugins_cannot_have_one_name(write):
+    write(SOURCE)
+    write(SOURCE + "# the other\n", "other.py")
+    with pytest.raises(UserError, match=r"other\.py: adds models 'mine', a name that plugin"):
+        load_plugins(["mine.py", "other.py"])
+
+
+def test_a_variable_names_plugins_too(monkeypatch):
+    import os
+
+    listed = os.pathsep.join(["a.py", "", "pack", "a.py"])
+    assert plugin_specs(["b.py", "a.py"], {"RAYLOOM_PLUGINS": listed}) == ["b.py", "a.py", "pack"]
+    monkeypatch.setenv("RAYLOOM_PLUGINS", "c.py")
+    assert plugin_specs([]) == ["c.py"]
+
+
+def test_a_yaml_cannot_load_a_plugin(write, folder):
+    write("import pathlib\npathlib.Path('ran').touch()\nCATALOGUE = {}\n")
+    text = "model: {name: mine.py}\ndata: {name: digits}\nplugins: [mine.py]\nplugin: mine.py\n"
+    (folder / "c.yaml").write_text(text)
+    (folder / "rayloom.yaml").write_text("plugins: [mine.py]\n")
+    with pytest.raises(UserError, match="import strings are refused"):
+        load_config("c.yaml")
+    assert not (folder / "ran").exists()
+
+
+def test_a_resumed_run_needs_the_plugins_that_it_was_started_with(write, monkeypatch):
+    path = write(SOURCE)
+    (plugin,) = load_plugins(["mine.py"])
+    recorded = [plugin.to_dict()]
+    assert require_plugins(recorded, ["mine.py"]) == [plugin]
+    monkeypatch.setattr(plugins, "_LOADED", {})
+    (again,) = require_plugins(recorded, [])
+    assert again.sha256 == plugin.sha256, "found where the run noted it"
+    path.write_text(SOURCE + "# changed\n")
+    for specs in ([], ["mine.py"]):
+        with pytest.raises(UserError, match="has changed since the run was started"):
+            require_plugins(recorded, specs)
+    path.unlink()
+    with pytest.raises(UserError, match=r"started with the plugin mine\.py, which does not load"):
+        require_plugins(recorded, [])
+
+
+def test_a_moved_plugin_with_the_same_source_is_as_good(write, folder):
+    path = write(SOURCE)
+    recorded = [load_plugins(["mine.py"])[0].to_dict()]
+    plugins._LOADED.clear()
+    for kind, name in (one.split("/", 1) for one in recorded[0]["names"]):
+        catalogue.CATALOGUE[kind].pop(name)
+    path.rename(folder / "moved.py")
+    (found,) = require_plugins(recorded, ["moved.py"])
+    assert found.path.endswith("moved.py")
+
+
+def test_a_copy_of_a_loaded_file_is_the_same_plugin(write):
+    write(SOURCE)
+    write(SOURCE, "shipped/mine.py")
+    assert len(set(load_plugins(["mine.py", "shipped/mine.py"]))) == 1
+
+
+def test_installed_packages_offer_plugins_by_an_entry_point(write, folder):
+    write(SOURCE.replace('"mine"', '"installed"'), "my_installed_pack.py")
+    info = folder / "my_installed_pack-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my_installed_pack\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[rayloom.catalogue]\nmy-pack = my_installed_pack\n")
+    (plugin,) = load_installed()
+    assert plugin.name == "my-pack"
+    assert "models/installed" in plugin.names
+    assert catalogue.lookup("models", "installed").source == f"plugin {plugin.path}"
+    assert load_installed() == [plugin]
+
+
+def test_plugin_classes_survive_pickling_by_value_or_name(write):
+    """Ray ships classes by name where it can: the module must be found in `sys.modules`."""
+    write(SOURCE)
+    load_plugins(["mine.py"])
+    kind = catalogue.load("models", "mine")
+    assert sys.modules[kind.__module__].Mine is kind
+
+
+def test_plugins_import_neither_torch_nor_ray():
+    code = (
+        "import sys, rayloom.core.plugins\n"
+        "print([m for m in ('torch', 'ray', 'mlflow', 'pydantic', 'numpy') if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
