@@ -315,9 +315,10 @@ class Journal:
         if self._handle < 0:
             new = not self.path.exists()
             self._handle = os.open(self.path, os.O_CREAT | os.O_WRONLY, 0o644)
-            os.ftruncate(self._handle, self._good)  # a torn last line
             if new:
                 fsync_dir(self._folder)
+        if os.fstat(self._handle).st_size != self._good:
+            self._catch_up()
         while self._pending:
             count, block = 0, []
             for item in self._pending:
@@ -331,6 +332,15 @@ class Journal:
             self._write(b"".join(block))
             del self._pending[:count]
         self._pending_bytes = 0
+
+    def _catch_up(self) -> None:
+        """Take in what another process of this run has appended since; cut a torn last line."""
+        size = os.fstat(self._handle).st_size
+        if size < self._good:
+            self._say(f"journal: somebody cut {self._good - size} bytes off {self.path}")
+            self._good = 0
+        self._good = scan(self.path, self._learn, self._good)
+        os.ftruncate(self._handle, self._good)
 
     def _write(self, data: bytes) -> None:
         """All of it, or the file is as it was."""

@@ -34,13 +34,13 @@ def lines(path: Path, offset: int = 0) -> Iterator[tuple[bytes, int]]:
                 yield piece, offset
 
 
-def scan(path: Path, take: Callable[[Mapping[str, Any]], None]) -> int:
-    """Hand every line to `take`; returns the offset after the last good one.
+def scan(path: Path, take: Callable[[Mapping[str, Any]], None], offset: int = 0) -> int:
+    """Hand every line from an offset on to `take`; returns the offset after the last good one.
 
     A bad line in the middle (a disk's fault) is skipped; bad ones at the end are not counted.
     """
-    good = 0
-    for text, end in lines(path):
+    good = offset
+    for text, end in lines(path, offset):
         line = decode_line(text)
         if line is not None:
             take(line)
