@@ -96,8 +96,9 @@ def bowl(payload, values, trial, report):
         if payload.get("die") == trial and step == 2 and start == 0:
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(payload.get("sleep", 0))
-        at.write_text(str(step))
-        if report({"eval/loss": floor + 1.0 / step}, step * 10):
+        told = report({"eval/loss": floor + 1.0 / step}, step * 10)
+        at.write_text(str(step))  # after the report: a kill in between repeats the step
+        if told:
             if stop_signal():
                 return {"interrupted": True}
             break

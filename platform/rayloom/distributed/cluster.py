@@ -255,9 +255,14 @@ def free_port() -> int:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message that says something, without terminal colours."""
+    """The line of an error's message that says most, without terminal colours.
+
+    Ray's errors often hold a whole traceback, whose last line is the one.
+    """
     import re
 
     text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[0][:300] if lines else type(error).__name__
+    if not lines:
+        return type(error).__name__
+    return lines[-1 if "Traceback" in text else 0][:300]

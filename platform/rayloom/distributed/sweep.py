@@ -9,6 +9,7 @@ A trial that ASHA stops is not killed. `report` tells it to stop, it writes its 
 returns; so no worker group or placement group is left behind by a stopped trial.
 """
 
+import json
 import logging
 import math
 import shutil
@@ -279,7 +280,7 @@ class _Host:
                 scheduler=scheduler_of(self),
                 num_samples=-1,
                 max_concurrent_trials=None,
-                reuse_actors=False,
+                reuse_actors=True,
             ),
             run_config=tune.RunConfig(
                 name="sweep",
@@ -336,7 +337,10 @@ class _Host:
     def trial_result(self, trial: str, result: Mapping[str, Any]) -> int:
         """An evaluation; gives its number."""
         number = self.ledger.result(
-            trial, step=result["step"], score=result["score"], metrics=result["metrics"]
+            trial,
+            step=result["step"],
+            score=result["score"],
+            metrics=json.loads(result["metrics"]),
         )
         self._tell("trial_result", trial)
         return number
@@ -385,7 +389,8 @@ def _trial_function(entry: str, payload: dict[str, Any], book: Any, metric: str)
 
         def report(metrics: Mapping[str, float], step: int) -> bool:
             score = float(metrics.get(metric, math.nan))
-            tune.report({"score": score, "step": int(step), "metrics": dict(metrics)})
+            kept = json.dumps(dict(metrics))  # Tune flattens mappings
+            tune.report({"score": score, "step": int(step), "metrics": kept})
             return bool(ray.get(book.verdict.remote(trial)))
 
         line = Line(book)

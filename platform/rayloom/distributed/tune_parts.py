@@ -12,6 +12,23 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 
+class _Shared:
+    """Tune copies its parts and pickles them for a recovery that is not used here.
+
+    A copy is the part itself; a pickle holds nothing.
+    """
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return self
+
+    def __reduce__(self) -> Any:
+        return (_nothing, ())
+
+
+def _nothing() -> None:
+    """What a pickle of a part gives back."""
+
+
 class Host(Protocol):
     """What the parts need of the sweep's driver side."""
 
@@ -26,11 +43,11 @@ class Host(Protocol):
     def trial_over(self, trial: str, error: str | None) -> None: ...
 
 
-class _Searcher(Searcher):
+class _Searcher(_Shared, Searcher):
     """Gives out trials, at most so many at a time."""
 
     def __init__(self, host: Host) -> None:
-        super().__init__(metric="score", mode=host.spec.mode)
+        super().__init__(metric=None, mode=None)  # a trial may fail before its first score
         self.host = host
         self.live: set[str] = set()
 
@@ -63,7 +80,7 @@ class _Named:
         self.trial_id = trial
 
 
-class _Schedule(FIFOScheduler):
+class _Schedule(_Shared, FIFOScheduler):
     """Hears every result once, and lets Tune's ASHA decide. A stopped trial stops itself."""
 
     def __init__(self, host: Host) -> None:
@@ -100,6 +117,8 @@ class _Schedule(FIFOScheduler):
         return self.asha.on_trial_result(None, named, result) == TrialScheduler.STOP
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        if "score" not in result:
+            return TrialScheduler.CONTINUE
         name = trial.config["trial"]
         known = len(self.host.ledger.trials[name].results)
         number = self.host.trial_result(name, result)
@@ -111,7 +130,7 @@ class _Schedule(FIFOScheduler):
         return TrialScheduler.CONTINUE
 
 
-class _Callback(Callback):
+class _Callback(_Shared, Callback):
     """Starts and ends of trials."""
 
     def __init__(self, host: Host) -> None:

@@ -1,0 +1,288 @@
+"""RLlib hosts rayloom's RL loop: env runners that own groups, a learner that is ours.
+
+RLlib gives the actors, their placement, restarts, Tune and its result keys. What happens in a round
+is `rayloom.rl`'s: RLlib's episodes, connectors, replay and `update(episodes=)` are not used, since
+they cost 20 to 100 times the work and are not deterministic. So parameters are equal, in every bit,
+to those of the same config with `workers: 0`, on any number of env runners, also when one of them
+is killed in the middle of a round.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from rayloom.core import failpoints
+from rayloom.core.config import to_dict
+from rayloom.core.errors import RayloomError
+from rayloom.core.protocols import GroupTask, State
+from rayloom.core.sections import RunConfig
+from rayloom.distributed.cluster import first_line, start_ray
+
+Say = Callable[[str], None]
+
+
+def algorithm_config(
+    name: str, config: RunConfig | None = None, *, plugins: Sequence[str | Path] = ()
+) -> Any:
+    """An RLlib `AlgorithmConfig` of one of rayloom's algorithms.
+
+    For people who know RLlib: it runs in `tune.Tuner(config.algo_class, param_space=config)` and by
+    `config.build_algo().train()`, and reports under RLlib's own keys. RLlib's words are translated:
+    `environment(env, env_config=)`, `env_runners(num_env_runners=, num_envs_per_env_runner=)`,
+    `learners(num_learners=)`, `debugging(seed=)`, and `training(...)` takes the fields of the
+    algorithm's section, `lr`, and any dotted path of a rayloom config in `settings={...}`.
+
+    Args:
+        name: Catalogue name of the algorithm, such as `dqn`.
+        config: A whole rayloom config to start from; its algorithm must have this name.
+        plugins: Plugin files that its names come from.
+
+    Raises:
+        UserError: No algorithm has this name.
+    """
+    from rayloom.core.catalogue import lookup
+    from rayloom.core.plugins import load_plugins
+    from rayloom.distributed.rllib_parts import RayloomConfig
+
+    load_plugins([str(plugin) for plugin in plugins])
+    lookup("algorithms", name)
+    host = RayloomConfig()
+    host.rayloom = to_dict(config) if config is not None else {"algorithm": {"name": name}}
+    host.rayloom_plugins = [str(Path(plugin).resolve()) for plugin in plugins]
+    if config is not None:
+        host.follow(config)
+    return host
+
+
+@contextmanager
+def remote_parts(
+    config: RunConfig,
+    *,
+    address: str | None = None,
+    plugins: Sequence[str | Path] = (),
+    say: Say | None = None,
+) -> Iterator[tuple["RemoteCollector", "RemoteUpdater"]]:
+    """Collector and updater on `resources.workers` env runners and one learner, for a `with` block.
+
+    Args:
+        config: The run's config, `resources.workers` >= 1.
+        address: Ray address; see `start_ray`.
+        plugins: Plugin files.
+        say: Told, in one line, when an env runner dies or comes back.
+
+    Raises:
+        UserError: The cluster is too small or cannot be joined.
+    """
+    resources = config.resources
+    cpus = resources.workers * resources.cpus_per_worker
+    gpus = resources.gpus_per_worker
+    with start_ray(address, cpus=cpus, gpus=gpus, plugins=plugins):
+        from rayloom.distributed.rllib_parts import no_logger
+
+        assert config.algorithm is not None
+        host = algorithm_config(config.algorithm.name, config, plugins=plugins)
+        algorithm = host.build_algo(logger_creator=no_logger)
+        algorithm.collector.say = say or algorithm.collector.say
+        try:
+            yield algorithm.collector, algorithm.updater
+        finally:
+            algorithm.stop()
+
+
+class RemoteCollector:
+    """Groups on env runner actors; a `Collector`.
+
+    Group g belongs to runner g mod N, whose process keeps its environments. The driver keeps the
+    states: where a runner dies, its unfinished groups are collected again, from the same states, by
+    the runners that live. Ray restarts the dead one meanwhile; it gets its groups back as soon as
+    it answers.
+
+    Args:
+        runners: Actor handles of `GroupRunner`.
+        say: Told of deaths and returns.
+    """
+
+    def __init__(self, runners: Sequence[Any], say: Say | None = None) -> None:
+        self.runners = list(runners)
+        self.say: Say = say or (lambda text: None)
+        self.redone = 0  # groups collected again so far
+        self._down: dict[int, Any] = {}  # runner to the ping that it owes
+
+    def collect(
+        self, weights: Mapping[str, Tensor], tasks: Sequence[GroupTask]
+    ) -> list[tuple[Any, State]]:
+        """(rollout, new state) per task, in the tasks' order."""
+        import ray
+
+        from rayloom.rl.collect import detached
+
+        shared = ray.put(detached(weights))
+        found: dict[int, tuple[Any, State]] = {}
+        self._look_for_returns(wait=False)
+        while len(found) < len(tasks):
+            waiting = {}
+            for place, task in enumerate(tasks):
+                if place not in found:
+                    runner = self._runner_of(task.group)
+                    ref = self.runners[runner].collect_task.remote(shared, task)
+                    waiting[ref] = (place, runner)
+            self._gather(waiting, found)
+        return [found[place] for place in range(len(tasks))]
+
+    def _gather(
+        self, waiting: dict[Any, tuple[int, int]], found: dict[int, tuple[Any, State]]
+    ) -> None:
+        """Wait for every call; those of a dead runner are left out."""
+        import ray
+
+        while waiting:
+            ready, _ = ray.wait(list(waiting), num_returns=1)
+            for ref in ready:
+                place, runner = waiting.pop(ref)
+                try:
+                    found[place] = writable(ray.get(ref))
+                except ray.exceptions.RayActorError:
+                    self._mark_down(runner)
+                    self.redone += 1
+                except ray.exceptions.RayTaskError as error:
+                    raise cause_of(error, "an env runner") from error
+                else:
+                    failpoints.hit("rl.group_collected")
+
+    def _mark_down(self, runner: int) -> None:
+        if runner not in self._down:
+            self.say(f"env runner {runner} died; its groups are collected again by the others")
+            self._down[runner] = self.runners[runner].ping.remote()
+
+    def _runner_of(self, group: int) -> int:
+        """The runner that collects this group now."""
+        while len(self._down) == len(self.runners):
+            self._look_for_returns(wait=True)
+        live = [runner for runner in range(len(self.runners)) if runner not in self._down]
+        own = group % len(self.runners)
+        return own if own in live else live[group % len(live)]
+
+    def _look_for_returns(self, *, wait: bool) -> None:
+        """Take back runners that answer again.
+
+        Raises:
+            RayloomError: A runner has used up its restarts.
+        """
+        import ray
+
+        if not self._down:
+            return
+        refs = list(self._down.values())
+        ready, _ = ray.wait(refs, num_returns=1, timeout=60 if wait else 0)
+        if wait and not ready:
+            raise RayloomError("every env runner died and none came back within 60 s")
+        for runner, ref in list(self._down.items()):
+            if ref not in ready:
+                continue
+            try:
+                ray.get(ref)
+            except ray.exceptions.ActorUnavailableError:
+                self._down[runner] = self.runners[runner].ping.remote()
+            except ray.exceptions.RayActorError as error:
+                raise RayloomError(
+                    f"env runner {runner} does not start again: {first_line(error)}"
+                ) from error
+            else:
+                del self._down[runner]
+                self.say(f"env runner {runner} is back")
+
+    def close(self) -> None:
+        """The algorithm that made the actors frees them."""
+
+
+class RemoteUpdater:
+    """The learner in RLlib's learner group, reached through `foreach_learner`; an `Updater`.
+
+    Args:
+        learner_group: RLlib's `LearnerGroup` of `HostedLearner`.
+    """
+
+    def __init__(self, learner_group: Any) -> None:
+        self.group = learner_group
+        self._weights: Mapping[str, Tensor] | None = None
+
+    def _call(self, method: str, *arguments: Any) -> Any:
+        import ray
+
+        from rayloom.distributed.rllib_parts import Call
+
+        results = self.group.foreach_learner(Call(method, arguments))
+        result = next(iter(results))
+        if result.ok:
+            return result.get()
+        error = result.get()
+        if isinstance(error, ray.exceptions.RayTaskError):
+            raise cause_of(error, "the learner") from error
+        raise RayloomError(
+            f"the learner's process died: {first_line(error)}. `rayloom resume` goes on from the"
+            " newest checkpoint"
+        ) from error
+
+    def update(self, rollouts: Sequence[Any]) -> dict[str, float]:
+        """Use one round; returns its metrics."""
+        import ray
+
+        self._weights = None
+        return self._call("update_round", ray.put(list(rollouts)))
+
+    def weights(self) -> Mapping[str, Tensor]:
+        """Behaviour weights, copies on the CPU."""
+        if self._weights is None:
+            self._weights = self._call("behaviour_weights")
+        return self._weights
+
+    def parameters(self) -> Mapping[str, Tensor]:
+        """All parameters and buffers, copies on the CPU."""
+        return self._call("all_parameters")
+
+    def grad_step(self) -> int:
+        """Optimizer steps so far."""
+        return int(self._call("steps_taken"))
+
+    def state_dict(self) -> State:
+        """The learner's whole state."""
+        return self._call("whole_state")
+
+    def load_state_dict(self, state: State) -> None:
+        """Back to a state."""
+        import ray
+
+        self._weights = None
+        self._call("load_whole_state", ray.put(state))
+
+    def close(self) -> None:
+        """The algorithm that made the group frees it."""
+
+
+def cause_of(error: Any, who: str) -> Exception:
+    """What a task raised: our own errors as they are, others as a `RayloomError`."""
+    cause = getattr(error, "cause", None)
+    if isinstance(cause, RayloomError):
+        return type(cause)(str(cause)) if type(cause).__init__ is Exception.__init__ else cause
+    if cause is None:
+        return RayloomError(f"{who} failed: {first_line(error)}")
+    return RayloomError(f"{who} failed: {type(cause).__name__}: {first_line(cause)}")
+
+
+def writable(value: Any) -> Any:
+    """The same nested value with its read-only arrays copied (Ray's arrays are read-only views)."""
+    if isinstance(value, np.ndarray):
+        return value if value.flags.writeable else value.copy()
+    if isinstance(value, dict):
+        return {key: writable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(writable(item) for item in value)
+    fields = getattr(value, "__dataclass_fields__", None)
+    if fields and not isinstance(value, type):
+        changed = {name: writable(getattr(value, name)) for name in fields}
+        return type(value)(**changed)
+    return value

@@ -1,0 +1,481 @@
+"""RLlib's classes, subclassed: config, algorithm, env runner, learner.
+
+In a module of its own because the base classes need ray at import. See `rllib` for the why.
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
+from ray.rllib.core import COMPONENT_RL_MODULE, DEFAULT_MODULE_ID
+from ray.rllib.core.learner.torch.torch_learner import TorchLearner
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
+from ray.rllib.env import INPUT_ENV_SINGLE_SPACES, INPUT_ENV_SPACES
+from ray.rllib.env.env_runner import EnvRunner
+from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, LEARNER_RESULTS, WEIGHTS_SEQ_NO
+from ray.tune.logger import NoopLogger
+
+from rayloom.core import failpoints
+from rayloom.core.catalogue import load
+from rayloom.core.config import config_from_dict, to_dict
+from rayloom.core.errors import UserError
+from rayloom.core.plugins import load_plugins
+from rayloom.core.protocols import GroupTask, State
+from rayloom.core.sections import RunConfig
+from rayloom.distributed.rllib import RemoteCollector, RemoteUpdater, writable
+
+_STATE = "rayloom.json"  # beside the checkpoint: the config it belongs to
+
+
+def no_logger(config: Any) -> NoopLogger:
+    """A logger that writes nothing; the run folder has the journal."""
+    import tempfile
+
+    return NoopLogger(config, tempfile.mkdtemp(prefix="rayloom-rllib-"))
+
+
+class RayloomConfig(AlgorithmConfig):
+    """RLlib's config of any algorithm of the catalogue.
+
+    Attributes:
+        rayloom: A rayloom config as a tree; RLlib's own settings are laid over it.
+        rayloom_settings: Dotted path to value, laid over that; may hold Tune's search domains.
+        rayloom_plugins: Plugin files.
+    """
+
+    def __init__(self, algo_class: type | None = None) -> None:
+        super().__init__(algo_class=algo_class or RayloomAlgorithm)
+        self.rayloom: dict[str, Any] = {"algorithm": {"name": "dqn"}}
+        self.rayloom_settings: dict[str, Any] = {}
+        self.rayloom_plugins: list[str] = []
+        self.env_runner_cls = GroupRunner
+        self._learner_class = HostedLearner
+        self.num_env_runners, self.num_learners = 0, 0
+        self.num_cpus_per_learner = 0
+        self.num_cpus_for_main_process = 0
+        self.num_envs_per_env_runner = 0  # 0: as the rayloom config says
+        self.create_local_env_runner = True
+        self.add_default_connectors_to_env_to_module_pipeline = False
+        self.add_default_connectors_to_module_to_env_pipeline = False
+        self.add_default_connectors_to_learner_pipeline = False
+        self.restart_failed_env_runners = True
+        self.delay_between_env_runner_restarts_s = 0.0
+        self._dont_auto_sync_env_runner_states = True
+        self.lr = NotProvided
+        self.gamma = NotProvided
+
+    def follow(self, config: RunConfig) -> None:
+        """Take RLlib's own settings from a rayloom config."""
+        resources = config.resources
+        self.num_env_runners = resources.workers
+        self.num_cpus_per_env_runner = resources.cpus_per_worker
+        self.num_learners = 1 if resources.workers else 0
+        self.num_gpus_per_learner = resources.gpus_per_worker
+        if config.env is not None:
+            self.env = config.env.name
+
+    def training(
+        self, *, settings: Mapping[str, Any] | Any = NotProvided, **fields: Any
+    ) -> "RayloomConfig":
+        """Settings of the algorithm.
+
+        Args:
+            settings: Dotted path of a rayloom config to value, such as `{"train.env_steps": 50000}`.
+            **fields: Fields of the algorithm's own section, such as `gamma=0.98`; `lr` is the
+                optimizer's.
+
+        Raises:
+            UserError: A field that the algorithm does not have.
+        """
+        known = load("algorithms", self.rayloom["algorithm"]["name"]).config_class.model_fields
+        for name, value in fields.items():
+            if name == "lr":
+                self.rayloom_settings["optimizer.lr"] = value
+            elif name in known:
+                self.rayloom_settings[f"algorithm.{name}"] = value
+            else:
+                have = ", ".join(["lr", *known])
+                raise UserError(f"training({name}=...): the algorithm's settings are {have}")
+        if settings is not NotProvided:
+            self.rayloom_settings.update(settings)
+        return self
+
+    def run_config(self) -> RunConfig:
+        """The rayloom config that these settings stand for.
+
+        Raises:
+            ConfigError: Settings that no rayloom config may have, all at once.
+        """
+        load_plugins(self.rayloom_plugins)
+        tree = json.loads(json.dumps(self.rayloom))
+        env = tree.setdefault("env", {})
+        if self.env is not None:
+            env["name"] = str(self.env)
+        env.setdefault("name", "CartPole-v1")
+        if self.env_config:
+            env["kwargs"] = dict(self.env_config)
+        if self.num_envs_per_env_runner > 0:
+            count = max(1, self.num_env_runners) * self.num_envs_per_env_runner
+            env["num_envs"] = count
+            env["group_size"] = self.num_envs_per_env_runner
+        if self.seed is not None:
+            tree["seed"] = self.seed
+        tree.setdefault("train", {}).setdefault("env_steps", 50_000)
+        for path, value in self.rayloom_settings.items():
+            _put(tree, path, value)
+        tree.setdefault("resources", {})["workers"] = self.num_env_runners
+        return config_from_dict(tree)
+
+    def get_default_rl_module_spec(self) -> RLModuleSpec:
+        """RLlib wants one; it is never built, since the learner holds our networks."""
+        return RLModuleSpec(module_class=TorchRLModule)
+
+    def get_default_learner_class(self) -> type:
+        """The learner that hosts ours."""
+        return HostedLearner
+
+    def validate(self) -> None:
+        """RLlib's checks.
+
+        Raises:
+            UserError: More than one learner.
+        """
+        super().validate()
+        if self.num_learners > 1:
+            raise UserError(f"num_learners must be 0 or 1, not {self.num_learners}")
+
+    @property
+    def _model_config_auto_includes(self) -> dict[str, Any]:
+        return {}
+
+
+def _put(tree: dict[str, Any], path: str, value: Any) -> None:
+    *above, last = path.split(".")
+    for key in above:
+        tree = tree.setdefault(key, {})
+    tree[last] = value
+
+
+class GroupRunner(EnvRunner):
+    """An env runner that collects whole environment groups from states it is given."""
+
+    def __init__(self, *, config: AlgorithmConfig, **kwargs: Any) -> None:
+        super().__init__(config=config, **kwargs)
+        self.run_config = config.run_config()
+        if self.worker_index:  # an actor's process is its own; index 0 lives in the driver's
+            torch.set_num_threads(threads_of(self.run_config))
+            failpoints.set_side("worker")
+            if ray.get_runtime_context().was_current_actor_reconstructed:
+                failpoints.disarm()
+        self._worker: Any = None
+
+    @property
+    def worker(self) -> Any:
+        """Our side, made at first use: the local runner of a driver never needs it."""
+        if self._worker is None:
+            from rayloom.rl.collect import GroupWorker
+
+            self._worker = GroupWorker(self.run_config)
+        return self._worker
+
+    def collect_task(self, weights: Mapping[str, torch.Tensor], task: GroupTask) -> Any:
+        """(rollout, new state) of one group's share of a round."""
+        task = dataclasses.replace(task, state=writable(task.state))
+        result = self.worker.collect(weights, task)
+        if self.worker_index:
+            failpoints.hit("rl.group_collected")
+        return result
+
+    def ping(self) -> bool:
+        """An answer, so that one knows it lives."""
+        return True
+
+    def sample(self, **kwargs: Any) -> Any:
+        """Not how groups are collected; RLlib's own evaluation is replaced too."""
+        raise NotImplementedError("rayloom collects groups: see RemoteCollector")
+
+    def assert_healthy(self) -> None:
+        """The config could be read."""
+        assert self.run_config is not None
+
+    def get_spaces(self) -> dict[str, tuple[Any, Any]]:
+        """Observation and action space of one environment."""
+        import gymnasium as gym
+
+        # networks are built by the learner, from our own spec: RLlib only passes these on
+        blank = (gym.spaces.Box(-1.0, 1.0, (1,)), gym.spaces.Discrete(2))
+        return {INPUT_ENV_SPACES: blank, INPUT_ENV_SINGLE_SPACES: blank, DEFAULT_MODULE_ID: blank}
+
+    def get_state(self, components: Any = None, **kwargs: Any) -> dict[str, Any]:
+        """Nothing: the driver keeps the states."""
+        return {}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Nothing: weights and states come with each task."""
+
+    def get_metrics(self) -> dict[str, Any]:
+        """Nothing: the loop counts."""
+        return {}
+
+    def stop(self) -> None:
+        """Free the environments."""
+        if self._worker is not None:
+            self._worker.close()
+
+
+class HostedLearner(TorchLearner):
+    """RLlib's learner as a place for ours. Its own module, optimizers and connectors stay unbuilt."""
+
+    def build(self) -> None:
+        """Make our learner."""
+        from rayloom.rl.collect import LocalUpdater
+
+        run_config = self.config.run_config()
+        if self.config.num_learners:
+            torch.set_num_threads(threads_of(run_config))
+            failpoints.set_side("worker")
+        if self.config.num_gpus_per_learner and run_config.resources.device == "auto":
+            tree = to_dict(run_config)
+            tree["resources"]["device"] = "cuda"
+            run_config = config_from_dict(tree)
+        self.ours = LocalUpdater(run_config)
+        self._is_built = True
+
+    def update_round(self, rollouts: Any) -> dict[str, float]:
+        """Use one round (a list of rollouts, or a reference to it)."""
+        return self.ours.update(writable(_fetch(rollouts)))
+
+    def behaviour_weights(self) -> dict[str, torch.Tensor]:
+        """Copies of the behaviour weights on the CPU."""
+        return _copies(self.ours.weights())
+
+    def all_parameters(self) -> dict[str, torch.Tensor]:
+        """Copies of all parameters and buffers on the CPU."""
+        return _copies(self.ours.parameters())
+
+    def steps_taken(self) -> int:
+        """Optimizer steps so far."""
+        return self.ours.grad_step()
+
+    def whole_state(self) -> State:
+        """Everything."""
+        return self.ours.state_dict()
+
+    def load_whole_state(self, state: Any) -> None:
+        """Back to a state, or to a reference to one."""
+        self.ours.load_state_dict(writable(_fetch(state)))
+
+    def get_state(self, components: Any = None, **kwargs: Any) -> dict[str, Any]:
+        """What RLlib broadcasts to env runners: nothing of weight."""
+        return {COMPONENT_RL_MODULE: {}, WEIGHTS_SEQ_NO: 0}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Nothing; see `load_whole_state`."""
+
+    def compute_loss_for_module(self, **kwargs: Any) -> Any:
+        """Never called: the loss is inside our learner."""
+        raise NotImplementedError("rayloom's learner updates itself: see RemoteUpdater")
+
+
+def _fetch(value: Any) -> Any:
+    return ray.get(value) if isinstance(value, ray.ObjectRef) else value
+
+
+def _copies(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    from rayloom.rl.collect import detached
+
+    return detached(tensors)
+
+
+@dataclasses.dataclass
+class Call:
+    """`learner.method(*arguments)`, as something that `foreach_learner` can send."""
+
+    method: str
+    arguments: tuple[Any, ...]
+
+    def __call__(self, learner: HostedLearner) -> Any:
+        return getattr(learner, self.method)(*self.arguments)
+
+
+def threads_of(config: RunConfig) -> int:
+    """Torch threads of an actor."""
+    threads = config.resources.threads
+    return max(1, int(config.resources.cpus_per_worker)) if threads == "auto" else int(threads)
+
+
+class _Latest:
+    """A sink that remembers the last value of each key."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, float] = {}
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Remember."""
+        self.values.update(values)
+
+    def image(self, step: int, key: str, pixels: Any) -> None:
+        """Not kept."""
+
+    def file(self, step: int, key: str, path: Path) -> None:
+        """Not kept."""
+
+
+class RayloomAlgorithm(Algorithm):
+    """RLlib's algorithm around `rayloom.rl.RLTrainable`: one training step is one round.
+
+    Attributes:
+        trainable: Our loop, on RLlib's actors; made at first use.
+        collector: Groups on the env runners, or in this process if there are none.
+        updater: The learner.
+    """
+
+    @classmethod
+    def get_default_config(cls) -> RayloomConfig:
+        """RLlib's default config."""
+        return RayloomConfig(cls)
+
+    def setup(self, config: Any) -> None:
+        """Build RLlib's groups, then our ends of them."""
+        super().setup(config)
+        from rayloom.rl.collect import LocalCollector
+
+        self.run_config = self.config.run_config()
+        self.updater = RemoteUpdater(self.learner_group)
+        handles = self.env_runner_group._worker_manager.actors()
+        self.collector: Any = LocalCollector(self.run_config)
+        if handles:
+            self.collector = RemoteCollector([handles[key] for key in sorted(handles)])
+        self._trainable: Any = None
+        self._returns: list[float] = []
+        self._sink = _Latest()
+
+    @property
+    def trainable(self) -> Any:
+        """The loop."""
+        if self._trainable is None:
+            from rayloom.rl.loop import RLTrainable
+
+            self._trainable = RLTrainable(
+                self.run_config, collector=self.collector, updater=self.updater
+            )
+        return self._trainable
+
+    def training_step(self) -> None:
+        """One round: collect, update, say so under RLlib's keys."""
+        loop = self.trainable
+        before, episodes = loop.env_step, loop.episodes
+        known = len(loop.recent["return"])
+        rounds = loop.round
+        loop.advance(loop.env_step + 1, sink=self._sink, interrupted=lambda: False)
+        assert loop.round == rounds + 1
+        fresh = loop.episodes - episodes
+        if len(loop.recent["return"]) >= known and fresh:
+            returns, lengths = loop.recent["return"][known:], loop.recent["length"][known:]
+            for episode_return, length in zip(returns, lengths, strict=True):
+                self._log("episode_return_mean", episode_return, window=100)
+                self._log("episode_len_mean", length, window=100)
+        elif fresh and "train/return_mean" in self._sink.values:  # a log point emptied the list
+            self._log("episode_return_mean", self._sink.values["train/return_mean"], window=100)
+            self._log("episode_len_mean", self._sink.values["train/length_mean"], window=100)
+        self._log("num_episodes", fresh, reduce="sum")
+        self._log("num_episodes_lifetime", fresh, reduce="lifetime_sum")
+        self._log("num_env_steps_sampled", loop.env_step - before, reduce="sum")
+        self._log("num_env_steps_sampled_lifetime", loop.env_step - before, reduce="lifetime_sum")
+        for key, value in self._sink.values.items():
+            if key.startswith(("loss/", "q/", "optim/")):
+                self.metrics.log_value((LEARNER_RESULTS, DEFAULT_MODULE_ID, key), value, window=1)
+
+    def _log(self, key: str, value: float, **how: Any) -> None:
+        self.metrics.log_value((ENV_RUNNER_RESULTS, key), value, **how)
+
+    def evaluate(self, parallel_train_future: Any = None) -> dict[str, Any]:
+        """Our evaluation, without first-finisher bias, under RLlib's keys."""
+        found = self.trainable.evaluate()
+        return {
+            ENV_RUNNER_RESULTS: {
+                "episode_return_mean": found["eval/return_mean"],
+                "episode_len_mean": found["eval/length_mean"],
+                "num_episodes": found["eval/episodes"],
+            },
+            **found,
+        }
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """One of our checkpoints, safetensors and JSON, and the config beside it."""
+        from rayloom.records import Checkpoints
+
+        folder = Path(checkpoint_dir)
+        Checkpoints(folder).save(self.trainable.env_step, self.trainable.state_dict(), metrics={})
+        about = {
+            "config": to_dict(self.run_config),
+            "plugins": self.config.rayloom_plugins,
+            "training_iteration": self.training_iteration,
+        }
+        (folder / _STATE).write_text(json.dumps(about), encoding="utf-8")
+
+    def load_checkpoint(self, checkpoint_dir: str) -> None:
+        """Back to a checkpoint; training goes on bit-equal."""
+        from rayloom.records import Checkpoints
+
+        checkpoints = Checkpoints(Path(checkpoint_dir))
+        newest = checkpoints.latest()
+        if newest is None:
+            raise UserError(f"{checkpoint_dir} holds no checkpoint that verifies")
+        self.trainable.load_state_dict(state_of(checkpoints, newest))
+        about = json.loads((Path(checkpoint_dir) / _STATE).read_text(encoding="utf-8"))
+        self._iteration = about["training_iteration"]
+        steps = self.trainable.env_step
+        key = (ENV_RUNNER_RESULTS, "num_env_steps_sampled_lifetime")
+        self.metrics.set_value(key, steps) if False else self._log(
+            "num_env_steps_sampled_lifetime",
+            steps - (self.metrics.peek(key, default=0) or 0),
+            reduce="lifetime_sum",
+        )
+
+    def save_to_path(self, path: Any = None, **kwargs: Any) -> str:
+        """As `save_checkpoint`; gives the folder."""
+        import tempfile
+
+        folder = Path(path) if path is not None else Path(tempfile.mkdtemp(prefix="rayloom-algo-"))
+        folder.mkdir(parents=True, exist_ok=True)
+        self.save_checkpoint(str(folder))
+        return str(folder)
+
+    def restore_from_path(self, path: Any, *args: Any, **kwargs: Any) -> None:
+        """As `load_checkpoint`."""
+        self.load_checkpoint(str(path))
+
+    @classmethod
+    def from_checkpoint(cls, path: Any, **kwargs: Any) -> "RayloomAlgorithm":
+        """An algorithm as it was saved, its config included."""
+        about = json.loads((Path(path) / _STATE).read_text(encoding="utf-8"))
+        host = RayloomConfig(cls)
+        host.rayloom, host.rayloom_plugins = about["config"], about["plugins"]
+        load_plugins(host.rayloom_plugins)
+        host.follow(config_from_dict(about["config"]))
+        algorithm = host.build_algo()
+        algorithm.load_checkpoint(str(path))
+        return algorithm
+
+    def cleanup(self) -> None:
+        """Free environments and actors."""
+        if isinstance(self.collector, RemoteCollector):
+            self.collector.close()
+        else:
+            self.collector.close()
+        super().cleanup()
+
+
+def state_of(checkpoints: Any, checkpoint: Any) -> State:
+    """The state that a checkpoint holds, whatever `latest()` gives: a handle or a step."""
+    loaded: Callable[[Any], Any] = checkpoints.load
+    found = loaded(getattr(checkpoint, "step", checkpoint))
+    return getattr(found, "state", found)
