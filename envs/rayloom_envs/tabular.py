@@ -232,4 +232,5 @@ def _observation_space(mdp: MDP, observations: np.ndarray | None) -> spaces.Spac
     if len(observations) != mdp.num_states:
         raise ValueError(f"{len(observations)} observations for {mdp.num_states} states")
     low, high = observations.min(0), observations.max(0)
-    return spaces.Box(low, high, dtype=observations.dtype.type)
+    same = low == high  # Gymnasium warns of boxes without volume
+    return spaces.Box(low - same, high + same, dtype=observations.dtype.type)

@@ -94,11 +94,11 @@ def n_step_transitions(
         truncated: The step was the last one before a time limit.
         valid: False where the environment only reset itself. Results at such starts mean nothing.
         gamma: Discount per step.
-        n: Window; T >= n.
+        n: Window; T >= n - 1 (with T = n - 1 there is no start).
     """
     starts = r.shape[0] - n + 1
     if n < 1 or starts < 0:
-        raise ValueError(f"n must lie in 1..T={r.shape[0]}, got {n}")
+        raise ValueError(f"n must lie in 1..{r.shape[0] + 1} for {r.shape[0]} steps, got {n}")
     total = torch.zeros_like(r[:starts])
     discount = torch.ones_like(total)
     span = torch.zeros(total.shape, dtype=torch.int64, device=r.device)

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-Statistic = Callable[[np.ndarray], np.ndarray]  # reduces the last axis
+Reduced = np.ndarray | np.floating
+Statistic = Callable[[np.ndarray], Reduced]  # reduces the last axis
 _CHUNK = 4_000_000  # float64 values of resamples held at once
 
 
@@ -25,12 +26,12 @@ class Interval:
     high: float
 
 
-def mean(values: np.ndarray) -> np.ndarray:
+def mean(values: np.ndarray) -> Reduced:
     """Mean over the last axis."""
     return values.mean(-1)
 
 
-def iqm(values: np.ndarray) -> np.ndarray:
+def iqm(values: np.ndarray) -> Reduced:
     """Interquartile mean over the last axis: the mean without the lowest and highest quarter.
 
     floor(n / 4) values are cut at each end, as a 25 % trimmed mean does.

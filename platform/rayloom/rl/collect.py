@@ -21,7 +21,7 @@ from rayloom.rl.rollout import Rollout
 from rayloom.rl.spaces import EnvSpec
 
 
-def algorithm_class(config: RunConfig) -> type[Learner]:
+def algorithm_class(config: RunConfig) -> Any:
     """The learner class that `algorithm.name` names.
 
     Raises:

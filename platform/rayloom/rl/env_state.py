@@ -6,7 +6,7 @@ States hold only what a checkpoint can: arrays, numbers, text and nested dicts o
 """
 
 import json
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import gymnasium as gym
 import numpy as np
@@ -28,6 +28,7 @@ _STATELESS = (
 )
 
 
+@runtime_checkable
 class Adapter(Protocol):
     """Reads and writes the inner state of one family of (unwrapped) environments."""
 

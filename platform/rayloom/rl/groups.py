@@ -204,8 +204,8 @@ class LoopGroup(Group):
         self.spec.encode(seen, observation)
         self.actions[slot] = []
 
-    def _apply(self, slot: int, action: np.ndarray) -> tuple[Any, Any, bool, bool]:
-        chosen = int(action) + self.spec.action_start if self._plain else action.copy()
+    def _apply(self, slot: int, action: np.ndarray | np.int64) -> tuple[Any, Any, bool, bool]:
+        chosen = int(action) + self.spec.action_start if self._plain else np.array(action)
         seen, gain, end, cut, _ = self.envs[slot].step(chosen)
         if self.adapter is None:
             self.actions[slot].append(np.array(action))

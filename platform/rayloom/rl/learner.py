@@ -8,7 +8,7 @@ off-policy methods differ inside `update` only. To add one: a config class deriv
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -64,6 +64,7 @@ class LearnerContext:
     device: str = "cpu"
 
 
+@runtime_checkable
 class Learner(Protocol):
     """Owns parameters, optimizer, loss, update and, off-policy, the replay. Pure torch."""
 

@@ -8,7 +8,7 @@ times faster than calling torch once per environment step.
 """
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from rayloom.rl.spaces import EnvSpec
 Extras = dict[str, np.ndarray]
 
 
+@runtime_checkable
 class Policy(Protocol):
     """Observation to action. One object serves one group at a time; it keeps no memory."""
 
@@ -118,6 +119,7 @@ class EpsilonGreedy:
         return self.values(observation).argmax(-1)
 
 
+@runtime_checkable
 class ActionValues(Protocol):
     """What `EpsilonGreedy` needs."""
 

@@ -8,7 +8,7 @@ times the arithmetic. `PerceptronKernel` runs forward and backward as a fixed li
 memory that is allocated once; tests hold it to `AutogradKernel`, which is the definition.
 """
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from rayloom.optim import FlatParameters
 from rayloom.rl.q_network import QNetwork
 
 
+@runtime_checkable
 class Kernel(Protocol):
     """Gradient of one minibatch."""
 
