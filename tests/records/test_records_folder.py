@@ -327,7 +327,8 @@ def test_the_environment_is_json_and_hides_secrets(monkeypatch):
 
 def test_the_room_imports_neither_torch_nor_mlflow_to_list_runs():
     code = (
-        "import sys, rayloom.records as r; r.list_runs('/nowhere'); r.RunFolder; r.describe_environment\n"
+        "import sys, rayloom.records as r\n"
+        "r.list_runs('/nowhere'); r.RunFolder; r.describe_environment\n"
         "heavy = {'torch', 'mlflow', 'ray', 'numpy', 'yaml', 'PIL'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
