@@ -4,7 +4,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, TextIO
 
 PLAIN_EVERY_S = 10.0  # between progress lines where output is piped
@@ -31,6 +31,10 @@ class RunObserver(Protocol):
         """One line for a person."""
         ...
 
+    def on_table(self, event: Mapping[str, Any]) -> None:
+        """A sweep's trial started, reported or ended: kind, row, rows, metric, trials."""
+        ...
+
     def on_end(self, event: Mapping[str, Any]) -> None:
         """After the last step: run, status, reason, best, metrics."""
         ...
@@ -49,6 +53,9 @@ class Silent:
         """Nothing."""
 
     def on_message(self, text: str) -> None:
+        """Nothing."""
+
+    def on_table(self, event: Mapping[str, Any]) -> None:
         """Nothing."""
 
     def on_end(self, event: Mapping[str, Any]) -> None:
@@ -86,6 +93,10 @@ class Events:
         """Event `message`."""
         self._write("message", {"text": text})
 
+    def on_table(self, event: Mapping[str, Any]) -> None:
+        """Event `trial`."""
+        self._write("trial", {"kind": event["kind"], **event["row"]})
+
     def on_end(self, event: Mapping[str, Any]) -> None:
         """Event `end`."""
         self._write("end", event)
@@ -105,6 +116,8 @@ class Console:
         self._drawn = False
         self._last = 0.0
         self._evaluated = ""
+        self._block = 0  # lines of the live table
+        self._headed = False
         self._hook: Any = None
 
     # Events -------------------------------------------------------------------------------------
@@ -146,8 +159,25 @@ class Console:
         """A line of its own."""
         self.line(text)
 
+    def on_table(self, event: Mapping[str, Any]) -> None:
+        """The table of a sweep: redrawn on a terminal, a line per ended trial elsewhere."""
+        lines = table_lines(event["rows"], event["metric"], event["trials"])
+        if self.live:
+            self.clear()
+            width = shutil.get_terminal_size().columns - 1
+            self._out.write("".join(f"{line[:width]}\n" for line in lines))
+            self._out.flush()
+            self._block = len(lines)
+        elif event["kind"] == "trial_ended":
+            if not self._headed:
+                self.line(lines[0])
+                self._headed = True
+            self.line(row_text(event["row"]))
+
     def on_end(self, event: Mapping[str, Any]) -> None:
         """How it ended, and what to do next."""
+        if self._block:
+            self._block = 0  # the table stays
         best = event.get("best")
         if best:
             self.line(f"best {best['metric']} {best['value']:.5g} at step {best['step']:,}")
@@ -169,7 +199,11 @@ class Console:
         self._out.flush()
 
     def clear(self) -> None:
-        """Remove the live line."""
+        """Remove the live line, or the live table."""
+        if self._block:
+            self._out.write(f"\x1b[{self._block}A\x1b[J")
+            self._out.flush()
+            self._block = 0
         if self._drawn:
             self._out.write("\r" + " " * (shutil.get_terminal_size().columns - 1) + "\r")
             self._out.flush()
@@ -224,6 +258,28 @@ def evaluation_text(metrics: Mapping[str, float]) -> str:
     if not shown:
         shown = [k for k in metrics if k.startswith("eval/") and not k.endswith("_se")][:4]
     return "  ".join(f"{key} {metrics[key]:.5g}" for key in shown)
+
+
+_ROW = ("trial", "status", "score", "evaluations", "step", "run", "error")
+
+
+def table_lines(rows: Sequence[Mapping[str, Any]], metric: str, trials: int) -> list[str]:
+    """A sweep's table, its head first."""
+    ended = sum(row["status"] != "running" for row in rows)
+    head = f"{ended} of {trials} trials ended; score is {metric}"
+    return [head, *(row_text(row) for row in rows)]
+
+
+def row_text(row: Mapping[str, Any]) -> str:
+    """One trial: number, status, score, evaluations, its values, and why it failed."""
+    score = "-" if row["score"] is None else f"{row['score']:.5g}"
+    values = "  ".join(
+        f"{key}={value:.3g}" if isinstance(value, float) else f"{key}={value}"
+        for key, value in row.items()
+        if key not in _ROW
+    )
+    error = f"  {row['error']}" if row.get("error") else ""
+    return f"{row['trial']}  {row['status']:<8} {score:>10}  {row['evaluations']:>3}  {values}{error}"
 
 
 def duration(seconds: float) -> str:

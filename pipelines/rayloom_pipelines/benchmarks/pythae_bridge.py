@@ -22,7 +22,7 @@ LATENT_DIM, HIDDEN = 16, 512
 
 
 def make_ours(spec: DataSpec, seed: int) -> VAE:
-    """rayloom's VAE with pythae's default network, binarised at one half."""
+    """A VAE of rayloom with pythae's default network, binarised at one half."""
     config = VAEConfig(
         latent_dim=LATENT_DIM,
         network="mlp",
@@ -35,7 +35,7 @@ def make_ours(spec: DataSpec, seed: int) -> VAE:
 
 
 def make_theirs(spec: DataSpec) -> Any:
-    """pythae's VAE with its default networks and Bernoulli reconstruction."""
+    """A VAE of pythae with its default networks and Bernoulli reconstruction."""
     from pythae.models import VAE as TheirVAE
     from pythae.models import VAEConfig as TheirConfig
 
@@ -92,7 +92,7 @@ def assert_equal(ours: VAE, theirs: Any, image: Tensor) -> None:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """pythae's progress bars and log lines go nowhere."""
+    """Send the progress bars and log lines of pythae nowhere."""
     logging.getLogger("pythae").setLevel(logging.ERROR)
     with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
         yield

@@ -118,33 +118,32 @@ def start_follower(
     ).start()
 
 
-def train(
-    folder: Any,
-    config: RunConfig,
-    options: Any,
-    prepared: Prepared,
-    observer: RunObserver,
-    *,
-    resume: bool,
-) -> dict[str, Any]:
-    """Drive the trainable to its end, here or on workers. Returns `Outcome.to_dict()`."""
+def train(folder: Any, task: Any) -> dict[str, Any]:
+    """Drive the trainable to its end, here or on workers. Returns `Outcome.to_dict()`.
+
+    Args:
+        folder: The run folder, locked.
+        task: `recipes.run.Task`.
+    """
+    config: RunConfig = task.config
     if config.resources.workers > 0:
         from rayloom_pipelines.recipes import workers
 
         run = workers.train_rl if config.task == "rl" else workers.train_generative
-        return run(folder, config, options, prepared, observer, resume=resume)
+        return run(folder, task)
     from rayloom.training import Plan, drive
 
-    journal = folder.journal()
+    trainable = task.prepared.trainable
     outcome = drive(
-        prepared.trainable,
+        trainable,
         Plan.from_config(config),
         folder=folder,
-        sink=journal,
-        observer=observer,
-        resume=resume,
+        sink=folder.journal(),
+        observer=task.observer,
+        resume=task.resume,
+        should_stop=task.should_stop,
     )
-    close = getattr(prepared.trainable, "close", None)
+    close = getattr(trainable, "close", None)
     if close is not None:
         close()
     return outcome.to_dict()

@@ -1,7 +1,7 @@
 """One training run: its folder, its tracking, its trainable, the driver, and the end."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,9 +47,10 @@ def make_folder(
     name: str,
     options: Options,
     *,
+    tree: Mapping[str, Any] | None = None,
     plugins: Sequence[Mapping[str, Any]] = (),
     say: Any = None,
-    **facts: Any,
+    facts: Mapping[str, Any] | None = None,
 ) -> Any:
     """The run folder of a new run, with all that a resume and a reader need to know.
 
@@ -57,6 +58,7 @@ def make_folder(
         config: Resolved config.
         name: Its name.
         options: See `Options`.
+        tree: What config.yaml holds; None: the config (a sweep's has spaces in it).
         plugins: `Plugin.to_dict()` of each.
         say: Hears about disks that refuse.
         facts: More fields of `run.json`.
@@ -80,10 +82,14 @@ def make_folder(
             "experiment": config.tracking.experiment,
         },
         "tags": dict(config.tracking.tags) | dict(options.tags),
-        **facts,
+        **(facts or {}),
     }
     return RunFolder.create(
-        storage_path(config.storage), name, config=to_dict(config), info=info, say=say or _silent
+        storage_path(config.storage),
+        name,
+        config=dict(tree) if tree is not None else to_dict(config),
+        info=info,
+        say=say or _silent,
     )
 
 
@@ -94,8 +100,19 @@ def start(
     *,
     observer: RunObserver,
     plugins: Sequence[Mapping[str, Any]] = (),
+    should_stop: Callable[[], int] | None = None,
+    trial: str | None = None,
 ) -> Any:
     """Train from the beginning. Returns the run folder, whose `run.json` says how it ended.
+
+    Args:
+        config: Resolved config.
+        name: Its name.
+        options: See `Options`.
+        observer: Who watches.
+        plugins: `Plugin.to_dict()` of each.
+        should_stop: Another source of stop requests: a signal number, or 0.
+        trial: Number of the sweep's trial that this is.
 
     Raises:
         UserError: The config does not fit the data, the environment or this machine; no run folder
@@ -113,10 +130,14 @@ def start(
         options,
         plugins=plugins,
         say=observer.on_message,
-        data=prepared.data,
-        choices=prepared.choices,
+        facts={
+            "data": prepared.data,
+            "choices": prepared.choices,
+            **({"trial": trial} if trial is not None else {}),
+        },
     )
-    return _attempt(folder, config, options, prepared, observer, resume=False, began=began)
+    task = Task(config, options, prepared, observer, should_stop, resume=False, began=began)
+    return _attempt(folder, task)
 
 
 def resume(
@@ -125,6 +146,7 @@ def resume(
     *,
     observer: RunObserver,
     plugins: Sequence[str] = (),
+    should_stop: Callable[[], int] | None = None,
 ) -> Any:
     """Go on with a run from its newest checkpoint that verifies.
 
@@ -133,6 +155,7 @@ def resume(
         overrides: Changes of length, resources, tracking and stop rules.
         observer: Who watches.
         plugins: Plugin files or modules; those the run was started with must be unchanged.
+        should_stop: Another source of stop requests: a signal number, or 0.
 
     Raises:
         UserError: Something else was to change, or the plugins differ.
@@ -159,24 +182,40 @@ def resume(
         built_from = first.model_copy(update={"resources": config.resources})
         prepared = attempt.prepare(built_from, options, choices=about.get("choices", {}))
         _same_data(prepared.data, about.get("data"))
-    return _attempt(folder, config, options, prepared, observer, resume=True, began=began)
+    task = Task(config, options, prepared, observer, should_stop, resume=True, began=began)
+    return _attempt(folder, task)
 
 
-def _attempt(
-    folder: Any,
-    config: RunConfig,
-    options: Options,
-    prepared: Any,
-    observer: RunObserver,
-    *,
-    resume: bool,
-    began: float,
-) -> Any:
+@dataclass(frozen=True)
+class Task:
+    """What one attempt needs to know beside its folder.
+
+    Attributes:
+        config: What holds now: length, rules, resources and tracking may differ from the first.
+        options: Of the command.
+        prepared: `attempt.Prepared`.
+        observer: Who watches.
+        should_stop: Another source of stop requests.
+        resume: Whether there was an attempt before.
+        began: `time.monotonic()` of the command.
+    """
+
+    config: RunConfig
+    options: Options
+    prepared: Any
+    observer: RunObserver
+    should_stop: Callable[[], int] | None
+    resume: bool
+    began: float
+
+
+def _attempt(folder: Any, task: Task) -> Any:
     """One attempt on a run folder, under its lock; whatever happens is written down."""
     from rayloom_pipelines.recipes import attempt
 
+    config, options, observer = task.config, task.options, task.observer
     with folder.lock(), quiet(folder.log_path):
-        if resume:
+        if task.resume:
             attempt.note_resume(folder, config)
         folder.update(status="running", config_now=to_dict(config))
         observer.on_start(
@@ -185,12 +224,12 @@ def _attempt(
                 "path": str(folder.path),
                 "name": folder.read()["name"],
                 "workers": config.resources.workers,
-                "resumed": resume,
+                "resumed": task.resume,
             }
         )
         follower = attempt.start_follower(folder, config, options, observer)
         try:
-            outcome = attempt.train(folder, config, options, prepared, observer, resume=resume)
+            outcome = attempt.train(folder, task)
         except BaseException as error:
             cause = str(error) if isinstance(error, RayloomError) else repr(error)
             stopped = isinstance(error, KeyboardInterrupt | SystemExit)
@@ -202,9 +241,8 @@ def _attempt(
                 follower.close("KILLED" if stopped else "FAILED")
             raise
         attempt.finish(folder, config, options, outcome, follower, observer)
-    observer.on_end(
-        {"run": folder.run_id, "elapsed_s": time.monotonic() - began, **outcome}
-    )
+    elapsed = time.monotonic() - task.began
+    observer.on_end({"run": folder.run_id, "elapsed_s": elapsed, **outcome})
     return folder
 
 

@@ -6,22 +6,13 @@ from typing import Any
 
 from rayloom.core.config import config_from_dict, to_dict
 from rayloom.core.protocols import Collective
-from rayloom.core.sections import RunConfig
-from rayloom_pipelines.console import RunObserver
 
 ENTRY = "rayloom_pipelines.recipes.workers:train_worker"
 
 
-def train_generative(
-    folder: Any,
-    config: RunConfig,
-    options: Any,
-    prepared: Any,
-    observer: RunObserver,
-    *,
-    resume: bool,
-) -> dict[str, Any]:
+def train_generative(folder: Any, task: Any) -> dict[str, Any]:
     """Ray Train runs `train_worker` on every worker; this process hands on what they say."""
+    config, options, observer = task.config, task.options, task.observer
     from rayloom.distributed.train import run_workers
 
     about = folder.read()
@@ -29,10 +20,10 @@ def train_generative(
     plan = to_dict(config)
     payload = {
         "folder": str(folder.path),
-        "config": to_dict(prepared.config),
+        "config": to_dict(task.prepared.config),
         "plan": plan,
         "plugins": plugins,
-        "resume": resume,
+        "resume": task.resume,
         "init": options.init,
         "overfit_batch": options.overfit_batch,
         "profile": str(Path("profile").absolute()) if options.profile else None,
@@ -135,28 +126,21 @@ class _Nothing:
         """Nothing."""
 
 
-def train_rl(
-    folder: Any,
-    config: RunConfig,
-    options: Any,
-    prepared: Any,
-    observer: RunObserver,
-    *,
-    resume: bool,
-) -> dict[str, Any]:
+def train_rl(folder: Any, task: Any) -> dict[str, Any]:
     """The RL loop in this process, its groups on Ray actors and its learner in one."""
+    config, options, observer = task.config, task.options, task.observer
     from rayloom.distributed.rllib import remote_parts
     from rayloom.training import Plan, drive
     from rayloom_pipelines.recipes import build, weights
 
     about = folder.read()
     plugins = [plugin["path"] for plugin in about.get("plugins", [])]
-    base = prepared.config
+    base = task.prepared.config
     with remote_parts(
         base, address=config.resources.address, plugins=plugins, say=observer.on_message
     ) as (collector, updater):
         trainable = build.build_rl(base, collector=collector, updater=updater)
-        if options.init and not resume:
+        if options.init and not task.resume:
             weights.put_into(trainable, weights.of_run(Path(options.init)))
         outcome = drive(
             trainable,
@@ -164,6 +148,7 @@ def train_rl(
             folder=folder,
             sink=folder.journal(),
             observer=observer,
-            resume=resume,
+            resume=task.resume,
+            should_stop=task.should_stop,
         )
     return outcome.to_dict()

@@ -1,0 +1,1 @@
+"""Benchmarks beside peers; the one place that may import them."""

@@ -1,0 +1,96 @@
+"""A run that groups others: K seeds, or the trials of a sweep. It has a folder and curves too."""
+
+import datetime
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rayloom.core.sections import RunConfig
+from rayloom_pipelines.console import RunObserver
+from rayloom_pipelines.recipes import attempt
+from rayloom_pipelines.recipes.quiet import quiet
+from rayloom_pipelines.recipes.run import Options
+
+_STATUS = {0: "finished", 130: "interrupted", 143: "interrupted"}
+
+
+def child_options(options: Options, parent: str) -> Options:
+    """Options of a run inside a group: the group promotes the best one, not each its own."""
+    return replace(options, parent=parent, register=False)
+
+
+def children_of(folder: Any) -> list[Any]:
+    """Summaries of a group's runs, oldest first."""
+    from rayloom.records import list_runs
+
+    return list(list_runs(folder.path.parent, smoke=True, parent=folder.run_id))
+
+
+@contextmanager
+def open_group(
+    folder: Any, config: RunConfig, options: Options, observer: RunObserver
+) -> Iterator[dict[str, Any]]:
+    """Hold a group's lock and tracking; the block fills in how it ended.
+
+    Yields a dict whose keys the block sets: `exit_code`, `reason`, `metrics` (of the group), `step`
+    and `best` (as in an outcome); further keys go to `run.json`.
+    """
+    with folder.lock(), quiet(folder.log_path):
+        folder.update(status="running")
+        folder.journal().tags({"rayloom.kind": str(folder.read()["kind"])})
+        folder.journal().flush()
+        follower = attempt.start_follower(folder, config, options, observer)
+        end: dict[str, Any] = {"exit_code": 1, "reason": "", "metrics": {}, "step": 0, "best": None}
+        try:
+            yield end
+        except BaseException as error:
+            stopped = isinstance(error, KeyboardInterrupt | SystemExit)
+            end |= {"exit_code": 130 if stopped else 1, "reason": str(error)[:2000]}
+            _close(folder, end, "interrupted" if stopped else "failed", follower)
+            raise
+        _close(folder, end, _STATUS.get(end["exit_code"], "failed"), follower)
+
+
+def _close(folder: Any, end: Mapping[str, Any], status: str, follower: Any | None) -> None:
+    journal = folder.journal()
+    if end["metrics"]:
+        journal.scalars(end["step"], end["metrics"])
+    journal.status(status)
+    journal.close()
+    known = ("exit_code", "reason", "metrics", "step", "best")
+    folder.update(
+        status=status,
+        ended=datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        exit_code=end["exit_code"],
+        reason=end["reason"],
+        summary={"step": end["step"], "metrics": dict(end["metrics"]), "best": end["best"]},
+        **{key: value for key, value in end.items() if key not in known},
+    )
+    if follower is not None:
+        names = {"finished": "FINISHED", "interrupted": "KILLED"}
+        follower.close(names.get(status, "FAILED"))
+
+
+def promote(folder: Any, child: Path, observer: RunObserver) -> dict[str, str] | None:
+    """Register the model of a group's best run; gives what `run.json` notes of it."""
+    from rayloom.records import RunFolder
+    from rayloom_pipelines.recipes import weights
+
+    best = RunFolder.open(child)
+    if not (best.read().get("tracking") or {}).get("uri"):
+        return None
+    try:
+        version = weights.register(
+            best, weights.config_of_folder(child), say=observer.on_message
+        )
+    except Exception as error:  # MLflow may be away: the runs themselves are complete
+        first = str(error).strip().partition("\n")[0]
+        observer.on_message(f"the best model was not registered ({type(error).__name__}: {first})")
+        return None
+    observer.on_message(f"registered {child.name} as {version.uri}")
+    noted = {"uri": version.uri, "name": version.name, "version": version.version}
+    with best.lock():
+        best.update(model=noted)
+    return noted
