@@ -53,13 +53,18 @@ class Problem:
 
 
 class ConfigError(UserError):
-    """All the mistakes of a config at once."""
+    """All the mistakes of a config at once; the message shows the first hundred."""
+
+    max_shown = 100
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = list(problems)
         count = len(self.problems)
         head = "1 problem in the config:" if count == 1 else f"{count} problems in the config:"
-        super().__init__("\n".join([head, *(f"  {problem}" for problem in self.problems)]))
+        lines = [f"  {problem}" for problem in self.problems[: self.max_shown]]
+        if count > self.max_shown:
+            lines.append(f"  and {count - self.max_shown} more")
+        super().__init__("\n".join([head, *lines]))
 
 
 def nearest(name: str, names: Iterable[str]) -> str | None:

@@ -11,7 +11,7 @@ from pydantic.fields import FieldInfo
 from rayloom.core import catalogue
 from rayloom.core.catalogue import Kind
 from rayloom.core.errors import Problem, UserError, nearest
-from rayloom.core.sections import OPTIMIZERS, Config, RunConfig
+from rayloom.core.sections import Config, RunConfig
 from rayloom.core.yaml_marks import Node, shown
 
 OPEN_SECTIONS: dict[str, Kind] = {"model": "models", "algorithm": "algorithms"}
@@ -221,11 +221,6 @@ def config_class(kind: Kind, name: str) -> type[Config]:
             f"Literal[{name!r}]"
         )
     return found
-
-
-def optimizer_names() -> list[str]:
-    """The names of the optimizers."""
-    return list(OPTIMIZERS)
 
 
 def _shape(value: Any) -> str:

@@ -9,12 +9,13 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from rayloom.core.errors import Problem, nearest
+from rayloom.core.errors import ConfigError, Problem, nearest
 from rayloom.core.yaml_marks import Node, parse, shown
 
 SpaceKind = Literal["uniform", "loguniform", "int", "logint", "choice"]
 KINDS: tuple[SpaceKind, ...] = get_args(SpaceKind)
 SEARCHABLE = ("model", "data", "algorithm", "env", "optimizer", "train", "evaluation", "seed")
+MAX_ENDS = 500  # each is checked by building the config with it
 FREE_TEXT = ("tracking.tags", "train.stop")  # mappings whose keys the user invents
 
 _CALL = re.compile(r"\s*([A-Za-z_]\w*)\s*\((.*)\)\s*\Z", re.DOTALL)
@@ -110,6 +111,9 @@ def extract(
     Returns:
         The tree with the first end in the place of each space; the spaces by dotted path; and
         the paths of spaces that were no use (nothing can be said about the value there).
+
+    Raises:
+        ConfigError: There are more ends to check than a person writes.
     """
     spaces: dict[str, Space] = {}
     unusable: list[str] = []
@@ -134,7 +138,11 @@ def extract(
             return Node(inner, node.where)
         return node
 
-    return walk(tree, ""), spaces, unusable
+    bare = walk(tree, "")
+    if sum(len(space.ends) for space in spaces.values()) > MAX_ENDS:
+        message = f"the search spaces hold more than {MAX_ENDS} ends and choices in all"
+        raise ConfigError([*problems, Problem("", message, tree.where)])
+    return bare, spaces, unusable
 
 
 def _refusal(space: Space, path: str, where: str, *, allowed: bool, dotted: bool) -> Problem | None:

@@ -7,9 +7,10 @@ written as a float (`5e4`) is welcome where a whole number is wanted.
 
 import json
 import re
+from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from rayloom.core import metric_table
 from rayloom.core.errors import Problem, nearest
@@ -19,7 +20,6 @@ from rayloom.core.schema_walk import (
     bounds,
     is_player_mapping,
     open_class,
-    optimizer_names,
 )
 from rayloom.core.sections import OPTIMIZERS, Config, RunConfig
 from rayloom.core.yaml_marks import MERGE_KEY, Node, printable, shown
@@ -46,25 +46,34 @@ _TYPES = {
 }
 
 
+@dataclass
+class _Building:
+    """What the checks of one tree share."""
+
+    tree: Node
+    plain: Any
+    layout: Layout
+    problems: list[Problem]
+
+
 def build(tree: Node) -> tuple[RunConfig | None, list[Problem]]:
     """The config of a tree without search spaces, or None and all its mistakes."""
     problems: list[Problem] = []
-    classes: dict[str, type[BaseModel]] = {}
     sections: dict[str, Any] = {}
     given = {key: node for key, node in tree.value.items() if node.value is not None}
+    classes: dict[str, type[BaseModel]] = {}
     for section in OPEN_SECTIONS:
-        if section in given:
-            found = open_class(section, given[section], problems)
-            if found is not None:
-                classes[section] = found
-    layout = Layout(classes)
+        found = open_class(section, given[section], problems) if section in given else None
+        if found is not None:
+            classes[section] = found
+    work = _Building(tree, tree.plain(), Layout(classes), problems)
     for section, chosen in classes.items():
-        sections[section] = _validated(chosen, (section,), tree, layout, problems)
+        sections[section] = _validated(chosen, given[section].plain(), (section,), work)
     if "optimizer" in given:
-        sections["optimizer"] = _optimizer(tree, layout, problems)
+        sections["optimizer"] = _optimizer(given["optimizer"], work)
     own = {"model", "algorithm", "optimizer"}
     rest = {key: node.plain() for key, node in given.items() if key not in own}
-    shell = _validated(RunConfig, (), tree, layout, problems, data=rest)
+    shell = _validated(RunConfig, rest, (), work)
     problems += _contradictions(tree, given) + _names(given) + _metrics(given)
     problems = _unique(problems)
     if problems or shell is None:
@@ -72,59 +81,42 @@ def build(tree: Node) -> tuple[RunConfig | None, list[Problem]]:
     return shell.model_copy(update=sections), []
 
 
-def _optimizer(tree: Node, layout: Layout, problems: list[Problem]) -> Any:
+def _optimizer(node: Node, work: _Building) -> Any:
     """One optimizer section, or a dict with one per player."""
-    node = tree.value["optimizer"]
     if not is_player_mapping(node.value):
-        return _one_optimizer(("optimizer",), node, tree, layout, problems)
+        return _one_optimizer(("optimizer",), node, work)
     return {
-        player: _one_optimizer(("optimizer", player), inner, tree, layout, problems)
+        player: _one_optimizer(("optimizer", player), inner, work)
         for player, inner in node.value.items()
     }
 
 
-def _one_optimizer(
-    prefix: tuple[str, ...], node: Node, tree: Node, layout: Layout, problems: list[Problem]
-) -> Any:
-    path = ".".join(prefix)
+def _one_optimizer(prefix: tuple[str, ...], node: Node, work: _Building) -> Any:
+    path = ".".join(printable(part) for part in prefix)
     if not isinstance(node.value, dict):
         message = f"must be a mapping such as {{name: adamw, lr: 1e-3}}, not {_value(node.plain())}"
-        problems.append(Problem(path, message, node.where))
+        work.problems.append(Problem(path, message, node.where))
         return None
     name = node.value.get("name", Node("adamw"))
     if not isinstance(name.value, str) or name.value not in OPTIMIZERS:
-        known = ", ".join(optimizer_names())
+        known = ", ".join(OPTIMIZERS)
         near = nearest(name.value, OPTIMIZERS) if isinstance(name.value, str) else None
         message = f"no optimizer is called {shown(name.plain())}; known: {known}"
-        problems.append(Problem(f"{path}.name", message, name.where, near))
+        work.problems.append(Problem(f"{path}.name", message, name.where, near))
         return None
-    return _validated(OPTIMIZERS[name.value], prefix, tree, layout, problems)
+    return _validated(OPTIMIZERS[name.value], node.plain(), prefix, work)
 
 
-def _validated(
-    kind: type[Config],
-    prefix: tuple[str, ...],
-    tree: Node,
-    layout: Layout,
-    problems: list[Problem],
-    *,
-    data: Any = None,
-) -> Any:
-    """An instance of `kind` from the tree at `prefix`, or None after saying what is wrong."""
-    if data is None:
-        node = tree
-        for part in prefix:
-            node = node.value[part]
-        data = node.plain()
-    adapter = TypeAdapter(kind)
+def _validated(kind: type[Config], data: Any, prefix: tuple[str, ...], work: _Building) -> Any:
+    """An instance of `kind` from `data`, or None after saying what is wrong below `prefix`."""
     for attempt in (1, 2):
         try:
-            return adapter.validate_json(json.dumps(data), strict=True)
+            return kind.model_validate_json(json.dumps(data), strict=True)
         except ValidationError as failure:
             errors = failure.errors(include_url=False)
             if attempt == 1 and _make_whole(errors, data):
                 continue
-            problems += _problems(errors, data, prefix, tree, layout)
+            work.problems += _problems(errors, data, prefix, work)
             break
     return None
 
@@ -162,10 +154,9 @@ def _path(loc: tuple[Any, ...], data: Any, kind: str) -> list[Any]:
 
 
 def _problems(
-    errors: list[Any], data: Any, prefix: tuple[str, ...], tree: Node, layout: Layout
+    errors: list[Any], data: Any, prefix: tuple[str, ...], work: _Building
 ) -> list[Problem]:
     """Pydantic's errors in words; the branches of a union become one message."""
-    plain = tree.plain()
     grouped: dict[tuple[str, ...], list[str]] = {}
     hints: dict[tuple[str, ...], str | None] = {}
     short: set[tuple[str, ...]] = set()
@@ -173,7 +164,7 @@ def _problems(
         parts = (*prefix, *(str(p) for p in _path(error["loc"], data, error["type"])))
         if error["type"].startswith("union_tag"):
             parts = (*parts, "name")
-        message, hint = _message(error, parts, plain, layout)
+        message, hint = _message(error, parts, work.plain, work.layout)
         grouped.setdefault(parts, [])
         if message not in grouped[parts]:
             grouped[parts].append(message)
@@ -185,9 +176,9 @@ def _problems(
         if parts in short and any(p[: len(parts)] == parts != p for p in grouped):
             continue  # its items are wrong, which is said
         path = ".".join(printable(part) for part in parts)
-        if parts[:1] == ("train",) and len(parts) == 1 and _lengths(tree):
+        if parts[:1] == ("train",) and len(parts) == 1 and _lengths(work.tree):
             continue  # said better by _contradictions
-        where = tree.place(".".join(parts))
+        where = work.tree.place(".".join(parts))
         result.append(Problem(path, " or ".join(messages), where, hints[parts]))
     return result
 
