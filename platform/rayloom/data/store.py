@@ -42,6 +42,7 @@ from rayloom.data.manifest import (
 )
 
 CHUNK = 16 << 20  # bytes per write, and per read while hashing
+_OPTIONS = pa.ipc.IpcWriteOptions(allow_64bit=True)  # a column may have more than 2^31 values
 
 
 class _HashingFile(io.RawIOBase):
@@ -266,7 +267,10 @@ class StoreWriter:
         with path.open("wb") as file:
             maps = [m for m in mapped.values() if isinstance(m, mmap.mmap)]
             sink = _HashingFile(file, maps)
-            with pa.PythonFile(sink, "w") as out, pa.ipc.new_file(out, schema) as writer:
+            with (
+                pa.PythonFile(sink, "w") as out,
+                pa.ipc.new_file(out, schema, options=_OPTIONS) as writer,
+            ):
                 writer.write_batch(batch)
             flush(file)
         columns = _locate(path, self.fields, {key: spool.sha256() for key, spool in spools.items()})
