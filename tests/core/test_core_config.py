@@ -11,6 +11,7 @@ from rayloom.core.config import (
     diff,
     fingerprint,
     load_config,
+    site_settings,
     to_dict,
     with_overrides,
 )
@@ -229,6 +230,13 @@ modle: 3
     for start in starts:
         assert any(problem.startswith(start) for problem in problems), (start, problems)
     assert len(problems) == len(starts)
+
+
+def test_thousands_of_mistakes_make_a_short_message(load):
+    with pytest.raises(ConfigError) as caught:
+        load(MODEL + "".join(f"k{i}: 1\n" for i in range(5000)))
+    assert len(caught.value.problems) == 5000
+    assert str(caught.value).endswith("and 4900 more")
 
 
 @pytest.mark.parametrize(
@@ -505,6 +513,20 @@ def test_a_site_file_may_set_only_what_belongs_to_the_site(mistakes, folder):
     assert "must be a mapping" in mistakes(MODEL)[0]
     (folder / "rayloom.yaml").write_text("a: !!python/name:os.system\n\tb")
     assert "rayloom.yaml:2" in mistakes(MODEL)[0]
+
+
+def test_site_settings_for_commands_without_a_config(folder):
+    (folder / "rayloom.yaml").write_text("tracking: {uri: 'http://site'}\nimage: a/b\n")
+    found = site_settings({"RAYLOOM_DATA_ROOT": "/data", "RAYLOOM_STORAGE": "/runs"})
+    assert found == {
+        "data.root": "/data",
+        "storage": "/runs",
+        "tracking.uri": "http://site",
+        "image": "a/b",
+    }
+    (folder / "rayloom.yaml").write_text("sede: 3\n")
+    with pytest.raises(ConfigError, match=r"rayloom\.yaml:1"):
+        site_settings({})
 
 
 def test_a_password_in_a_variable_stays_out_of_the_config(folder):

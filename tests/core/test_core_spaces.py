@@ -160,3 +160,9 @@ def test_spaces_of_extended_files_do_not_mix(load, folder):
     text = "extends: base.yaml\noptimizer: {lr: {search: choice, values: [3]}}\n"
     assert load(text, search=True).spaces["optimizer.lr"] == Space("choice", values=(3,))
     assert load("extends: base.yaml\noptimizer: {lr: 5}\n").config.optimizer.lr == 5
+
+
+def test_more_spaces_than_a_person_writes_are_refused(mistakes):
+    kwargs = "".join(f"    k{i}: {{search: int, low: 1, high: 2}}\n" for i in range(300))
+    text = "algorithm: {name: toy-q}\nenv:\n  name: A-v0\n  kwargs:\n" + kwargs
+    assert "more than 500 ends and choices" in mistakes(text, search=True)[-1]

@@ -38,6 +38,7 @@ __all__ = [
     "fingerprint",
     "load_config",
     "resolve",
+    "site_settings",
     "to_dict",
     "with_overrides",
 ]
@@ -163,6 +164,24 @@ def load_config(
         files=tuple(reading.files),
         layers=(environ, files),
     )
+
+
+def site_settings(environ: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """What variables and site files say, by dotted path: for commands that have no config.
+
+    Keys are among `layers.SITE_KEYS` (`storage`, `tracking.uri`, `data.root`, `image` and so on).
+
+    Raises:
+        ConfigError: A site file is wrong.
+    """
+    environ = os.environ if environ is None else environ
+    problems: list[Problem] = []
+    empty = Node({"data": Node({})})
+    tree, image = with_defaults(empty, environ, site_files(environ), problems)
+    if problems:
+        raise ConfigError(problems)
+    found = leaves(tree.plain()) | ({"image": image.value} if image is not None else {})
+    return {path: value for path, value in found.items() if value != {}}
 
 
 def resolve(

@@ -84,7 +84,7 @@ def is_section(kind: Any) -> bool:
 
 def chosen_class(annotation: Any, data: Any) -> type[BaseModel] | None:
     """The section class that `data` selects by its `name`, else by default, else the only one."""
-    classes = [kind for kind in members(annotation) if is_section(kind)]
+    classes: list[type[BaseModel]] = [kind for kind in members(annotation) if is_section(kind)]
     wanted = data.get("name") if isinstance(data, dict) else None
     if len(classes) > 1 and isinstance(wanted, str):
         for kind in classes:

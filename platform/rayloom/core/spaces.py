@@ -191,7 +191,9 @@ def _space(node: Node, path: str, problems: list[Problem]) -> Space | None:
     return _interval(kind, fields, wrong, problems)
 
 
-def _interval(kind: SpaceKind, fields: dict, wrong: Any, problems: list[Problem]) -> Space | None:
+def _interval(
+    kind: SpaceKind, fields: dict[str, Node], wrong: Any, problems: list[Problem]
+) -> Space | None:
     before = len(problems)
     low, high = fields["low"].value, fields["high"].value
     numbers = (int,) if kind in ("int", "logint") else (int, float)

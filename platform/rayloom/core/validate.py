@@ -21,7 +21,7 @@ from rayloom.core.schema_walk import (
     is_player_mapping,
     open_class,
 )
-from rayloom.core.sections import OPTIMIZERS, Config, RunConfig
+from rayloom.core.sections import OPTIMIZERS, RunConfig
 from rayloom.core.yaml_marks import MERGE_KEY, Node, printable, shown
 
 LENGTHS = ("epochs", "grad_steps", "env_steps")
@@ -107,7 +107,7 @@ def _one_optimizer(prefix: tuple[str, ...], node: Node, work: _Building) -> Any:
     return _validated(OPTIMIZERS[name.value], node.plain(), prefix, work)
 
 
-def _validated(kind: type[Config], data: Any, prefix: tuple[str, ...], work: _Building) -> Any:
+def _validated(kind: type[BaseModel], data: Any, prefix: tuple[str, ...], work: _Building) -> Any:
     """An instance of `kind` from `data`, or None after saying what is wrong below `prefix`."""
     for attempt in (1, 2):
         try:
@@ -320,7 +320,8 @@ def _names(given: dict[str, Node]) -> list[Problem]:
             Problem(f"{section}.name", f"{_value(text)} is refused: {reason}", name.where)
         )
     wrappers = given["env"].at("wrappers") if "env" in given else None
-    for place, item in enumerate(wrappers.value if _is_list(wrappers) else []):
+    listed = wrappers.value if wrappers is not None and isinstance(wrappers.value, list) else []
+    for place, item in enumerate(listed):
         name = item.value.get("name") if isinstance(item.value, dict) else item
         if name is None or (isinstance(item.value, dict) and not isinstance(name.value, str)):
             message = "a wrapper is a name or a mapping with the key 'name'"
@@ -329,10 +330,6 @@ def _names(given: dict[str, Node]) -> list[Problem]:
             message = f"{_value(name.value)} is no wrapper name; import strings are refused"
             problems.append(Problem(f"env.wrappers.{place}", message, name.where))
     return problems
-
-
-def _is_list(node: Node | None) -> bool:
-    return node is not None and isinstance(node.value, list)
 
 
 def _metrics(given: dict[str, Node]) -> list[Problem]:

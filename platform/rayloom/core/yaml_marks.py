@@ -260,7 +260,8 @@ class _Composer:
         self.total = 0
 
     def place(self, event: yaml.Event) -> str:
-        return f"{self.name}:{event.start_mark.line + 1}" if self.lines else self.name
+        mark = event.start_mark
+        return f"{self.name}:{mark.line + 1}" if self.lines and mark is not None else self.name
 
     def document(self) -> Node | None:
         documents = 0
@@ -301,7 +302,7 @@ class _Composer:
                 raise _fail(where, f"nested deeper than {MAX_DEPTH} levels")
             self.count(size, where)
             self.add(replace(node, where=where), size, height)
-        else:
+        elif isinstance(event, yaml.ScalarEvent):
             self.count(1, where)
             node = Node(self.scalar(event, where), where)
             if event.anchor:
