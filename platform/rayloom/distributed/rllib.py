@@ -81,11 +81,10 @@ def remote_parts(
     cpus = resources.workers * resources.cpus_per_worker
     gpus = resources.gpus_per_worker
     with start_ray(address, cpus=cpus, gpus=gpus, plugins=plugins):
-        from rayloom.distributed.rllib_parts import no_logger
-
         assert config.algorithm is not None
         host = algorithm_config(config.algorithm.name, config, plugins=plugins)
-        algorithm = host.build_algo(logger_creator=no_logger)
+        host.log_level = "CRITICAL"  # deaths are told by the collector, in one line
+        algorithm = host.build_algo()
         algorithm.collector.say = say or algorithm.collector.say
         try:
             yield algorithm.collector, algorithm.updater

@@ -5,7 +5,7 @@ In a module of its own because the base classes need ray at import. See `rllib` 
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,6 @@ from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
 from ray.rllib.env import INPUT_ENV_SINGLE_SPACES, INPUT_ENV_SPACES
 from ray.rllib.env.env_runner import EnvRunner
 from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, LEARNER_RESULTS, WEIGHTS_SEQ_NO
-from ray.tune.logger import NoopLogger
 
 from rayloom.core import failpoints
 from rayloom.core.catalogue import load
@@ -32,13 +31,6 @@ from rayloom.core.sections import RunConfig
 from rayloom.distributed.rllib import RemoteCollector, RemoteUpdater, writable
 
 _STATE = "rayloom.json"  # beside the checkpoint: the config it belongs to
-
-
-def no_logger(config: Any) -> NoopLogger:
-    """A logger that writes nothing; the run folder has the journal."""
-    import tempfile
-
-    return NoopLogger(config, tempfile.mkdtemp(prefix="rayloom-rllib-"))
 
 
 class RayloomConfig(AlgorithmConfig):
@@ -68,8 +60,6 @@ class RayloomConfig(AlgorithmConfig):
         self.restart_failed_env_runners = True
         self.delay_between_env_runner_restarts_s = 0.0
         self._dont_auto_sync_env_runner_states = True
-        self.lr = NotProvided
-        self.gamma = NotProvided
 
     def follow(self, config: RunConfig) -> None:
         """Take RLlib's own settings from a rayloom config."""
@@ -429,16 +419,14 @@ class RayloomAlgorithm(Algorithm):
         newest = checkpoints.latest()
         if newest is None:
             raise UserError(f"{checkpoint_dir} holds no checkpoint that verifies")
-        self.trainable.load_state_dict(state_of(checkpoints, newest))
+        self.trainable.load_state_dict(checkpoints.load(newest))
         about = json.loads((Path(checkpoint_dir) / _STATE).read_text(encoding="utf-8"))
         self._iteration = about["training_iteration"]
-        steps = self.trainable.env_step
-        key = (ENV_RUNNER_RESULTS, "num_env_steps_sampled_lifetime")
-        self.metrics.set_value(key, steps) if False else self._log(
-            "num_env_steps_sampled_lifetime",
-            steps - (self.metrics.peek(key, default=0) or 0),
-            reduce="lifetime_sum",
+        counted = self.metrics.peek(
+            (ENV_RUNNER_RESULTS, "num_env_steps_sampled_lifetime"), default=0
         )
+        missing = self.trainable.env_step - int(counted or 0)
+        self._log("num_env_steps_sampled_lifetime", missing, reduce="lifetime_sum")
 
     def save_to_path(self, path: Any = None, **kwargs: Any) -> str:
         """As `save_checkpoint`; gives the folder."""
@@ -467,15 +455,5 @@ class RayloomAlgorithm(Algorithm):
 
     def cleanup(self) -> None:
         """Free environments and actors."""
-        if isinstance(self.collector, RemoteCollector):
-            self.collector.close()
-        else:
-            self.collector.close()
+        self.collector.close()
         super().cleanup()
-
-
-def state_of(checkpoints: Any, checkpoint: Any) -> State:
-    """The state that a checkpoint holds, whatever `latest()` gives: a handle or a step."""
-    loaded: Callable[[Any], Any] = checkpoints.load
-    found = loaded(getattr(checkpoint, "step", checkpoint))
-    return getattr(found, "state", found)

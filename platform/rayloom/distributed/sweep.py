@@ -224,9 +224,9 @@ class Book(Mailbox):
         """The scheduler's word."""
         self.stopped.add(trial)
 
-    async def verdict(self, trial: str) -> bool:
-        """Whether the trial is to stop."""
-        return trial in self.stopped or bool(self.signal)
+    async def verdict(self, trial: str) -> tuple[bool, int]:
+        """(whether the trial is to stop, the signal that says so or 0)."""
+        return trial in self.stopped or bool(self.signal), self.signal
 
     async def end_trial(self, trial: str, ended: dict[str, Any]) -> None:
         """What a trial returned, or why it failed."""
@@ -316,6 +316,10 @@ class _Host:
 
     def next_trial(self) -> tuple[str, dict[str, Any]] | None:
         """The next trial to start: first those that were running, then new ones."""
+        import ray
+
+        if ray.get(self.book.flag.remote()):
+            return None
         if self.unfinished:
             trial = self.unfinished.pop(0)
             return trial, self.ledger.trials[trial].values
@@ -391,7 +395,8 @@ def _trial_function(entry: str, payload: dict[str, Any], book: Any, metric: str)
             score = float(metrics.get(metric, math.nan))
             kept = json.dumps(dict(metrics))  # Tune flattens mappings
             tune.report({"score": score, "step": int(step), "metrics": kept})
-            return bool(ray.get(book.verdict.remote(trial)))
+            stop, line.signal = ray.get(book.verdict.remote(trial))
+            return bool(stop)
 
         line = Line(book)
         connect(line)
