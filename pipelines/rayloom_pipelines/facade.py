@@ -126,7 +126,10 @@ class Run:
         """Pictures and videos by key, in the order of their steps."""
         from rayloom.records.journal_reader import media
 
-        return media(self.path)
+        found: dict[str, list[Path]] = {}
+        for line in sorted(media(self.path), key=lambda line: int(line["step"])):
+            found.setdefault(line["key"], []).append(self.path / line["path"])
+        return found
 
     def show(self, key: str | None = None) -> Any:
         """The newest picture, as a PIL image that a notebook displays.

@@ -211,17 +211,22 @@ def _register(folder: Any, config: RunConfig, observer: RunObserver) -> None:
     observer.on_message(f"registered as {version.uri}")
 
 
-def send_rest(folder: Any, observer: RunObserver) -> None:
-    """Send what MLflow lacks of a finished run, and register its model if that is missing."""
+def send_rest(folder: Any, observer: RunObserver) -> bool:
+    """Send what MLflow lacks of a run, and register its model if it is finished without one.
+
+    Returns:
+        Whether MLflow has everything; True where tracking is off.
+    """
     from rayloom.core.config import load_config
     from rayloom.tracking import sync_run
 
     about = folder.read()
     if not (about.get("tracking") or {}).get("uri"):
-        return
+        return True
     sent = sync_run(folder.path, say=observer.on_message, timeout_s=60.0)
     options = about.get("options", {})
     wanted = options.get("register", True) and not about.get("smoke")
     if sent and wanted and about["status"] == "finished" and not about.get("model"):
         config = load_config(folder.path / "config.yaml", site=None).config
         _register(folder, config, observer)
+    return sent

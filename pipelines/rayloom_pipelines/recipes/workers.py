@@ -141,7 +141,10 @@ def train_rl(folder: Any, task: Any) -> dict[str, Any]:
     ) as (collector, updater):
         trainable = build.build_rl(base, collector=collector, updater=updater)
         if options.init and not task.resume:
-            weights.put_into(trainable, weights.of_run(Path(options.init)))
+            local = build.build_rl(base)
+            weights.put_into(local, weights.of_run(Path(options.init)))
+            updater.load_state_dict(local.updater.state_dict())
+            local.close()
         outcome = drive(
             trainable,
             Plan.from_config(config),

@@ -1,0 +1,112 @@
+"""`rayloom data`: prepare, import, show, export data sets."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from rayloom_pipelines.cli.options import Parser, action
+
+ACTIONS = {
+    "prepare": "make the store of a catalogue data set",
+    "import": "make a store of your own images, .npy, .npz or Parquet",
+    "show": "what a data set holds; without a name, which stores there are",
+    "export": "write a data set as Parquet",
+}
+
+
+def run(argv: Sequence[str]) -> int:
+    """One of the actions."""
+    name, words = action(argv, "data", ACTIONS)
+    if name == "help":
+        return 0
+    return {"prepare": _prepare, "import": _import, "show": _show, "export": _export}[name](words)
+
+
+def _parser(name: str) -> Parser:
+    made = Parser(f"data {name}", ACTIONS[name].capitalize() + ".")
+    made.add_argument("--root", metavar="FOLDER", help="folder of the stores")
+    return made
+
+
+def _prepare(argv: Sequence[str]) -> int:
+    parser = _parser("prepare")
+    parser.add_argument("name", metavar="NAME", help="from `rayloom list datasets`")
+    parser.add_argument("--source", metavar="FOLDER", help="local folder with the raw files")
+    parser.add_argument("--force", action="store_true", help="make it again")
+    given = parser.read(argv)
+    from rayloom.data import prepare
+
+    made = prepare(given.name, root=given.root, source=given.source, force=given.force)
+    rows = ", ".join(f"{name} {len(made.split(name)):,}" for name in made.splits)
+    print(f"{made.name}: {rows} in {made.folder}, fingerprint {made.fingerprint[:12]}")
+    return 0
+
+
+def _import(argv: Sequence[str]) -> int:
+    parser = _parser("import")
+    parser.add_argument("path", metavar="PATH", help="folder of images, .npy, .npz, .parquet")
+    parser.add_argument("name", metavar="NAME", help="configs then say data.name=NAME")
+    parser.add_argument("--size", type=int, metavar="PIXELS", help="images: side length")
+    parser.add_argument("--test-fraction", type=float, default=0.1, metavar="F")
+    parser.add_argument("--force", action="store_true", help="replace a data set of that name")
+    given = parser.read(argv)
+    from rayloom.data.importing import import_data
+
+    made = import_data(
+        given.path,
+        given.name,
+        root=given.root,
+        size=given.size,
+        test_fraction=given.test_fraction,
+        force=given.force,
+    )
+    rows = ", ".join(f"{name} {len(made.split(name)):,}" for name in made.splits)
+    print(f"{made.name}: {rows} in {made.folder}, fingerprint {made.fingerprint[:12]}")
+    return 0
+
+
+def _show(argv: Sequence[str]) -> int:
+    parser = _parser("show")
+    parser.add_argument("name", nargs="?", metavar="NAME")
+    parser.json_option()
+    given = parser.read(argv)
+    if given.name is None:
+        from rayloom.data.prepare import data_root, stored
+
+        names = stored(given.root)
+        if given.json:
+            print(json.dumps(names))
+        else:
+            print("\n".join(names) or f"no data sets in {data_root(given.root)}")
+        return 0
+    from rayloom.core.sections import DataConfig
+    from rayloom.data import open_dataset
+    from rayloom.data.describe import describe
+
+    about = describe(open_dataset(DataConfig(name=given.name, root=given.root)))
+    if given.json:
+        print(json.dumps(about, indent=1))
+        return 0
+    for key in ("name", "description", "source", "licence", "fingerprint", "folder", "bytes"):
+        print(f"{key:<12} {about[key]}")
+    for name, field in about["fields"].items():
+        print(f"{'field':<12} {name}: {field['dtype']} {tuple(field['shape'])} {field['kind']}")
+    for name, split in about["splits"].items():
+        print(f"{'split':<12} {name}: {split['rows']:,} rows")
+    return 0
+
+
+def _export(argv: Sequence[str]) -> int:
+    parser = _parser("export")
+    parser.add_argument("name", metavar="NAME")
+    parser.add_argument("--out", required=True, metavar="FOLDER")
+    parser.add_argument("--force", action="store_true", help="replace files that are there")
+    given = parser.read(argv)
+    from rayloom.core.sections import DataConfig
+    from rayloom.data import open_dataset
+    from rayloom.data.exporting import export_parquet
+
+    dataset = open_dataset(DataConfig(name=given.name, root=given.root))
+    for path in export_parquet(dataset, Path(given.out), force=given.force):
+        print(path)
+    return 0

@@ -1,0 +1,243 @@
+"""`rayloom runs`: what there is on disk, side by side, exported, tidied."""
+
+import json
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rayloom.core.errors import UserError
+from rayloom_pipelines.cli.options import Parser, action
+
+ACTIONS = {
+    "list": "all runs, oldest first",
+    "show": "one run: how it ended, metrics, files",
+    "compare": "configs and metrics of several runs side by side",
+    "export": "a run as a folder, zip, CSV of its curves, or JSON",
+    "sync": "send what MLflow lacks of a run",
+    "gc": "free the space of surplus checkpoints and leftovers",
+    "rm": "delete runs",
+}
+
+
+def run(argv: Sequence[str]) -> int:
+    """One of the actions."""
+    name, words = action(argv, "runs", ACTIONS)
+    if name == "help":
+        return 0
+    return {
+        "list": _list,
+        "show": _show,
+        "compare": _compare,
+        "export": _export,
+        "sync": _sync,
+        "gc": _gc,
+        "rm": _rm,
+    }[name](words)
+
+
+def _parser(name: str) -> Parser:
+    made = Parser(f"runs {name}", ACTIONS[name].capitalize() + ".")
+    made.add_argument("--storage", metavar="FOLDER", help="where run folders live (./runs)")
+    return made
+
+
+def _list(argv: Sequence[str]) -> int:
+    parser = _parser("list")
+    parser.add_argument("--all", action="store_true", help="also --smoke runs")
+    parser.json_option()
+    given = parser.read(argv)
+    from rayloom.records import list_runs
+    from rayloom_pipelines.resolve import storage_path
+
+    folder = storage_path(given.storage)
+    found = list_runs(folder, smoke=given.all)
+    if given.json:
+        print(json.dumps([_row(summary) for summary in found], indent=1))
+        return 0
+    if not found:
+        print(f"no runs in {folder}")
+        return 0
+    width = max(len(summary.run_id) + 2 * bool(summary.parent) for summary in found)
+    print(f"{'run':<{width}}  {'status':<11}  {'step':>11}  best")
+    for summary in found:
+        name = f"  {summary.run_id}" if summary.parent else summary.run_id
+        kind = "" if summary.kind == "run" else f" ({summary.kind})"
+        best = summary.best or {}
+        shown = f"{best['metric']} {_number(best.get('value'))}" if best.get("metric") else ""
+        print(f"{name:<{width}}  {summary.status:<11}  {summary.step:>11,}  {shown}{kind}".rstrip())
+    return 0
+
+
+def _row(summary: Any) -> dict[str, Any]:
+    return {
+        "id": summary.run_id,
+        "name": summary.name,
+        "kind": summary.kind,
+        "status": summary.status,
+        "created": summary.created,
+        "step": summary.step,
+        "best": summary.best,
+        "metrics": {k: v if math.isfinite(v) else repr(v) for k, v in summary.metrics.items()},
+        "parent": summary.parent,
+        "seed": summary.seed,
+        "path": str(summary.path),
+    }
+
+
+def _number(value: Any) -> str:
+    return f"{value:.5g}" if isinstance(value, int | float) else str(value)
+
+
+def _show(argv: Sequence[str]) -> int:
+    parser = _parser("show")
+    parser.add_argument("run", metavar="RUN")
+    parser.json_option()
+    given = parser.read(argv)
+    from rayloom_pipelines import api
+
+    found = api.load(given.run, storage=given.storage)
+    about = found.about
+    if given.json:
+        print(json.dumps(about, indent=1, default=str))
+        return 0
+    print(f"{found.id}  {found.status}: {about.get('reason', '')}".rstrip(": "))
+    for key in ("name", "created", "ended", "command", "seed", "parameters_sha256"):
+        if about.get(key) is not None:
+            print(f"  {key:<18} {about[key]}")
+    if about.get("data"):
+        print(f"  {'data':<18} {about['data']['name']} {about['data']['fingerprint'][:12]}")
+    git = about.get("git") or {}
+    if git.get("commit"):
+        print(f"  {'git':<18} {git['commit'][:12]}{' with changes' if git.get('dirty') else ''}")
+    if found.best:
+        best = found.best
+        print(f"  {'best':<18} {best['metric']} {_number(best['value'])} at step {best['step']:,}")
+    for key, value in sorted(found.metrics.items()):
+        print(f"  {key:<18} {_number(value)}")
+    if found.model_uri:
+        print(f"  {'model':<18} {found.model_uri}")
+    for key, files in sorted(found.pictures().items()):
+        print(f"  {key:<18} {files[-1]}")
+    for child in found.children:
+        best = child.best or {}
+        print(f"  {child.id}  {child.status}  {_number(best.get('value', ''))}")
+    return 0
+
+
+def _compare(argv: Sequence[str]) -> int:
+    parser = _parser("compare")
+    parser.add_argument("runs", nargs="+", metavar="RUN")
+    parser.json_option()
+    given = parser.read(argv)
+    from rayloom.records.index import compare
+    from rayloom_pipelines.resolve import run_path
+
+    result = compare([run_path(word, given.storage) for word in given.runs])
+    if given.json:
+        body = {
+            "runs": [_row(summary) for summary in result.runs],
+            "differences": result.differences,
+            "metrics": result.metrics,
+        }
+        print(json.dumps(body, indent=1))
+        return 0
+    columns = [summary.run_id for summary in result.runs]
+    rows = [("", columns)]
+    rows += [(key, [v or "-" for v in values]) for key, values in result.differences.items()]
+    for key, values in result.metrics.items():
+        rows.append((key, ["-" if v is None else _both(*v) for v in values]))
+    _print_table(rows)
+    return 0
+
+
+def _both(last: float, best: float, step: int) -> str:
+    """`last`, and the best with its step where that is another number."""
+    return f"{last:.5g}" if last == best else f"{last:.5g} (best {best:.5g} at {step:,})"
+
+
+def _print_table(rows: list[tuple[str, list[str]]]) -> None:
+    first = max(len(name) for name, _ in rows)
+    widths = [max(len(row[i]) for _, row in rows) for i in range(len(rows[0][1]))]
+    for name, row in rows:
+        cells = (f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
+        print(f"{name:<{first}}  {'  '.join(cells)}".rstrip())
+
+
+def _export(argv: Sequence[str]) -> int:
+    parser = _parser("export")
+    parser.add_argument("run", metavar="RUN")
+    parser.add_argument("--out", required=True, metavar="PATH", help="folder, .zip, .csv or .json")
+    parser.add_argument("--checkpoints", choices=("best", "all", "none"), default="best")
+    given = parser.read(argv)
+    from rayloom.records.manage import Format, export_run
+    from rayloom_pipelines.resolve import run_path
+
+    kinds: dict[str, Format] = {".zip": "zip", ".csv": "csv", ".json": "json"}
+    out = Path(given.out)
+    kind = kinds.get(out.suffix, "folder")
+    print(export_run(run_path(given.run, given.storage), out, kind, checkpoints=given.checkpoints))
+    return 0
+
+
+def _sync(argv: Sequence[str]) -> int:
+    parser = _parser("sync")
+    parser.add_argument("run", metavar="RUN")
+    given = parser.read(argv)
+    from rayloom.records import RunFolder
+    from rayloom_pipelines.cli.watch import watch
+    from rayloom_pipelines.recipes.attempt import send_rest
+    from rayloom_pipelines.resolve import run_path
+
+    with watch(json=False) as observer:
+        sent = send_rest(RunFolder.open(run_path(given.run, given.storage)), observer)
+    print("MLflow has everything" if sent else "MLflow lacks some of it")
+    return 0 if sent else 1
+
+
+def _gc(argv: Sequence[str]) -> int:
+    parser = _parser("gc")
+    parser.add_argument("--keep-last", type=int, default=1, metavar="N")
+    parser.add_argument("--keep-best", type=int, default=1, metavar="N")
+    parser.add_argument("--yes", action="store_true", help="delete; without it, only show")
+    given = parser.read(argv)
+    from rayloom.records.manage import collect, find_waste
+    from rayloom_pipelines.resolve import storage_path
+
+    folder = storage_path(given.storage)
+    waste = find_waste(folder, keep_last=given.keep_last, keep_best=given.keep_best)
+    for item in waste:
+        print(f"{item.size / 1e6:>9.1f} MB  {item.path}  ({item.why})")
+    if not given.yes:
+        total = sum(item.size for item in waste) / 1e6
+        print(f"{total:.1f} MB can go: `rayloom runs gc --yes` deletes them")
+        return 0
+    print(f"freed {collect(waste) / 1e6:.1f} MB")
+    return 0
+
+
+def _rm(argv: Sequence[str]) -> int:
+    parser = _parser("rm")
+    parser.add_argument("runs", nargs="+", metavar="RUN")
+    parser.add_argument("--yes", action="store_true", help="do not ask")
+    given = parser.read(argv)
+    from rayloom.records import list_runs
+    from rayloom.records.manage import remove_run
+    from rayloom_pipelines.resolve import run_path, storage_path
+
+    paths = [run_path(word, given.storage) for word in given.runs]
+    for path in list(paths):  # what a run groups goes with it
+        children = list_runs(storage_path(given.storage), smoke=True, parent=path.name)
+        paths += [child.path for child in children]
+    paths = list(dict.fromkeys(paths))
+    if not given.yes:
+        print("\n".join(str(path) for path in paths))
+        if not sys.stdin.isatty():
+            raise UserError("runs rm deletes for good: say --yes")
+        if input(f"delete {len(paths)} runs for good? [y/N] ").strip().lower() != "y":
+            return 0
+    for path in paths:
+        remove_run(path)
+        print(f"deleted {path}")
+    return 0
