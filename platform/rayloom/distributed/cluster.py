@@ -32,7 +32,6 @@ QUIET_ENV: dict[str, str] = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_MAX_PENDING_TRIALS_PG": "16",
     "RAY_DEDUP_LOGS": "0",
-    "RAY_BACKEND_LOG_LEVEL": "fatal",  # the C++ core writes warnings to the driver's stderr
 }
 _LOOPBACK_SWITCH = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # "0": 127.0.0.1 is the node's address
 PACKAGES = ("rayloom", "rayloom_envs", "rayloom_pipelines")
@@ -234,6 +233,20 @@ def _connected() -> bool:
 def _quiet_loggers() -> None:
     for name in ("ray", "ray.tune", "ray.train", "ray.rllib", "ray.data"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+@contextlib.contextmanager
+def muted_stderr() -> Iterator[None]:
+    """Nothing reaches file descriptor 2 in this block: Ray's C++ core writes warnings to it."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def package_folders() -> list[Path]:

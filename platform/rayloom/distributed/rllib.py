@@ -20,7 +20,7 @@ from rayloom.core.config import to_dict
 from rayloom.core.errors import RayloomError
 from rayloom.core.protocols import GroupTask, State
 from rayloom.core.sections import RunConfig
-from rayloom.distributed.cluster import first_line, start_ray
+from rayloom.distributed.cluster import first_line, muted_stderr, start_ray
 
 Say = Callable[[str], None]
 
@@ -84,7 +84,8 @@ def remote_parts(
         assert config.algorithm is not None
         host = algorithm_config(config.algorithm.name, config, plugins=plugins)
         host.log_level = "CRITICAL"  # deaths are told by the collector, in one line
-        algorithm = host.build_algo()
+        with muted_stderr():  # "has constructor arguments in the object store", which is so
+            algorithm = host.build_algo()
         algorithm.collector.say = say or algorithm.collector.say
         try:
             yield algorithm.collector, algorithm.updater
