@@ -90,13 +90,16 @@ class VAE(nn.Module):
         self.image_shape = (channels, height, width)
         self.likelihood = make_likelihood(config.likelihood)
         widths = config.widths or _DEFAULT_WIDTHS[config.network]
-        encoder, decoder = {"mlp": (MLPEncoder, MLPDecoder), "conv": (ConvEncoder, ConvDecoder)}[
-            config.network
-        ]
         out_shape = (channels * self.likelihood.params_per_channel, height, width)
-        self.encoder = encoder(self.image_shape, widths, activation=config.activation)
-        self.posterior = DiagonalGaussianHead(self.encoder.out_dim, config.latent_dim)
-        self.decoder = decoder(config.latent_dim, out_shape, widths, activation=config.activation)
+        conv, activation = config.network == "conv", config.activation
+        encoder = (ConvEncoder if conv else MLPEncoder)(
+            self.image_shape, widths, activation=activation
+        )
+        self.encoder = encoder
+        self.posterior = DiagonalGaussianHead(encoder.out_dim, config.latent_dim)
+        self.decoder = (ConvDecoder if conv else MLPDecoder)(
+            config.latent_dim, out_shape, widths, activation=activation
+        )
 
     @property
     def players(self) -> tuple[Player, ...]:
