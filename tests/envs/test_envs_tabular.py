@@ -133,7 +133,11 @@ def test_probes_have_the_values_of_the_ladder(probe, expected):
 def test_mistakes_are_named():
     with pytest.raises(ValueError, match="known: constant_reward"):
         probes.make_mdp("nothing")
-    for layout, words in [(["S.", "..."], "equal length"), (["SX"], "unknown marks"), (["."], "no")]:
+    for layout, words in [
+        (["S.", "..."], "equal length"),
+        (["SX"], "unknown marks"),
+        (["."], "no"),
+    ]:
         with pytest.raises(ValueError, match=words):
             gridworld.make_mdp(layout)
     with pytest.raises(ValueError, match=r"\[0, 1\]"):

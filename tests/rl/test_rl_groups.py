@@ -27,7 +27,9 @@ def test_native_vectorisation_is_used_when_it_exists_and_pays():
     assert isinstance(random_group(CARTPOLE, 2)[0], LoopGroup)
     assert isinstance(random_group(EnvConfig(name="rayloom/GridWorld-v0"), 8)[0], VectorGroup)
     assert isinstance(random_group(EnvConfig(name="Acrobot-v1"), 8)[0], LoopGroup)
-    limited = EnvConfig(name="CartPole-v1", wrappers=[{"name": "TimeLimit", "max_episode_steps": 9}])
+    limited = EnvConfig(
+        name="CartPole-v1", wrappers=[{"name": "TimeLimit", "max_episode_steps": 9}]
+    )
     assert isinstance(random_group(limited, 8)[0], LoopGroup)
     # A vector form that lacks an argument of the single one is passed over.
     odd = EnvConfig(name="CartPole-v1", kwargs={"max_episode_steps": 7})
@@ -181,7 +183,9 @@ def test_who_collects_a_group_and_in_which_order_changes_nothing():
     one = GroupWorker(config)
     expected, states = play({0: one, 1: one}, [0, 1])
     apart, states_apart = play({0: GroupWorker(config), 1: GroupWorker(config)}, [1, 0])
-    equal_states({str(k): v for k, v in states.items()}, {str(k): v for k, v in states_apart.items()})
+    equal_states(
+        {str(k): v for k, v in states.items()}, {str(k): v for k, v in states_apart.items()}
+    )
     for g in (0, 1):
         for a, b in zip(expected[g], apart[g], strict=True):
             np.testing.assert_array_equal(a.observation, b.observation)
@@ -215,7 +219,10 @@ def test_group_sizes():
         (EnvConfig(name="CartPole-v1", kwargs={"gravty": 1}), "gravty"),
         (EnvConfig(name="CartPole-v1", wrappers=["FrameStak"]), "FrameStackObservation"),
         (EnvConfig(name="CartPole-v1", wrappers=["NormalizeReward"]), "checkpoint"),
-        (EnvConfig(name="CartPole-v1", wrappers=[{"name": "TimeLimit", "steps": 3}]), "max_episode"),
+        (
+            EnvConfig(name="CartPole-v1", wrappers=[{"name": "TimeLimit", "steps": 3}]),
+            "max_episode",
+        ),
         (EnvConfig(name="CartPole-v1", wrappers=[{"stack": 3}]), "a wrapper is a name"),
         (EnvConfig(name="Blackjack-v1"), "FlattenObservation"),
     ],

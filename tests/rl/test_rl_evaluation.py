@@ -1,0 +1,81 @@
+"""Evaluation without first-finisher bias, and videos."""
+
+import numpy as np
+import pytest
+
+from rayloom.core.errors import UserError
+from rayloom.core.sections import EnvConfig
+from rayloom.rl.envs import spec_of
+from rayloom.rl.evaluation import run_episodes
+from rayloom.rl.policies import RandomPolicy
+from rayloom.rl.video import record, write_video
+
+CARTPOLE = EnvConfig(name="CartPole-v1")
+
+
+def lengths(slots, episodes, seed):
+    policy = RandomPolicy(spec_of(CARTPOLE))
+    return run_episodes(
+        policy, CARTPOLE, episodes=episodes, num_envs=slots, seed=seed, greedy=False
+    ).lengths
+
+
+def test_lengths_of_a_random_policy_do_not_depend_on_the_slots():
+    """8 episodes a time, as few as slots: taking the first to finish would halve the mean."""
+    truth = lengths(50, 6000, 10_000)
+    assert 21.5 < truth.mean() < 23.0
+    for slots in (1, 8, 32):
+        found = np.concatenate([lengths(slots, max(8, slots), seed) for seed in range(60)])
+        error = np.sqrt(truth.var() / len(truth) + found.var() / len(found))
+        assert abs(found.mean() - truth.mean()) < 3.5 * error, slots
+
+
+def test_quotas_and_seeds():
+    policy = RandomPolicy(spec_of(CARTPOLE))
+    one = run_episodes(policy, CARTPOLE, episodes=13, num_envs=5, seed=4, greedy=False)
+    two = run_episodes(policy, CARTPOLE, episodes=13, num_envs=5, seed=4, greedy=False)
+    other = run_episodes(policy, CARTPOLE, episodes=13, num_envs=5, seed=5, greedy=False)
+    assert len(one.returns) == len(one.lengths) == 13
+    np.testing.assert_array_equal(one.returns, two.returns)
+    assert not np.array_equal(one.returns, other.returns)
+    np.testing.assert_array_equal(one.returns, one.lengths)  # CartPole pays 1 per step
+    metrics = one.metrics()
+    assert metrics["eval/episodes"] == 13
+    assert metrics["eval/return_low"] <= metrics["eval/return_mean"] <= metrics["eval/return_high"]
+
+
+def test_an_endless_environment_is_named():
+    env = EnvConfig(name="rayloom/GridWorld-v0", kwargs={"layout": ["S."]})
+    with pytest.raises(UserError, match="time limit"):
+        run_episodes(
+            RandomPolicy(spec_of(env)), env, episodes=1, num_envs=1, seed=0, greedy=False,
+            max_steps=10,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("ending", ["mp4", "gif"])
+def test_a_video_has_one_frame_per_step_and_the_right_return(ending, tmp_path):
+    import imageio.v2 as imageio
+
+    policy = RandomPolicy(spec_of(CARTPOLE))
+    path = tmp_path / "new" / f"play.{ending}"
+    returns = record(policy, CARTPOLE, path, episodes=2, seed=3, greedy=False)
+    assert len(returns) == 2
+    with imageio.get_reader(path) as reader:
+        frames = [np.asarray(frame) for frame in reader]
+    assert abs(len(frames) - (sum(returns) + 2)) <= (0 if ending == "mp4" else 3)
+    assert frames[0].shape[:2] == (400, 600)
+    assert frames[0].std() > 5  # something is drawn
+    again = tmp_path / f"again.{ending}"
+    assert record(policy, CARTPOLE, again, episodes=2, seed=3, greedy=False) == returns
+    assert again.read_bytes() == path.read_bytes()
+
+
+def test_videos_that_cannot_be_are_told(tmp_path):
+    blind = EnvConfig(name="rayloom/ProbeTwoStep-v0")
+    with pytest.raises(UserError, match="draw"):
+        record(RandomPolicy(spec_of(blind)), blind, tmp_path / "a.mp4", greedy=False)
+    with pytest.raises(UserError, match="mp4 or .gif"):
+        write_video(tmp_path / "a.avi", [np.zeros((4, 4, 3), np.uint8)], fps=5)
+    odd = write_video(tmp_path / "odd.mp4", [np.zeros((5, 7, 3), np.uint8)] * 3, fps=5)
+    assert odd.stat().st_size > 0
