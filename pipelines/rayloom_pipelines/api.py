@@ -106,7 +106,7 @@ def resume(
     """Go on with a run (or a group of seeds, or a sweep) from its newest good checkpoint.
 
     Args:
-        ref: See `load`.
+        ref: See `load`; of a registered version, the run that it comes from.
         overrides: Length, resources, tracking and stop rules may change, nothing else.
         plugins: Plugin files or modules; those the run was started with must be unchanged.
         observer: Who watches.
@@ -115,7 +115,9 @@ def resume(
         UserError: Something else was to change, the data or the plugins differ, or another
             process writes to the run.
     """
-    found = ref if isinstance(ref, Run) else load(ref)
+    from rayloom_pipelines.resolve import run_path
+
+    found = ref if isinstance(ref, Run) else Run(run_path(ref))
     watcher = observer or Silent()
     kind = found.about.get("kind", "run")
     if kind == "sweep":
@@ -178,8 +180,10 @@ def load(ref: str | Path, *, storage: str | Path | None = None) -> Run:
     Raises:
         UserError: Nothing, or more than one run, fits.
     """
-    from rayloom_pipelines.resolve import run_path
+    from rayloom_pipelines.resolve import run_path, version_path
 
+    if str(ref).startswith("models:/"):
+        return Run(version_path(str(ref)))
     return Run(run_path(ref, storage))
 
 

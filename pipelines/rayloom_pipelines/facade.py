@@ -64,7 +64,8 @@ class Run:
         now = self.about.get("config_now")
         if now:
             return config_from_dict(now)
-        return load_config(self.path / "config.yaml", site=None).config
+        searched = self.about.get("kind") == "sweep"
+        return load_config(self.path / "config.yaml", site=None, search=searched).config
 
     @property
     def best(self) -> dict[str, Any] | None:
@@ -82,6 +83,12 @@ class Run:
         """`models:/name@alias` of its registered model, if it has one."""
         model = self.about.get("model")
         return str(model["uri"]) if model else None
+
+    @property
+    def best_run(self) -> "Run | None":
+        """Of a group (seeds, a sweep), the run with the best result; None before there is one."""
+        found = self.about.get("best_run")
+        return Run(self.path.parent / found) if found else None
 
     @property
     def children(self) -> "list[Run]":
@@ -163,12 +170,12 @@ class Run:
         """
         from rayloom_pipelines.recipes import weights
 
-        values = self._weights(which)
-        config = weights.config_of_folder(self.path)
+        values, member = self._weights(which), self._member()
+        config = weights.config_of_folder(member.path)
         if config.task == "rl":
             module = weights.learner_of(config, values).export_module()
             return module.eval()  # type: ignore[no-any-return]
-        return weights.model_of(config, weights.spec_from(self.about), values)
+        return weights.model_of(config, weights.spec_from(member.about), values)
 
     def policy(self, which: Which | int = "best") -> Any:
         """The acting side of an RL run: `best(observation)`, `act(observation, rng, settings)`.
@@ -248,10 +255,14 @@ class Run:
             settings=settings,
         )
 
+    def _member(self) -> "Run":
+        """The run whose checkpoints are used: a group's best one, else this run itself."""
+        return self.best_run or self
+
     def _weights(self, which: Which | int) -> "dict[str, torch.Tensor]":
         from rayloom_pipelines.recipes import weights
 
-        return weights.of_run(self.path, which)
+        return weights.of_run(self._member().path, which)
 
     def _generative(self, which: Which | int) -> "torch.nn.Module":
         if self.config.task != "generative":
@@ -262,10 +273,11 @@ class Run:
         from rayloom.rl.envs import spec_of
         from rayloom_pipelines.recipes import weights
 
-        config = weights.config_of_folder(self.path)
+        path = self._member().path
+        config = weights.config_of_folder(path)
         if config.task != "rl":
             raise UserError(f"run {self.id} is not of an agent; see `rayloom sample`")
-        state, info = weights.read_state(self.path, which)
+        state, info = weights.read_state(path, which)
         learner = weights.learner_of(config, weights.of_state(config, state, None))
         policy = learner.make_policy(config.algorithm, spec_of(config.env))
         policy.load(learner.weights())

@@ -79,24 +79,19 @@ def storage_path(storage: str | Path | None = None) -> Path:
 
 
 def tracking_uri(uri: str | None = None) -> str:
-    """Absolute MLflow URI: the given one, the variable's, the site's, or ./mlflow.db."""
+    """Absolute MLflow URI: the given one, MLFLOW_TRACKING_URI, the site's, or ./mlflow.db.
+
+    Raises:
+        UserError: It cannot be used; says why.
+    """
     import os
+
+    from rayloom.tracking import resolve_uri
 
     chosen = uri or os.environ.get("MLFLOW_TRACKING_URI")
     if not chosen:
-        chosen = site_settings().get("tracking", {}).get("uri")
-    if not chosen:
-        return f"sqlite:///{Path('mlflow.db').absolute()}"
-    return absolute_uri(str(chosen))
-
-
-def absolute_uri(uri: str) -> str:
-    """A URI whose relative file path is made absolute, as seen from this folder."""
-    for scheme in ("sqlite:///", "file://", "file:"):
-        if uri.startswith(scheme):
-            path = Path(uri.removeprefix(scheme))
-            return uri if path.is_absolute() else f"{scheme}{path.absolute()}"
-    return uri if "://" in uri else str(Path(uri).expanduser().absolute())
+        chosen = (site_settings().get("tracking") or {}).get("uri")
+    return str(resolve_uri(chosen, Path.cwd()))
 
 
 def run_path(word: str | Path, storage: str | Path | None = None) -> Path:
@@ -133,3 +128,20 @@ def _existing(found: str, word: str, storage: str | Path | None) -> Path:
         if (path / "run.json").is_file():
             return path
     raise UserError(f"{word} belongs to the run {found}, whose folder is not here")
+
+
+def version_path(reference: str) -> Path:
+    """The folder with config and checkpoint inside a registered model version.
+
+    Args:
+        reference: `models:/name@alias` or `models:/name/version`.
+
+    Raises:
+        UserError: No such version, or rayloom did not register it.
+    """
+    from rayloom.tracking import fetch_version
+
+    folder = Path(fetch_version(reference, tracking_uri())) / "rayloom"
+    if not (folder / "run.json").is_file():
+        raise UserError(f"{reference} was not registered by rayloom")
+    return folder

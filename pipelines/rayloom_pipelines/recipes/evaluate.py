@@ -17,6 +17,7 @@ def afresh(run: Any, *, episodes: int | None, seed: int | None, which: Any) -> d
         seed: RL: None takes one that training never used.
         which: Checkpoint.
     """
+    run = run._member()
     config = run.config
     if config.task == "rl":
         from rayloom.rl.envs import spec_of

@@ -31,12 +31,6 @@ class Sweep(Run):
 
         return pd.read_csv(self.path / "trials.csv", dtype={"trial": str})
 
-    @property
-    def best_run(self) -> Run | None:
-        """The run of the best trial; None before one has ended."""
-        found = self.about.get("best_run")
-        return Run(self.path.parent / found) if found else None
-
 
 def start_sweep(
     resolved: Resolved,
