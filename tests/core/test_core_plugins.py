@@ -101,6 +101,21 @@ def test_a_module_and_a_package(write):
     assert plugins._source_of("my_pack_a")[1] != before, "any file of a package counts"
 
 
+def test_a_worker_loads_a_package_by_its_folder(write, folder, tmp_path, monkeypatch):
+    text = SOURCE.replace('"mine"', '"pack"') + "from my_pack_b.inner import X\n"
+    write(text, "my_pack_b/__init__.py")
+    write("X = 1\n", "my_pack_b/inner.py")
+    (plugin,) = load_plugins(["my_pack_b"])
+    code = (
+        "import sys\nfrom rayloom.core import catalogue\n"
+        "from rayloom.core.plugins import load_plugins\n"
+        "print(load_plugins([sys.argv[1]])[0].sha256, catalogue.load('models', 'pack').__module__)"
+    )
+    command = [sys.executable, "-c", code, plugin.path]
+    out = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert out.stdout.split() == [plugin.sha256, "my_pack_b"]
+
+
 MODEL_ONLY = 'from rayloom.core.sections import Config\nclass M:\n    """m"""\n'
 
 BROKEN = {
@@ -151,11 +166,13 @@ def test_a_broken_plugin_gets_a_message_with_its_place(name, write):
     [
         ("nothing.py", "no such file"),
         ("mine.pi.py", "did you mean 'mine.py'"),
-        ("sub/", "is a folder"),
+        ("sub/", "is a folder without __init__.py"),
         ("sub/x.txt", "is no Python file"),
         ("no_such_module_at_all", "no such module; a plugin is FILE.py or"),
         ("no_such.module.at_all", "no such module"),
         ("", "no such module"),
+        ("sys", "no such module"),
+        ("math", "needs a table"),
         ("..", "no such module"),
     ],
 )

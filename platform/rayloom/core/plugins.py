@@ -39,7 +39,8 @@ class Plugin:
 
     Attributes:
         name: What was asked for: the file as given, or the module's name.
-        path: Absolute path of its source: a file, or a package's folder.
+        path: Absolute path of its source, a file or a package's folder: what a worker process
+            gives to `load_plugins`.
         sha256: Hash of that source.
         names: The catalogue names it added, as `models/my-vae`.
     """
@@ -137,8 +138,7 @@ def _load(spec: str) -> Plugin:
         if done.sha256 == digest and Path(done.path).name == path.name:
             return done  # this file, or a copy of it
     label = f"plugin {spec}"
-    name = f"rayloom_plugin_{_word(path.stem)}_{digest[:8]}" if is_file else spec
-    module = _import_file(name, path, label) if is_file else _import_module(name, label)
+    module = _import_file(path, digest, label) if is_file else _import_module(spec, label)
     table = getattr(module, "CATALOGUE", None)
     names = _register(table, module, label, f"plugin {path}")
     plugin = Plugin(spec, str(path), digest, names)
@@ -153,8 +153,10 @@ def _word(text: str) -> str:
 def _source_of_file(spec: str) -> tuple[Path, str]:
     path = Path(spec)
     try:
+        if (path / "__init__.py").is_file():
+            return path.resolve(), _package_sha256(path)
         if not path.is_file() or path.suffix != ".py":
-            what = "is a folder" if path.is_dir() else "is no Python file"
+            what = "is a folder without __init__.py" if path.is_dir() else "is no Python file"
             near = _neighbour(path)
             hint = f"; did you mean '{near}'?" if near else ""
             raise UserError(f"plugin {spec}: {what if path.exists() else 'no such file'}{hint}")
@@ -175,25 +177,36 @@ def _source_of(module: str) -> tuple[Path, str]:
     """The source of an importable module and its hash; of a package, all its Python files."""
     try:
         spec = importlib.util.find_spec(module)
-    except (ImportError, ValueError, AttributeError):
+    except (ImportError, ValueError):
         spec = None
-    if spec is None or spec.origin is None:
+    except (Exception, SystemExit) as error:  # of the package that holds it
+        raise _broken(f"plugin {module}", error, module.partition(".")[0]) from error
+    path = Path(spec.origin or "").resolve() if spec is not None else Path()
+    if spec is None or not path.is_file():
         raise UserError(
             f"plugin {module}: no such module; a plugin is FILE.py or the name of a module that "
             "Python can import here"
         )
-    path = Path(spec.origin).resolve()
-    if not spec.submodule_search_locations:
-        return path, hashlib.sha256(path.read_bytes()).hexdigest()
+    if spec.submodule_search_locations:
+        return path.parent, _package_sha256(path.parent)
+    return path, hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _package_sha256(folder: Path) -> str:
     digest = hashlib.sha256()
-    for file in sorted(path.parent.rglob("*.py")):
-        digest.update(f"{file.relative_to(path.parent).as_posix()}\0".encode())
+    for file in sorted(folder.rglob("*.py")):
+        digest.update(f"{file.relative_to(folder).as_posix()}\0".encode())
         digest.update(hashlib.sha256(file.read_bytes()).digest())
-    return path.parent, digest.hexdigest()
+    return digest.hexdigest()
 
 
-def _import_file(name: str, path: Path, label: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, path)
+def _import_file(path: Path, digest: str, label: str) -> ModuleType:
+    """Import a file, or the folder of a package (under its own name), wherever it lies."""
+    is_package = path.is_dir()
+    name = path.name if is_package else f"rayloom_plugin_{_word(path.stem)}_{digest[:8]}"
+    file = path / "__init__.py" if is_package else path
+    inside = [str(path)] if is_package else None
+    spec = importlib.util.spec_from_file_location(name, file, submodule_search_locations=inside)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
