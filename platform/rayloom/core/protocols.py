@@ -18,8 +18,8 @@ Batch = dict[str, Tensor]  # named fields, uint8 stays uint8; `<field>_mask`, `<
 Scalars = Mapping[str, float]
 Clock = Literal["grad_step", "env_step"]
 
-# A state is a nested dict with string keys. Leaves: Tensor, numpy array, int, float, str, bool, None
-# or a list of such; `Chunk` for large immutable arrays that checkpoints share. No pickle.
+# A state is a nested dict with string keys. Leaves: Tensor, numpy array, int, float, str, bool,
+# None or a list of such; `Chunk` for large immutable arrays that checkpoints share. No pickle.
 State = dict[str, Any]
 
 
