@@ -48,7 +48,7 @@ gpu: $(STAMP)  ## tests that need a CUDA device
 
 bench: $(STAMP)  ## speed, side by side with peers (installs them beside)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[bench]'
-	$(BIN)/rayloom bench
+	$(BIN)/rayloom bench --all
 
 faults: $(STAMP)  ## the full kill matrix
 	$(BIN)/python -m pytest -q -m faults

@@ -1,1 +1,13 @@
-"""Benchmarks beside peers; the one place that may import them."""
+"""Benchmarks beside peers; the one place that may import them.
+
+A benchmark is a module with `run(*, say=...) -> dict` (JSON-able) and, for people, `table(result)`.
+"""
+
+# name: (module, what it measures)
+BENCHMARKS: dict[str, tuple[str, str]] = {
+    "startup": ("startup", "CPU seconds of light commands; seconds to the first optimizer step"),
+    "engine": ("engine", "the engine beside a bare PyTorch loop, Lightning and pythae"),
+    "vae-speed": ("vae_speed", "steps and likelihoods of the VAE beside pythae and by hand"),
+    "vae-quality": ("vae_quality", "test ELBO and NLL beside pythae, 3 seeds (an hour)"),
+    "dqn": ("dqn", "DQN beside RLlib and Stable-Baselines3"),
+}

@@ -1,0 +1,54 @@
+"""`rayloom bench`: speed and quality beside peers."""
+
+import inspect
+import json
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
+
+from rayloom.core.errors import UserError, nearest
+from rayloom_pipelines.benchmarks import BENCHMARKS
+from rayloom_pipelines.cli.options import Parser
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run the named benchmarks; without a name, say which there are."""
+    parser = Parser("bench", "Measure speed and quality beside peers, both sides in one sitting.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHMARKS))
+    parser.add_argument("--all", action="store_true", help="every one of them")
+    parser.json_option()
+    given = parser.read(argv)
+    names = list(BENCHMARKS) if given.all else given.names
+    for name in names:
+        if name not in BENCHMARKS:
+            near = nearest(name, BENCHMARKS)
+            hint = f"; did you mean {near!r}?" if near else ""
+            raise UserError(f"no benchmark is called {name!r}{hint} Known: {', '.join(BENCHMARKS)}")
+    if not names:
+        for name, (_, about) in BENCHMARKS.items():
+            print(f"  {name:<12} {about}")
+        return 0
+    results = {name: _measure(name, quiet=given.json) for name in names}
+    if given.json:
+        print(json.dumps(results, indent=1, default=str))
+    return 0
+
+
+def _measure(name: str, *, quiet: bool) -> dict[str, Any]:
+    module = import_module(f"rayloom_pipelines.benchmarks.{BENCHMARKS[name][0]}")
+    if not quiet:
+        print(f"{name}: {BENCHMARKS[name][1]}", flush=True)
+    takes = inspect.signature(module.run).parameters
+    say = _nothing if quiet else _say
+    result: dict[str, Any] = module.run(say=say) if "say" in takes else module.run()
+    if not quiet and hasattr(module, "table"):
+        print(module.table(result))
+    return result
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _nothing(line: str) -> None:
+    """Where only JSON is wanted."""
