@@ -457,7 +457,7 @@ def test_shipped_names(folder, tmp_path):
             load_config(trick, find=find)
 
 
-def test_order_of_flag_config_variable_site_file_user_file(folder, tmp_path):
+def test_order_of_flag_config_variable_site_file_user_file(folder, tmp_path, monkeypatch):
     user = tmp_path / "home-config" / "rayloom"
     user.mkdir(parents=True)
     (user / "config.yaml").write_text(
@@ -488,8 +488,11 @@ def test_order_of_flag_config_variable_site_file_user_file(folder, tmp_path):
     assert get(RAYLOOM_DATA_ROOT="/v", RAY_ADDRESS="v:2").config.data.root == "/v"
     assert get(RAY_ADDRESS="v:2").config.resources.address == "v:2"
     assert (one.image, one.image_why) == ("site/image", "rayloom.yaml:4")
-    alone = load_config("c.yaml", site=None, environ={})
-    assert (alone.config.tracking.uri, alone.image) == (None, None)
+    monkeypatch.setenv("RAY_ADDRESS", "process:1")
+    alone = load_config("c.yaml", site=None)
+    assert (alone.config.tracking.uri, alone.config.resources.address) == (None, None)
+    assert alone.image is None
+    assert load_config("c.yaml", site=()).config.resources.address == "process:1"
 
 
 def test_a_data_root_makes_no_data_section_in_an_agent_s_config(folder):

@@ -140,8 +140,8 @@ def load_config(
         search: Whether leaves may hold search spaces (a sweep).
         find: Path of a shipped config's name; raises UserError for an unknown one.
         site: "auto" reads `rayloom.yaml` in the working folder and the user's own file; a list
-            gives other files; None reads none.
-        environ: Variables to look at; None: the process's own.
+            gives other files; None reads none, and no variables: the file alone, as of a run.
+        environ: Variables to look at; None: the process's own (none if `site` is None).
 
     Raises:
         ConfigError: Everything that is wrong with it.
@@ -153,7 +153,8 @@ def load_config(
     except ConfigError as error:
         flags(overrides, problems)
         raise ConfigError(_unique([*error.problems, *problems])) from None
-    environ = os.environ if environ is None else environ
+    if environ is None:
+        environ = {} if site is None else os.environ
     files = site_files(environ) if site == "auto" else [Path(path) for path in site or ()]
     return _resolve(
         tree,
