@@ -1,0 +1,521 @@
+"""Sending a command to a running Ray cluster as a job, and looking after it there.
+
+What travels: the three package folders as `py_modules` (Python files and data, nothing else of the
+world around them), and a working folder with the resolved config and the plugins. What does not:
+data sets, runs, `.git`. A job's working folder is thrown away with the job, so run folders and
+MLflow must lie elsewhere: `check_durable` refuses what would be lost.
+
+The Jobs API never retries a job, forgets logs when the head restarts, and refuses uploads over
+100 MiB. Runs outlive all three, since run folders lie on the storage: `submit -- resume RUN`.
+"""
+
+import os
+import shlex
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+from rayloom.core.errors import RayloomError, UserError
+from rayloom.distributed.cluster import QUIET_ENV, first_line, package_folders
+
+LIMIT_BYTES = 50 * 2**20  # the job server refuses 100 MiB; nothing of ours comes near
+DEFAULT_DASHBOARD = "http://127.0.0.1:8265"
+_SKIP = ("__pycache__", ".ipynb_checkpoints", ".mypy_cache", ".ruff_cache")
+_SHARED_TYPES = ("nfs", "cifs", "smb", "lustre", "gpfs", "ceph", "beegfs", "gluster", "fuse", "9p")
+_SHARED_TYPES += ("virtiofs", "afs", "wekafs", "orangefs", "ocfs2", "gfs2", "davfs")
+
+Write = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Upload:
+    """One folder that travels.
+
+    Attributes:
+        name: `rayloom`, ..., or `working folder`.
+        path: Where it was staged.
+        files: How many files.
+        size: Bytes, before compression.
+    """
+
+    name: str
+    path: Path
+    files: int
+    size: int
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.files} files, {self.size / 2**20:.2f} MB"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job as the cluster knows it.
+
+    Attributes:
+        job_id: Submission id: the id of its run, or of the parent of its runs.
+        status: PENDING, RUNNING, STOPPED, SUCCEEDED or FAILED.
+        message: Ray's words.
+        started: Unix time in s, 0 if unknown.
+        ended: Unix time in s, 0 while it runs.
+        exit_code: Of its process; None while it runs or if it never started.
+        entrypoint: The command.
+    """
+
+    job_id: str
+    status: str
+    message: str
+    started: float
+    ended: float
+    exit_code: int | None
+    entrypoint: str
+
+    @property
+    def over(self) -> bool:
+        """Whether it has ended."""
+        return self.status in ("STOPPED", "SUCCEEDED", "FAILED")
+
+
+def submit(
+    argv: Sequence[str],
+    *,
+    files: Mapping[str, str | bytes | Path],
+    job_id: str,
+    address: str | None = None,
+    env: Mapping[str, str] | None = None,
+    packages: Sequence[Path] | None = None,
+    follow: bool = True,
+    say: Write,
+    write: Write,
+) -> int:
+    """Run `rayloom ARGV` on a cluster.
+
+    Args:
+        argv: The command line there, such as `["train", "config.yaml"]`; paths in it name `files`.
+        files: Relative path to text, bytes or a file: what the job's working folder holds.
+        job_id: Submission id.
+        address: Dashboard URL, or GCS `host:port`; None: Ray's own variables, then this machine.
+        env: Variables for the job. No secrets: Ray shows them on its dashboard.
+        packages: Package folders; None: the ones that this process runs.
+        follow: Stream the logs and wait for the end.
+        say: Told in lines what is sent and what to do next.
+        write: Receives the job's log as it comes.
+
+    Returns:
+        The job's exit code; 0 at once if it is not followed. 130 if Ctrl-C ended the following
+        (the job goes on).
+
+    Raises:
+        UserError: The upload is too large, the id is taken, nobody answers, the token is refused.
+    """
+    with staged(files, packages) as uploads:
+        total = sum(upload.size for upload in uploads)
+        for upload in uploads:
+            say(f"sending {upload}")
+        if total > LIMIT_BYTES:
+            raise UserError(
+                f"{total / 2**20:.0f} MB to send, at most {LIMIT_BYTES >> 20} are allowed; the"
+                f" largest is {max(uploads, key=lambda upload: upload.size)}. Data belongs on"
+                " storage that the cluster shares, not in a plugin's folder"
+            )
+        with _client(address) as client:
+            variables = {
+                **{name: os.environ.get(name, value) for name, value in QUIET_ENV.items()},
+                "RAY_JOB_STOP_WAIT_TIME_S": "120",  # a SIGTERM writes a checkpoint; 3 s is little
+                "RAYLOOM_JOB": job_id,
+                **(env or {}),
+            }
+            runtime_env = {
+                "working_dir": str(uploads[-1].path),
+                "py_modules": [str(upload.path) for upload in uploads[:-1]],
+                "env_vars": variables,
+            }
+            with _told(client, job_id):
+                client.submit_job(
+                    entrypoint=_entrypoint(argv),
+                    submission_id=job_id,
+                    runtime_env=runtime_env,
+                    metadata={"rayloom": " ".join(argv)[:200]},
+                )
+            say(f"job {job_id} is submitted to {client._address}")
+            return _follow(client, job_id, say, write) if follow else 0
+
+
+# A job's shell has the PATH of whoever called `ray start`, which need not hold Ray's own Python. Its
+# parent's parent is the raylet, whose arguments name the Python of Ray's workers.
+_FIND_PYTHON = (
+    "RAYLET=$(sed 's/.*) [A-Z] \\([0-9]*\\).*/\\1/' /proc/$PPID/stat 2>/dev/null);"
+    " PY=$(tr '\\0' '\\n' < /proc/$RAYLET/cmdline 2>/dev/null"
+    " | sed -n 's/^--python_worker_command=\\([^ ]*\\) .*/\\1/p');"
+)
+
+
+def _entrypoint(argv: Sequence[str]) -> str:
+    """The command line of the job, run by the Python that Ray's own workers there run."""
+    return f'{_FIND_PYTHON} exec "${{PY:-python}}" -m rayloom_pipelines.cli {shlex.join(argv)}'
+
+
+def listing(*, address: str | None = None) -> list[Job]:
+    """All jobs that were submitted, newest first."""
+    with _client(address) as client:
+        found = [_job(details) for details in client.list_jobs() if details.submission_id]
+    return sorted(found, key=lambda job: -job.started)
+
+
+def status(job_id: str, *, address: str | None = None) -> Job:
+    """One job.
+
+    Raises:
+        UserError: There is none of this id.
+    """
+    with _client(address) as client, _told(client, job_id):
+        return _job(client.get_job_info(job_id))
+
+
+def logs(
+    job_id: str, *, address: str | None = None, follow: bool = False, say: Write, write: Write
+) -> int:
+    """Write a job's log; with `follow` go on until it ends and return its exit code."""
+    with _client(address) as client, _told(client, job_id):
+        if follow:
+            return _follow(client, job_id, say, write)
+        write(_without_preamble(client.get_job_logs(job_id)))
+        return 0
+
+
+def stop(job_id: str, *, address: str | None = None, wait_s: float = 150.0) -> Job:
+    """Ask a job to stop (SIGTERM: it writes a checkpoint) and wait until it has.
+
+    Raises:
+        UserError: There is none of this id.
+        RayloomError: It has not stopped within `wait_s` seconds.
+    """
+    with _client(address) as client, _told(client, job_id):
+        client.stop_job(job_id)
+        end = time.monotonic() + wait_s
+        while time.monotonic() < end:
+            job = _job(client.get_job_info(job_id))
+            if job.over:
+                return job
+            time.sleep(0.3)
+    raise RayloomError(f"job {job_id} is told to stop and still {job.status} after {wait_s:g} s")
+
+
+def _follow(client: Any, job_id: str, say: Write, write: Write) -> int:
+    """Write the log as it grows; the job's exit code at its end."""
+    sent = 0
+    try:
+        while True:
+            job = _job(client.get_job_info(job_id))
+            text = client.get_job_logs(job_id)
+            if len(text) > sent:
+                write(_without_preamble(text[sent:]) if sent == 0 else text[sent:])
+                sent = len(text)
+            if job.over:
+                break
+            time.sleep(0.4)
+    except KeyboardInterrupt:
+        say(
+            f"not following any more; the job goes on. `rayloom jobs logs {job_id} --follow`,"
+            f" `rayloom jobs stop {job_id}`"
+        )
+        return 130
+    if job.exit_code is None and job.status != "SUCCEEDED":
+        say(f"job {job_id} {job.status.lower()}: {job.message}")
+    return exit_code_of(job)
+
+
+def _without_preamble(text: str) -> str:
+    """A log without the job manager's own first lines."""
+    lines = text.splitlines(keepends=True)
+    while lines and ("job_manager.py" in lines[0] or lines[0].startswith("Running entrypoint")):
+        lines.pop(0)
+    return "".join(lines)
+
+
+def exit_code_of(job: Job) -> int:
+    """The exit code of a job that is over; 128 + signal where one ended it."""
+    if job.exit_code is None:
+        return 0 if job.status == "SUCCEEDED" else 143 if job.status == "STOPPED" else 1
+    return 128 - job.exit_code if job.exit_code < 0 else job.exit_code
+
+
+def _job(details: Any) -> Job:
+    return Job(
+        job_id=details.submission_id,
+        status=str(getattr(details.status, "value", details.status)),
+        message=details.message or "",
+        started=(details.start_time or 0) / 1000,
+        ended=(details.end_time or 0) / 1000,
+        exit_code=details.driver_exit_code,
+        entrypoint=details.entrypoint,
+    )
+
+
+# ---------------------------------------------------------------------------------------- sending
+
+
+@contextmanager
+def staged(
+    files: Mapping[str, str | bytes | Path], packages: Sequence[Path] | None = None
+) -> Iterator[list[Upload]]:
+    """Copies of exactly what travels: the packages first, the working folder last."""
+    root = Path(tempfile.mkdtemp(prefix="rayloom-submit-"))
+    try:
+        uploads = []
+        for folder in packages if packages is not None else package_folders():
+            target = root / "modules" / folder.name
+            ignore = shutil.ignore_patterns(*_SKIP, "*.pyc", "*.so.dbg", ".*")
+            shutil.copytree(folder, target, ignore=ignore)
+            uploads.append(_upload(folder.name, target))
+        work = root / "work"
+        work.mkdir()
+        for name, content in files.items():
+            path = work / name
+            if work not in path.resolve().parents:
+                raise ValueError(f"{name!r} leads out of the working folder")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if isinstance(content, Path):
+                _copy(content, path)
+            elif isinstance(content, bytes):
+                path.write_bytes(content)
+            else:
+                path.write_text(content, encoding="utf-8")
+        uploads.append(_upload("working folder", work))
+        yield uploads
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def _copy(source: Path, target: Path) -> None:
+    if source.is_dir():
+        shutil.copytree(source, target, ignore=shutil.ignore_patterns(*_SKIP, "*.pyc", ".*"))
+    else:
+        shutil.copyfile(source, target)
+
+
+def _upload(name: str, path: Path) -> Upload:
+    sizes = [file.stat().st_size for file in path.rglob("*") if file.is_file()]
+    return Upload(name, path, len(sizes), sum(sizes))
+
+
+def check_durable(
+    *, storage: str | None, tracking_uri: str | None, address: str | None, trust: bool = False
+) -> None:
+    """Refuse run folders or tracking that would die with the job.
+
+    Args:
+        storage: Where run folders go, as the job will see it; None: ./runs.
+        tracking_uri: MLflow's; None: ./mlflow.db.
+        address: Where the job goes.
+        trust: The user says that local-looking paths are shared with the cluster.
+
+    Raises:
+        UserError: All reasons at once, each with what would be right.
+    """
+    remote = not is_this_machine(address)
+    wrong = []
+    if storage is None or not Path(storage).is_absolute():
+        wrong.append(
+            f"storage: {storage or './runs'} is relative: it would lie in the job's temporary"
+            " folder. Give an absolute path that the cluster's nodes share, such as"
+            " storage=/shared/runs"
+        )
+    elif _in_session(storage):
+        wrong.append(f"storage: {storage} lies in Ray's session folder, which goes with the cluster")
+    elif remote and not trust and not on_shared_mount(storage):
+        wrong.append(
+            f"storage: {storage} is a local disk here, and the job runs elsewhere. Use a mounted"
+            " network folder, or say that this path is shared there (--shared-paths)"
+        )
+    scheme = urlparse(tracking_uri or "").scheme
+    if tracking_uri is None:
+        wrong.append(
+            "tracking.uri: null is ./mlflow.db in the job's temporary folder. Give the address of"
+            " an MLflow server (tracking.uri=http://host:5000), or an absolute sqlite:////path"
+        )
+    elif scheme in ("sqlite", "file", ""):
+        path = _local_path(tracking_uri)
+        if not path.startswith("/"):
+            wrong.append(
+                f"tracking.uri: {tracking_uri} is relative: it would lie in the job's temporary"
+                " folder. An absolute one has four slashes: sqlite:////shared/mlflow.db"
+            )
+        elif _in_session(path):
+            wrong.append(f"tracking.uri: {tracking_uri} lies in Ray's session folder")
+        elif remote and not trust:
+            wrong.append(
+                f"tracking.uri: {tracking_uri} is a file on one machine, and the job runs"
+                " elsewhere; use an MLflow server that both reach: tracking.uri=http://host:5000"
+            )
+    elif remote and (urlparse(tracking_uri).hostname or "") in ("localhost", "127.0.0.1", "::1"):
+        wrong.append(
+            f"tracking.uri: {tracking_uri} would be the cluster's own loopback; give the name"
+            " under which the nodes reach the server"
+        )
+    if wrong:
+        raise UserError("this would be lost with the job:\n  " + "\n  ".join(wrong))
+
+
+def _local_path(uri: str) -> str:
+    for prefix in ("sqlite:///", "file://"):
+        if uri.startswith(prefix):
+            return uri.removeprefix(prefix)
+    return uri
+
+
+def _in_session(path: str) -> bool:
+    parts = Path(path).parts
+    return any(part == "ray" and above == "tmp" for above, part in zip(parts, parts[1:], strict=False))
+
+
+def on_shared_mount(path: str | Path) -> bool:
+    """Whether a path lies on a network file system, by the type of its mount."""
+    import psutil
+
+    best, kind = -1, ""
+    target = str(Path(path).resolve())
+    for part in psutil.disk_partitions(all=True):
+        mount = part.mountpoint.rstrip("/") or "/"
+        inside = target == mount or target.startswith(mount if mount == "/" else mount + "/")
+        if inside and len(mount) > best:
+            best, kind = len(mount), part.fstype
+    return kind.startswith(_SHARED_TYPES)
+
+
+def is_this_machine(address: str | None) -> bool:
+    """Whether an address names this machine."""
+    text = dashboard_url(address, ask=False)
+    host = urlparse(text).hostname or ""
+    if host in ("localhost", "127.0.0.1", "::1", "0.0.0.0", socket.gethostname()):
+        return True
+    import psutil
+
+    own = {item.address for items in psutil.net_if_addrs().values() for item in items}
+    return host in own
+
+
+# ----------------------------------------------------------------------------------------- client
+
+
+def dashboard_url(address: str | None, *, ask: bool = True) -> str:
+    """The dashboard's URL of an address.
+
+    Args:
+        address: A URL (kept), GCS `host:port` (asked, or port 8265 of that host), or None:
+            `RAY_API_SERVER_ADDRESS`, `RAY_ADDRESS`, then this machine.
+        ask: Whether the cluster may be asked.
+
+    Raises:
+        UserError: A Ray Client address, or the cluster does not answer.
+    """
+    given = address or os.environ.get("RAY_API_SERVER_ADDRESS") or os.environ.get("RAY_ADDRESS")
+    if not given or given in ("auto", "local"):
+        return DEFAULT_DASHBOARD
+    if given.startswith(("http://", "https://")):
+        return given
+    if "://" in given:
+        raise UserError(f"address {given!r}: give the dashboard's URL, such as {DEFAULT_DASHBOARD}")
+    host, _, port = given.rpartition(":")
+    if port == "8265" or not host:
+        return f"http://{given}" if host else f"http://{given}:8265"
+    if not ask:
+        return f"http://{host}:8265"
+    from ray.dashboard.utils import ray_address_to_api_server_url
+
+    try:
+        return str(ray_address_to_api_server_url(given))
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"no Ray answers at {given}: {first_line(error)}. Give the dashboard's URL, such as"
+            f" http://{host}:8265"
+        ) from error
+
+
+def has_token() -> bool:
+    """Whether a cluster token can be found here (its value is never read)."""
+    if os.environ.get("RAY_AUTH_TOKEN"):
+        return True
+    path = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    return Path(path).exists() if path else (Path.home() / ".ray" / "auth_token").exists()
+
+
+@contextmanager
+def token_mode() -> Iterator[None]:
+    """Ray's client sends the token only where `RAY_AUTH_MODE` says so; set it if there is one."""
+    before = os.environ.get("RAY_AUTH_MODE")
+    if before is None and has_token():
+        os.environ["RAY_AUTH_MODE"] = "token"
+        from ray._raylet import Config
+
+        Config.initialize("")  # ray reads the variable once, and may be imported already
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop("RAY_AUTH_MODE", None)
+
+
+@contextmanager
+def _client(address: str | None) -> Iterator[Any]:
+    """A Jobs client, with our words for what may go wrong."""
+    import logging
+
+    with token_mode():
+        logging.getLogger("ray").setLevel(logging.ERROR)
+        from ray.job_submission import JobSubmissionClient
+
+        url = dashboard_url(address)
+        # Ray's own variables would overrule the address
+        hidden = {name: os.environ.pop(name, None) for name in _OVERRULING}
+        try:
+            client = JobSubmissionClient(url)
+        except (ConnectionError, RuntimeError, OSError, ValueError) as error:
+            raise UserError(_why_not(url, error)) from error
+        finally:
+            os.environ.update({name: value for name, value in hidden.items() if value is not None})
+        yield client
+
+
+_OVERRULING = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
+
+
+def _why_not(url: str, error: Exception) -> str:
+    text = str(error)
+    if "401" in text or "403" in text or "uthenti" in text or "token" in text.lower():
+        have = "has a token that the cluster refuses" if has_token() else "has no token"
+        return (
+            f"{url} wants a token, and this machine {have}. Copy ~/.ray/auth_token from the head"
+            " (or set RAY_AUTH_TOKEN_PATH), and set RAY_AUTH_MODE=token; see docs/cluster.md"
+        )
+    return (
+        f"no Ray dashboard answers at {url}: {first_line(error)}. On the head node:"
+        " `RAY_AUTH_MODE=token ray start --head`; from elsewhere forward the port:"
+        " `ssh -L 8265:127.0.0.1:8265 HEAD`"
+    )
+
+
+@contextmanager
+def _told(client: Any, job_id: str) -> Iterator[None]:
+    """Ray's errors about one job, in our words."""
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error)
+        if "404" in text or "does not exist" in text:
+            known = [job.submission_id for job in client.list_jobs() if job.submission_id]
+            listed = ", ".join(sorted(known)[-5:]) or "there are none"
+            raise UserError(f"no job {job_id} at {client._address}; known: {listed}") from error
+        if "already" in text:
+            raise UserError(
+                f"a job {job_id} exists at {client._address}; `rayloom jobs status {job_id}`"
+            ) from error
+        if "401" in text or "403" in text or "uthenti" in text:
+            raise UserError(_why_not(client._address, error)) from error
+        raise RayloomError(f"the cluster refused: {first_line(error)}") from error
