@@ -86,8 +86,10 @@ def drive(
     """Train to the end of the plan, or until something stops it.
 
     Args:
-        trainable: What to train; see `core.protocols.Trainable`. Two optional attributes are
-            looked up: `default_metric` (what "best" means) and `show_at` (`evaluation` or `end`).
+        trainable: What to train; see `core.protocols.Trainable`. Optional, looked up by name:
+            `default_metric` (what "best" means), `show_at` (`evaluation` or `end`), and
+            `decide()`, which settles what must be measured and tells whether it did (then a
+            checkpoint is written before the first step).
         plan: Length, cadences and rules.
         folder: Where checkpoints go; on shared storage if there are several ranks. None: nowhere.
         sink: Where points and pictures go; used on rank 0 only.
@@ -157,6 +159,9 @@ class _Drive:
     def run(self) -> Outcome:
         """Until the budget, a rule, a signal or the clock on the wall ends it."""
         with self.guard:
+            decide = getattr(self.trainable, "decide", None)
+            if decide is not None and decide():
+                self._save()
             reason = self._end_reason()
             while reason is None:
                 position = self.trainable.position()

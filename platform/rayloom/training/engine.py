@@ -154,10 +154,16 @@ class Engine:
         for player in self.players:
             player.schedule = schedule
 
-    def _choose_precision(self) -> None:
-        """Probe `auto` on the first batch, once per run; rank 0 decides."""
+    def decide(self) -> bool:
+        """Settle what is left to measuring (precision `auto`), once per run; rank 0 decides.
+
+        Returns:
+            Whether there was something to settle: then the state belongs in a checkpoint at
+            once, because another attempt might measure otherwise.
+        """
         if self.choices["precision"] != "auto":
-            return
+            return False
+        self._enter(True)
         local = self._local(0)
         fields = self._to_device(local)
 
@@ -170,12 +176,18 @@ class Engine:
 
         choice, self.probe_seconds = probe(self.model, run, self.device)
         self.choices["precision"] = self.collective.broadcast_json(choice)
+        return True
 
     # Counting -----------------------------------------------------------------------------------
 
     def position(self) -> int:
         """grad_steps done."""
         return self.grad_step
+
+    @property
+    def default_metric(self) -> str | None:
+        """What "best" means for this model, if it says so (`model.default_metric`)."""
+        return getattr(self.model, "default_metric", None)
 
     def progress(self) -> dict[str, int]:
         """`grad_step`, `epoch` (completed) and `batch` (batches used)."""
@@ -218,7 +230,7 @@ class Engine:
         self._enter(True)
         self._check_parameters()
         if self._loss is None:
-            self._choose_precision()
+            self.decide()
             if self.config.train.compile:
                 compile_networks(self.model, self.device)
             self._loss = under_precision(self.model.loss, self.choices["precision"], self.device)
