@@ -3,6 +3,8 @@
 Use: `rayloom train CONFIG --plugin tests/plugins/reinforce_plugin.py algorithm.name=reinforce`.
 """
 
+from typing import Literal
+
 import torch
 from pydantic import Field
 from torch import nn
@@ -31,7 +33,7 @@ CATALOGUE = {
 class ReinforceConfig(AlgorithmConfig):
     """Settings of REINFORCE; gamma^t before the gradient is dropped, as in practice."""
 
-    name: str = Field("reinforce", pattern="^reinforce$")
+    name: Literal["reinforce"] = "reinforce"
     gamma: float = Field(0.99, ge=0, le=1, description="discount per environment step")
     widths: list[PositiveInt] = Field([32], description="hidden widths")
     baseline_decay: float = Field(0.9, ge=0, lt=1, description="of the running mean return")

@@ -39,16 +39,16 @@ def never():
     return False
 
 
-def make_config(env="CartPole-v1", *, num_envs=4, group_size=2, steps=1200, seed=0, **algorithm):
+def make_config(env="CartPole-v1", *, num_envs=4, group_size=2, steps=700, seed=0, **algorithm):
     env = env if isinstance(env, EnvConfig) else EnvConfig(
         name=env, num_envs=num_envs, group_size=group_size
     )  # fmt: skip
-    settings = {"learning_starts": 200, "round_env_steps": 64, "widths": [16], "batch_size": 16}
+    settings = {"learning_starts": 100, "round_env_steps": 64, "widths": [16], "batch_size": 16}
     return RunConfig(
         algorithm=DQNConfig(**{**settings, **algorithm}),
         env=env,
         optimizer=AdamConfig(lr=1e-3),
-        train=TrainConfig(env_steps=steps, log_every=200),
+        train=TrainConfig(env_steps=steps, log_every=100),
         evaluation=EvaluationConfig(episodes=4, num_envs=2, video=False),
         seed=seed,
     )

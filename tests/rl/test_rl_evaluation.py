@@ -22,10 +22,10 @@ def lengths(slots, episodes, seed):
 
 def test_lengths_of_a_random_policy_do_not_depend_on_the_slots():
     """8 episodes a time, as few as slots: taking the first to finish would halve the mean."""
-    truth = lengths(50, 6000, 10_000)
-    assert 21.5 < truth.mean() < 23.0
+    truth = lengths(50, 3000, 10_000)
+    assert 21.0 < truth.mean() < 23.5
     for slots in (1, 8, 32):
-        found = np.concatenate([lengths(slots, max(8, slots), seed) for seed in range(60)])
+        found = np.concatenate([lengths(slots, max(8, slots), seed) for seed in range(40)])
         error = np.sqrt(truth.var() / len(truth) + found.var() / len(found))
         assert abs(found.mean() - truth.mean()) < 3.5 * error, slots
 
@@ -63,7 +63,8 @@ def test_a_video_has_one_frame_per_step_and_the_right_return(ending, tmp_path):
     assert len(returns) == 2
     with imageio.get_reader(path) as reader:
         frames = [np.asarray(frame) for frame in reader]
-    assert abs(len(frames) - (sum(returns) + 2)) <= (0 if ending == "mp4" else 3)
+    drawn = sum(returns) + 2  # the first picture of each episode, and one per step
+    assert len(frames) == drawn or (ending == "gif" and 5 < len(frames) < drawn)  # merges twins
     assert frames[0].shape[:2] == (400, 600)
     assert frames[0].std() > 5  # something is drawn
     again = tmp_path / f"again.{ending}"
@@ -75,7 +76,7 @@ def test_videos_that_cannot_be_are_told(tmp_path):
     blind = EnvConfig(name="rayloom/ProbeTwoStep-v0")
     with pytest.raises(UserError, match="draw"):
         record(RandomPolicy(spec_of(blind)), blind, tmp_path / "a.mp4", greedy=False)
-    with pytest.raises(UserError, match="mp4 or .gif"):
+    with pytest.raises(UserError, match=r"mp4 or \.gif"):
         write_video(tmp_path / "a.avi", [np.zeros((4, 4, 3), np.uint8)], fps=5)
     odd = write_video(tmp_path / "odd.mp4", [np.zeros((5, 7, 3), np.uint8)] * 3, fps=5)
     assert odd.stat().st_size > 0

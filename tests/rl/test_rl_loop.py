@@ -45,7 +45,7 @@ def test_two_seeded_runs_are_equal_and_two_seeds_are_not(variant):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("at", [1, 150, 401, 700])
+@pytest.mark.parametrize("at", [1, 150, 401])
 def test_saved_and_continued_equals_never_stopped(variant, at, tmp_path):
     """Through real checkpoint files, at any round, also with a partly filled n-step window."""
     config = make_config(**variant)
@@ -56,7 +56,7 @@ def test_saved_and_continued_equals_never_stopped(variant, at, tmp_path):
     assert first.env_step < expected.env_step
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(first.position(), first.state_dict(), metrics={})
-    first.advance(10_000, sink=Points(), interrupted=never)  # what happens later changes nothing
+    first.advance(at + 150, sink=Points(), interrupted=never)  # changes no checkpoint
     second = RLTrainable(config_from_dict(to_dict(config)))
     second.load_state_dict(checkpoints.load(checkpoints.latest().step))
     second.advance(second.budget, sink=sink, interrupted=never)
@@ -81,11 +81,11 @@ def test_looking_in_between_changes_nothing():
 
 def test_state_dict_is_a_snapshot():
     trainable = RLTrainable(make_config(replay={"prioritized": True}))
-    trainable.advance(500, sink=Points(), interrupted=never)
+    trainable.advance(400, sink=Points(), interrupted=never)
     state = trainable.state_dict()
     held = RLTrainable(make_config(replay={"prioritized": True}))
     held.load_state_dict(state)
-    trainable.advance(1000, sink=Points(), interrupted=never)
+    trainable.advance(700, sink=Points(), interrupted=never)
     again = RLTrainable(make_config(replay={"prioritized": True}))
     again.load_state_dict(state)
     equal_states(held.state_dict(), again.state_dict())
