@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -114,7 +115,9 @@ def mlflow_points(site: Site) -> tuple[dict, set]:
         for m in client.get_metric_history(runs[0].info.run_id, key):
             assert (key, m.step) not in points, f"MLflow has {key} twice at {m.step}"
             points[key, m.step] = m.value
-    names = {a.path for a in client.list_artifacts(runs[0].info.run_id, "images")}
+    paths = [a.path for a in client.list_artifacts(runs[0].info.run_id, "images")]
+    names = {re.sub(r"\+timestamp\+\d+\+[0-9a-f-]+", "", path) for path in paths}
+    assert len(names) == len(paths), f"MLflow has a picture twice: {sorted(paths)}"
     return points, names
 
 
