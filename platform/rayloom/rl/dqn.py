@@ -73,7 +73,7 @@ class DQNConfig(AlgorithmConfig):
     dueling: bool = Field(False, description="value and advantage heads")
     n_step: PositiveInt = Field(1, description="rewards summed before the bootstrap")
     huber_delta: PositiveFloat = Field(1.0, description="TD error at which the loss turns linear")
-    widths: list[PositiveInt] = Field([64, 64], description="hidden widths of the network")
+    widths: tuple[PositiveInt, ...] = Field((64, 64), description="hidden widths of the network")
     activation: Literal["relu", "tanh"] = Field("relu", description="between the layers")
     epsilon: EpsilonConfig = EpsilonConfig()
     replay: ReplayConfig = ReplayConfig()
