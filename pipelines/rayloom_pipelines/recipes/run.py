@@ -1,5 +1,6 @@
 """One training run: its folder, its tracking, its trainable, the driver, and the end."""
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -84,11 +85,14 @@ def make_folder(
         "tags": dict(config.tracking.tags) | dict(options.tags),
         **(facts or {}),
     }
+    storage = storage_path(config.storage)
+    settled = os.environ.get("RAYLOOM_JOB") if options.parent is None else None
     return RunFolder.create(
-        storage_path(config.storage),
+        storage,
         name,
         config=dict(tree) if tree is not None else to_dict(config),
         info=info,
+        run_id=settled if settled and not (storage / settled).exists() else None,
         say=say or _silent,
     )
 

@@ -36,7 +36,8 @@ RUN_JSON = "run.json"
 _LETTERS = "23456789abcdefghjkmnpqrstuvwxyz"  # no two look alike
 
 
-def _new_id(name: str) -> str:
+def new_run_id(name: str) -> str:
+    """A readable id: the config's short name, date, time and five letters."""
     now = datetime.datetime.now().astimezone()
     tail = "".join(secrets.choice(_LETTERS) for _ in range(5))
     return f"{safe_name(name.rsplit('/', 1)[-1])}-{now:%Y%m%d-%H%M%S}-{tail}"
@@ -83,6 +84,7 @@ class RunFolder:
         *,
         config: Mapping[str, Any] | str,
         info: Mapping[str, Any],
+        run_id: str | None = None,
         say: Say = silent,
     ) -> "RunFolder":
         """A new run folder; it appears complete or not at all.
@@ -93,13 +95,14 @@ class RunFolder:
             config: Resolved config, as a JSON-able tree or YAML text.
             info: Facts for `run.json` (`describe_environment`, seed, data fingerprint, ...). A
                 diff under `info["git"]["diff"]` goes to `git.diff`.
+            run_id: Its id, if that is settled already (a submitted job's); None makes one.
             say: Hears about disks that refuse.
 
         Raises:
-            UserError: The storage cannot be written.
+            UserError: The storage cannot be written, or has a run of this id.
         """
         storage = Path(storage).expanduser().absolute()
-        run_id = _new_id(name)
+        run_id = run_id or new_run_id(name)
         building = storage / f".making-{run_id}"
         try:
             storage.mkdir(parents=True, exist_ok=True)

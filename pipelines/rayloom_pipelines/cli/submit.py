@@ -1,0 +1,159 @@
+"""`rayloom submit -- train|sweep|resume ...`: the same command as a job on a Ray cluster."""
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rayloom.core.errors import UserError, nearest
+from rayloom_pipelines.cli.options import Parser
+
+SUBMITTABLE = ("train", "sweep", "resume")
+Files = dict[str, str | bytes | Path]
+
+
+def run(argv: Sequence[str]) -> int:
+    """Send it; with `--follow` the exit code is the job's."""
+    parser = Parser("submit", "Send train, sweep or resume to a Ray cluster: submit [...] -- train")
+    parser.address_option()
+    parser.add_argument("--follow", action="store_true", help="stream the log, return its exit code")
+    parser.add_argument(
+        "--shared-paths",
+        action="store_true",
+        help="the storage and tracking paths are the same disks on the cluster",
+    )
+    words = list(argv)
+    cut = words.index("--") if "--" in words else len(words)
+    given, inner = parser.read(words[:cut]), words[cut + 1 :]
+    if not inner or inner[0] not in SUBMITTABLE:
+        near = nearest(inner[0], SUBMITTABLE) if inner else None
+        hint = f" (did you mean {near}?)" if near else ""
+        raise UserError(f"submit: after -- comes one of {', '.join(SUBMITTABLE)}{hint}")
+    make = _resume_job if inner[0] == "resume" else _config_job
+    return make(inner[0], inner[1:], given)
+
+
+def _config_job(verb: str, words: Sequence[str], given: argparse.Namespace) -> int:
+    """Train or sweep: the resolved config travels."""
+    from rayloom.records.run_folder import new_run_id
+    from rayloom_pipelines.cli import sweep, train
+    from rayloom_pipelines.recipes import own
+    from rayloom_pipelines.resolve import resolve_config
+
+    inner = (train if verb == "train" else sweep).parser().read(words)
+    flags = train.resource_flags(inner.workers, None)
+    resolved = resolve_config(inner.config, [*inner.overrides, *flags], search=verb == "sweep")
+    tree = resolved.to_dict()
+    address = given.address or inner.address or tree["resources"].get("address")
+    tree["resources"]["address"] = None  # inside the job, Ray's own variable says where it is
+    name = (resolved.name or "config").rpartition("/")[2]
+    files: Files = {f"{name}.yaml": _yaml(tree)}
+    command = [verb, f"{name}.yaml", *_plugin_flags(own.loaded_plugins(), files)]
+    if inner.seeds > 1:
+        command += ["--seeds", str(inner.seeds)]
+    for option in ("smoke", "overfit_batch", "profile", "json"):
+        if getattr(inner, option, False):
+            command.append(f"--{option.replace('_', '-')}")
+    if getattr(inner, "init", None):
+        from rayloom_pipelines import api
+
+        command += ["--init", str(api.load(inner.init).path)]
+    storage, uri = tree.get("storage"), tree["tracking"].get("uri")
+    return _send(given, command, files, new_run_id(name), address, storage, uri)
+
+
+def _resume_job(verb: str, words: Sequence[str], given: argparse.Namespace) -> int:
+    """Resume: the run's absolute path travels."""
+    from rayloom.core.plugins import require_plugins
+    from rayloom_pipelines import api
+    from rayloom_pipelines.cli import resume
+
+    inner = resume.parser().read(words)
+    found = api.load(inner.run)
+    about = found.about
+    plugins = require_plugins(about.get("plugins", []), inner.plugin)
+    files: Files = {}
+    flags = _plugin_flags([plugin.to_dict() for plugin in plugins], files)
+    command = [verb, str(found.path), *inner.overrides, *flags]
+    uri = (about.get("tracking") or {}).get("uri")
+    address = given.address or _address(found)
+    return _send(given, command, files, _free_id(found.id, address), address, found.path.parent, uri)
+
+
+def _address(found: Any) -> str | None:
+    address = found.config.resources.address
+    return str(address) if address else None
+
+
+def _free_id(run_id: str, address: str | None) -> str:
+    """The run's id, with a number where an earlier job has it."""
+    from rayloom.distributed import jobs
+
+    taken = {job.job_id for job in jobs.listing(address=address)}
+    number, name = 2, run_id
+    while name in taken:
+        name, number = f"{run_id}-{number}", number + 1
+    return name
+
+
+def _send(
+    given: argparse.Namespace,
+    command: list[str],
+    files: Files,
+    job_id: str,
+    address: str | None,
+    storage: str | Path | None,
+    uri: str | None,
+) -> int:
+    from rayloom.distributed import jobs
+    from rayloom_pipelines.resolve import site_settings
+
+    address = address or (site_settings().get("resources") or {}).get("address")
+    jobs.check_durable(
+        storage=str(storage) if storage else None,
+        tracking_uri=uri,
+        address=address,
+        trust=given.shared_paths,
+    )
+    code = jobs.submit(
+        command,
+        files=files,
+        job_id=job_id,
+        address=address,
+        follow=given.follow,
+        say=_say,
+        write=_write,
+    )
+    if not given.follow:
+        _say(f"follow it with: rayloom jobs logs {job_id} --follow")
+    return code
+
+
+def _plugin_flags(plugins: Sequence[Mapping[str, Any]], files: Files) -> list[str]:
+    """`--plugin` flags of the job; the plugins' sources join its files."""
+    flags: list[str] = []
+    for plugin in plugins:
+        path = Path(str(plugin["path"]))
+        if path.is_dir():
+            files[path.name] = path
+            flags += ["--plugin", str(plugin["name"])]
+        else:
+            files[f"plugins/{path.name}"] = path
+            flags += ["--plugin", f"plugins/{path.name}"]
+    return flags
+
+
+def _yaml(tree: Mapping[str, Any]) -> str:
+    from rayloom.core.yaml_marks import dump
+
+    return str(dump(dict(tree)))
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
