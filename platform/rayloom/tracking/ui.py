@@ -6,7 +6,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 
 from rayloom.core.errors import RayloomError, UserError
@@ -90,19 +93,34 @@ def serve_ui(uri: str, port: int | None, *, say: Say, start_timeout_s: float = 6
         start_new_session=True,  # Ctrl-C reaches us; we stop it cleanly
     )
     try:
-        return _attend(server, port, uri, say, start_timeout_s)
+        with _sigterm_as_interrupt():
+            return _attend(server, port, uri, say, start_timeout_s)
     except KeyboardInterrupt:
         return 0
     finally:
         _stop(server)
 
 
+@contextlib.contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """SIGTERM ends the server as Ctrl-C does; only the main thread can ask for that."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def _attend(
     server: "subprocess.Popen[bytes]", port: int, uri: str, say: Say, start_timeout_s: float
 ) -> int:
-    import threading
-    from collections import deque
-
     last: deque[str] = deque(maxlen=20)
 
     def drain() -> None:
