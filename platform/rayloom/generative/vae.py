@@ -45,6 +45,7 @@ _DEFAULT_WIDTHS = {"mlp": (512,), "conv": (32, 64)}
 class VAESettings(Config):
     """What every VAE here can be told."""
 
+    name: str = Field("", description="catalogue name; the models narrow it")
     latent_dim: PositiveInt = Field(16, description="D, dimensions of z")
     network: Literal["mlp", "conv"] = Field("mlp", description="encoder and decoder")
     widths: tuple[PositiveInt, ...] | None = Field(
