@@ -1,9 +1,9 @@
 """The Python API; `rayloom` hands these names on. The command line is a thin layer over it.
 
-    run = rayloom.train("generative/vae-digits", ["train.epochs=5"])
-    run.history(["eval/elbo_nats"]).plot()
-    run.show("pictures/samples")
-    agent = rayloom.load("latest").policy()
+run = rayloom.train("generative/vae-digits", ["train.epochs=5"])
+run.history(["eval/elbo_nats"]).plot()
+run.show("pictures/samples")
+agent = rayloom.load("latest").policy()
 """
 
 from collections.abc import Mapping, Sequence
@@ -157,7 +157,8 @@ def sweep(
     Raises:
         UserError: The config is wrong, or there is nothing to search.
     """
-    from rayloom_pipelines.recipes import own, sweep as search
+    from rayloom_pipelines.recipes import own
+    from rayloom_pipelines.recipes import sweep as search
 
     resolved = _resolved(config, overrides, search=True)
     return search.start_sweep(

@@ -109,6 +109,6 @@ def test_files_stay_readable():
     for root in ("platform", "envs", "pipelines"):
         for path in (ROOT / root).rglob("*.py"):
             count = len(path.read_text().splitlines())
-            if count > 450:
+            if count > 550:
                 long[str(path.relative_to(ROOT))] = count
     assert not long

@@ -167,11 +167,13 @@ def _check_pictures(model: Any, batch: Batch) -> None:
     model.eval()
     num = len(next(iter(batch.values())))
     for name, value in model.pictures(batch, rng=_noise(num)).items():
-        assert value.ndim == 4 and value.shape[1] in (1, 3), (
+        assert [*value.shape[1:2]] in ([1], [3]), (
             f"pictures()[{name!r}] has shape {tuple(value.shape)}, not (K, 1 or 3, H, W)"
         )
+        assert value.ndim == 4, f"pictures()[{name!r}] has {value.ndim} axes, not (K, C, H, W)"
         low, high = float(value.min()), float(value.max())
-        assert low >= 0 and high <= 1, f"pictures()[{name!r}] lies in [{low}, {high}], not [0, 1]"
+        inside = low >= 0 and high <= 1
+        assert inside, f"pictures()[{name!r}] lies in [{low}, {high}], not [0, 1]"
     if hasattr(model, "sample"):
         first, second = (model.sample(4, rng=_noise(4)) for _ in range(2))
         assert len(first) == 4, f"sample(4) gave {len(first)} examples"
