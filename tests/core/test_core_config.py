@@ -29,6 +29,12 @@ def test_the_two_halves(load):
     assert (config.task, config.algorithm.gamma, config.env.num_envs) == ("rl", 0.99, 8)
 
 
+def test_groups_divide_the_environments(load):
+    for num_envs, group_size in ((16, 8), (8, 8), (6, 2), (3, 1)):
+        config = load(LEARNER, f"env.num_envs={num_envs}", f"env.group_size={group_size}").config
+        assert config.env.num_envs // config.env.group_size * group_size == num_envs
+
+
 def test_a_config_is_frozen(load):
     config = load(MODEL).config
     for holder, name in ((config, "seed"), (config.model, "beta"), (config.optimizer, "lr")):
