@@ -234,7 +234,9 @@ def rllib(num_envs: int, steps: int, seed: int, best: bool) -> dict[str, Any]:
 
     import ray
 
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init(
+        "local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR"
+    )
     logging.disable(logging.WARNING)
     algo = _rllib_config(num_envs, seed, best).build_algo()
     clock, sampled, trained = Clock(), 0, 0.0
