@@ -235,7 +235,12 @@ class VAE(nn.Module):
             second: Images at the other.
             steps: Pictures per pair, ends included.
         """
-        start, stop = self.encode(first).mean, self.encode(second).mean
+        return self.decode_line(self.encode(first).mean, self.encode(second).mean, steps=steps)
+
+    def decode_line(
+        self, start: Float[Tensor, "B D"], stop: Float[Tensor, "B D"], *, steps: int = COLUMNS
+    ) -> Float[Tensor, "B steps C H W"]:
+        """Pictures along straight lines in latent space, ends included."""
         weight = torch.linspace(0.0, 1.0, steps).to(start).view(1, steps, 1)
         return self.decode_picture(torch.lerp(start[:, None], stop[:, None], weight))
 
@@ -251,7 +256,17 @@ class VAE(nn.Module):
             span: Prior standard deviations to either side.
             steps: Pictures per row.
         """
-        rest = self.encode(image).mean  # (1, D)
+        return self.decode_axes(self.encode(image).mean, dims, span=span, steps=steps)
+
+    def decode_axes(
+        self,
+        rest: Float[Tensor, "1 D"],
+        dims: list[int],
+        *,
+        span: float = 2.5,
+        steps: int = COLUMNS,
+    ) -> Float[Tensor, "rows steps C H W"]:
+        """Pictures along latent axes through a point; see `traverse`."""
         z = rest.expand(len(dims), -1)[:, None].repeat(1, steps, 1)  # (rows, steps, D)
         z[torch.arange(len(dims)), :, dims] = torch.linspace(-span, span, steps).to(rest)
         return self.decode_picture(z)
@@ -264,21 +279,20 @@ class VAE(nn.Module):
         images (none for a single image); a row per latent dimension, those of the largest KL on
         this batch first.
         """
-        image = batch["image"]
-        x = self.observe(image, rng)
+        x = self.observe(batch["image"], rng)
         posterior = self.posterior_of(x)
+        mean, num_rows = posterior.mean, min(COLUMNS, len(x) // 2)
         shown = self.likelihood.to_picture(x)
-        pairs = torch.stack([shown, self.decode_picture(posterior.mean)], 1)[: 4 * COLUMNS]
-        num_rows = min(COLUMNS, len(image) // 2)
+        pairs = torch.stack([shown, self.decode_picture(mean)], 1)[: 4 * COLUMNS]
         dims = posterior.kl_per_dim().mean(0).argsort(descending=True)[:COLUMNS].tolist()
         pictures = {
             "samples": self.sample(COLUMNS * COLUMNS, rng=rng),
             "reconstructions": pairs.flatten(0, 1),
-            "traversals": self.traverse(image[:1], dims).flatten(0, 1),
+            "traversals": self.decode_axes(mean[:1], dims).flatten(0, 1),
         }
         if num_rows:
-            first, second = image[:num_rows], image[num_rows : 2 * num_rows]
-            pictures["interpolations"] = self.interpolate(first, second).flatten(0, 1)
+            start, stop = mean[:num_rows], mean[num_rows : 2 * num_rows]
+            pictures["interpolations"] = self.decode_line(start, stop).flatten(0, 1)
         return pictures
 
     def export_module(self) -> nn.Module:
