@@ -9,8 +9,9 @@ from torch import nn
 
 from rayloom.core.collective import Solo
 from rayloom.core.errors import NonFiniteError, UserError
+from rayloom.core.noise import Noise
 from rayloom.core.protocols import Player, Trainable
-from rayloom.core.sections import AdamConfig, EvaluationConfig, RunConfig, TrainConfig
+from rayloom.core.sections import AdamConfig, EvaluationConfig, RunConfig, SGDConfig, TrainConfig
 from rayloom.training import Engine
 from rayloom.training.fitting import MemorySink
 from rayloom.training.pictures import tile
@@ -27,6 +28,29 @@ def engine_for(model, *, batch_size=7, **sections):
 def test_engine_is_a_trainable():
     engine, _ = train("regression", 7, Solo(), steps=0)
     assert isinstance(engine, Trainable)
+
+
+@pytest.mark.parametrize("name", ["two-stage", "masked-sequences", "batch-statistics"])
+def test_engine_equals_a_loop_by_hand(float64, name):
+    """Three steps of plain gradient descent on the mean: per example, or per unmasked step."""
+    settings = {"clip_norm": None, "ema": None, "log_every": 1}
+    model, config, source, held_out = build(name, batch_size=64, **settings)
+    byhand = build(name, batch_size=64)[0]
+    config = config.model_copy(update={"optimizer": SGDConfig(lr=0.1)})
+    engine, sink = Engine(model, config, source, held_out), MemorySink()
+    engine.advance(3, sink=sink, interrupted=never)
+    parameters = [p for p in byhand.parameters() if p.requires_grad]
+    for step in range(3):
+        local = source.batch(step)
+        noise = Noise(engine._noise_seed, step=step, total=local.total, dtype=torch.float64)
+        loss = byhand.loss(local.fields, player="any", rng=noise, step=step)["loss"]
+        mean = loss[0].sum() / loss[1].sum() if isinstance(loss, tuple) else loss.mean()
+        assert sink.history("loss/total")[step][1] == pytest.approx(mean.item(), rel=1e-12)
+        for p, gradient in zip(parameters, torch.autograd.grad(mean, parameters), strict=True):
+            p.data -= 0.1 * gradient
+    theirs = byhand.state_dict()
+    for key, value in engine.model.state_dict().items():
+        torch.testing.assert_close(value, theirs[key], rtol=1e-10, atol=1e-13)
 
 
 # Chunks -----------------------------------------------------------------------------------------

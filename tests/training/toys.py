@@ -272,7 +272,7 @@ CASES = {
         TrainConfig(grad_steps=40, clip_norm=1.0, log_every=3, ema=EMAConfig(decay=0.9)),
     ),
     "masked-sequences": Case(
-        MaskedSequences, AdamConfig(lr=0.01), TrainConfig(grad_steps=40, clip_norm=1.0, log_every=3)
+        MaskedSequences, SGDConfig(lr=0.1), TrainConfig(grad_steps=40, clip_norm=1.0, log_every=3)
     ),
     "two-stage": Case(
         lambda: TwoStage("run-of-the-first-stage", first_stage_state()),

@@ -7,6 +7,8 @@ noise by name and counts steps, which a compiler would specialise on at every st
 import logging
 import os
 import shutil
+from types import FunctionType
+from typing import Any
 
 import torch
 from torch import nn
@@ -35,7 +37,7 @@ def compile_networks(model: nn.Module, device: torch.device) -> list[str]:
         raise UserError("train.compile needs a C++ compiler on a CPU (g++, or $CXX)")
     networks = _networks(model, "")
     for _, part in networks:
-        part.compile()
+        _compile(part)
     return [name for name, _ in networks]
 
 
@@ -47,3 +49,20 @@ def _networks(module: nn.Module, prefix: str) -> list[tuple[str, nn.Module]]:
         elif any(p.requires_grad for p in part.parameters()):
             found.append((f"{prefix}{name}", part))
     return found
+
+
+def _compile(part: nn.Module) -> None:
+    """What `part.compile()` should do: that compiles nothing in torch's own modules (Sequential).
+
+    torch.compile skips frames of torch itself, so the call needs a frame outside; and one of its
+    own, because the number of recompilations is limited per code object.
+    """
+    call = part._call_impl
+
+    def network(*args: Any, **named: Any) -> Any:
+        return call(*args, **named)
+
+    own = FunctionType(
+        network.__code__.replace(), globals(), type(part).__name__, None, network.__closure__
+    )
+    part._compiled_call_impl = torch.compile(own)
