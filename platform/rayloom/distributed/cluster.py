@@ -13,7 +13,8 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,7 @@ def _init_local(port: int, *, cpus: float, env: Mapping[str, str] | None) -> Non
 
 def _join(address: str, *, env: Mapping[str, str] | None, plugins: Sequence[str | Path]) -> None:
     """Connect to a running cluster; the packages travel along unless this is one of its jobs."""
+    _knock(address)
     import ray
 
     runtime_env: dict[str, Any] | None = None
@@ -147,20 +149,38 @@ def _join(address: str, *, env: Mapping[str, str] | None, plugins: Sequence[str 
             runtime_env["env_vars"].setdefault("RAY_ADDRESS", address)
         if plugins:
             runtime_env["py_modules"] += [str(Path(p).resolve()) for p in plugins]
+    with token_mode(), muted_stderr() as noise:
+        try:
+            ray.init(
+                address=address,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                runtime_env=runtime_env,
+            )
+        except (RuntimeError, ConnectionError, OSError, ValueError, TimeoutError) as error:
+            raise UserError(_why_not_joined(address, error, noise())) from error
+
+
+def _knock(address: str, timeout_s: float = 5.0) -> None:
+    """Nobody there is told at once: Ray itself would try for ten minutes.
+
+    Raises:
+        UserError: Not `host:port`, or nothing accepts a connection there.
+    """
+    if address == "auto":
+        return
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        raise UserError(f"address {address!r}: give host:port, such as 10.0.0.1:6379, or 'auto'")
     try:
-        ray.init(
-            address=address,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            runtime_env=runtime_env,
-        )
-    except (RuntimeError, ConnectionError, OSError, ValueError, TimeoutError) as error:
+        socket.create_connection((host, int(port)), timeout=timeout_s).close()
+    except OSError as error:
         raise UserError(_why_not_joined(address, error)) from error
 
 
-def _why_not_joined(address: str, error: Exception) -> str:
-    text = f"{type(error).__name__} {error}"
-    if "uthent" in text or "token" in text.lower():
+def _why_not_joined(address: str, error: Exception, noise: str = "") -> str:
+    text = f"{type(error).__name__} {error} {noise}"
+    if "uthent" in text or "InvalidAuthToken" in text:
         return (
             f"the cluster at {address} refuses this token. Both sides need RAY_AUTH_MODE=token and"
             " the same ~/.ray/auth_token (or RAY_AUTH_TOKEN); see docs/cluster.md"
@@ -236,17 +256,49 @@ def _quiet_loggers() -> None:
 
 
 @contextlib.contextmanager
-def muted_stderr() -> Iterator[None]:
-    """Nothing reaches file descriptor 2 in this block: Ray's C++ core writes warnings to it."""
+def muted_stderr() -> Iterator[Callable[[], str]]:
+    """Nothing reaches file descriptor 2 in this block: Ray's C++ core writes warnings to it.
+
+    Gives a function that returns what was written so far.
+    """
     sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
+    with tempfile.TemporaryFile() as caught:
+        kept = os.dup(2)
+        os.dup2(caught.fileno(), 2)
+
+        def text() -> str:
+            return os.pread(caught.fileno(), 100_000, 0).decode("utf-8", "replace")
+
+        try:
+            yield text
+        finally:
+            sys.stderr.flush()
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
+def has_token() -> bool:
+    """Whether a cluster token can be found here (its value is never read)."""
+    if os.environ.get("RAY_AUTH_TOKEN"):
+        return True
+    path = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    return Path(path).exists() if path else (Path.home() / ".ray" / "auth_token").exists()
+
+
+@contextlib.contextmanager
+def token_mode() -> Iterator[None]:
+    """Ray's client sends the token only where `RAY_AUTH_MODE` says so; set it if there is one."""
+    before = os.environ.get("RAY_AUTH_MODE")
+    if before is None and has_token():
+        os.environ["RAY_AUTH_MODE"] = "token"
+        from ray._raylet import Config
+
+        Config.initialize("")  # ray reads the variable once, and may be imported already
     try:
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
+        if before is None:
+            os.environ.pop("RAY_AUTH_MODE", None)
 
 
 def package_folders() -> list[Path]:

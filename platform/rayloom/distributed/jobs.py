@@ -23,7 +23,13 @@ from typing import Any
 from urllib.parse import urlparse
 
 from rayloom.core.errors import RayloomError, UserError
-from rayloom.distributed.cluster import QUIET_ENV, first_line, package_folders
+from rayloom.distributed.cluster import (
+    QUIET_ENV,
+    first_line,
+    has_token,
+    package_folders,
+    token_mode,
+)
 
 LIMIT_BYTES = 50 * 2**20  # the job server refuses 100 MiB; nothing of ours comes near
 DEFAULT_DASHBOARD = "http://127.0.0.1:8265"
@@ -328,7 +334,9 @@ def check_durable(
             " storage=/shared/runs"
         )
     elif _in_session(storage):
-        wrong.append(f"storage: {storage} lies in Ray's session folder, which goes with the cluster")
+        wrong.append(
+            f"storage: {storage} lies in Ray's session folder, which goes with the cluster"
+        )
     elif remote and not trust and not on_shared_mount(storage):
         wrong.append(
             f"storage: {storage} is a local disk here, and the job runs elsewhere. Use a mounted"
@@ -372,7 +380,9 @@ def _local_path(uri: str) -> str:
 
 def _in_session(path: str) -> bool:
     parts = Path(path).parts
-    return any(part == "ray" and above == "tmp" for above, part in zip(parts, parts[1:], strict=False))
+    return any(
+        part == "ray" and above == "tmp" for above, part in zip(parts, parts[1:], strict=False)
+    )
 
 
 def on_shared_mount(path: str | Path) -> bool:
@@ -438,45 +448,23 @@ def dashboard_url(address: str | None, *, ask: bool = True) -> str:
         ) from error
 
 
-def has_token() -> bool:
-    """Whether a cluster token can be found here (its value is never read)."""
-    if os.environ.get("RAY_AUTH_TOKEN"):
-        return True
-    path = os.environ.get("RAY_AUTH_TOKEN_PATH")
-    return Path(path).exists() if path else (Path.home() / ".ray" / "auth_token").exists()
-
-
-@contextmanager
-def token_mode() -> Iterator[None]:
-    """Ray's client sends the token only where `RAY_AUTH_MODE` says so; set it if there is one."""
-    before = os.environ.get("RAY_AUTH_MODE")
-    if before is None and has_token():
-        os.environ["RAY_AUTH_MODE"] = "token"
-        from ray._raylet import Config
-
-        Config.initialize("")  # ray reads the variable once, and may be imported already
-    try:
-        yield
-    finally:
-        if before is None:
-            os.environ.pop("RAY_AUTH_MODE", None)
-
-
 @contextmanager
 def _client(address: str | None) -> Iterator[Any]:
     """A Jobs client, with our words for what may go wrong."""
     import logging
 
     with token_mode():
-        logging.getLogger("ray").setLevel(logging.ERROR)
+        from ray.exceptions import RayError
         from ray.job_submission import JobSubmissionClient
+
+        logging.getLogger("ray").setLevel(logging.ERROR)  # importing ray sets it to INFO
 
         url = dashboard_url(address)
         # Ray's own variables would overrule the address
         hidden = {name: os.environ.pop(name, None) for name in _OVERRULING}
         try:
             client = JobSubmissionClient(url)
-        except (ConnectionError, RuntimeError, OSError, ValueError) as error:
+        except (ConnectionError, RuntimeError, OSError, ValueError, RayError) as error:
             raise UserError(_why_not(url, error)) from error
         finally:
             os.environ.update({name: value for name, value in hidden.items() if value is not None})

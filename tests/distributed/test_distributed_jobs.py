@@ -1,0 +1,212 @@
+"""Jobs on a `ray start --head` of their own, with token authentication on."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from rayloom.core.errors import UserError
+from rayloom.distributed import jobs
+from rayloom.distributed.cluster import free_port
+from rayloom.distributed.train import wait_until
+
+PLUGIN = """
+import os, signal, sys, time
+CATALOGUE = {"datasets": {"mine": {"target": "Mine", "summary": "came with a plugin"}}}
+class Mine: pass
+"""
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory):
+    """(GCS address, dashboard URL) of a head node in token mode, loopback dashboard."""
+    folder = tmp_path_factory.mktemp("head")
+    token = folder / "token"
+    token.write_text("ab" * 32)
+    token.chmod(0o600)
+    env = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+    env |= {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": ""}
+    for name in ("RAY_API_SERVER_ADDRESS", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "RAY_ADDRESS"):
+        env.pop(name, None)
+    gcs, dashboard = free_port(), free_port()
+    command = [str(Path(sys.executable).parent / "ray"), "start", "--head", "--block"]
+    command += ["--num-cpus=2", f"--port={gcs}", f"--dashboard-port={dashboard}"]
+    command += ["--dashboard-host=127.0.0.1", "--disable-usage-stats"]
+    log = (folder / "log").open("wb")
+    process = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
+    url = f"http://127.0.0.1:{dashboard}"
+    old = {name: os.environ.get(name) for name in ("RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE")}
+    os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
+    os.environ["RAY_AUTH_MODE"] = "token"
+    _forget_token()
+
+    def answers():
+        try:
+            jobs.listing(address=url)
+        except UserError:
+            return False
+        return True
+
+    try:
+        assert wait_until(answers, timeout_s=90), (folder / "log").read_text()[-2000:]
+        yield f"127.0.0.1:{gcs}", url
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+        for name, value in old.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+        _forget_token()
+
+
+def _forget_token():
+    """Ray keeps the token it read first."""
+    from ray._raylet import AuthenticationTokenLoader
+
+    AuthenticationTokenLoader.instance().reset_cache()
+
+
+def submit(argv, url, files=None, **more):
+    said, written = [], []
+    code = jobs.submit(
+        argv,
+        files=files or {},
+        job_id=more.pop("job_id", f"job-{time.time_ns()}"),
+        address=url,
+        say=said.append,
+        write=written.append,
+        **more,
+    )
+    return code, said, "".join(written)
+
+
+def test_a_job_runs_the_code_and_the_plugin_that_were_sent(head, tmp_path):
+    """The packages come from the upload, not from what is installed beside the cluster."""
+    gcs, url = head
+    plugin = tmp_path / "mine.py"
+    plugin.write_text(PLUGIN)
+    argv = ["list", "datasets", "--plugin", "plugins/mine.py"]
+    code, said, log = submit(argv, url, {"plugins/mine.py": plugin}, job_id="list-1")
+    assert code == 0, log
+    assert "came with a plugin" in log
+    assert "job_manager" not in log
+    assert sum("sending" in line for line in said) == 4
+    with pytest.raises(UserError, match="a job list-1 exists"):
+        submit(argv, url, {"plugins/mine.py": plugin}, job_id="list-1")
+    assert jobs.status("list-1", address=gcs).status == "SUCCEEDED"  # by the GCS address too
+
+
+def test_a_jobs_exit_code_is_handed_on(head):
+    code, _, log = submit(["no-such-verb"], head[1])
+    assert code == 2
+    assert "no-such-verb" in log
+
+
+def test_logs_list_and_stop(head, tmp_path):
+    """A job that writes a line and waits is told to stop by SIGTERM, and answers it."""
+    packages = tmp_path / "p" / "rayloom_pipelines"
+    packages.mkdir(parents=True)
+    (packages / "__init__.py").write_text("")
+    (packages / "cli.py").write_text(
+        "import signal, sys, time\n"
+        "signal.signal(signal.SIGTERM, lambda *a: sys.exit(143))\n"
+        "print('working', flush=True)\n"
+        "time.sleep(120)\n"
+    )
+    code, _, _ = submit(["x"], head[1], packages=[packages], follow=False, job_id="stop-me")
+    assert code == 0
+    written = []
+
+    def working():
+        written.clear()
+        jobs.logs("stop-me", address=head[1], say=print, write=written.append)
+        return "working" in "".join(written)
+
+    assert wait_until(working, timeout_s=60)
+    assert jobs.listing(address=head[1])[0].job_id == "stop-me"
+    stopped = jobs.stop("stop-me", address=head[1])
+    assert stopped.status == "STOPPED"
+    assert jobs.exit_code_of(stopped) == 143
+
+
+def test_unknown_jobs_and_wrong_tokens_are_told_in_words(head, tmp_path):
+    with pytest.raises(UserError, match="no job nope at"):
+        jobs.status("nope", address=head[1])
+    wrong = tmp_path / "token"
+    wrong.write_text("cd" * 32)
+    script = "from rayloom.distributed import jobs; jobs.listing(address=%r)" % head[1]
+    env = {**os.environ, "RAY_AUTH_TOKEN_PATH": str(wrong)}
+    env.pop("RAY_AUTH_MODE")
+    done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True)
+    assert "wants a token, and this machine has a token that the cluster refuses" in done.stderr
+
+
+def test_nobody_there_is_told_in_words():
+    with pytest.raises(UserError, match="no Ray dashboard answers"):
+        jobs.listing(address="http://127.0.0.1:1")
+
+
+def test_what_is_sent_is_small_and_the_world_stays_here(tmp_path):
+    with jobs.staged({"config.yaml": "seed: 0\n"}) as uploads:
+        assert [u.name for u in uploads] == [
+            "rayloom",
+            "rayloom_envs",
+            "rayloom_pipelines",
+            "working folder",
+        ]
+        assert sum(upload.size for upload in uploads) < 5 * 2**20
+        suffixes = {f.suffix for u in uploads for f in u.path.rglob("*") if f.is_file()}
+        assert not suffixes & {".pyc", ".so", ".db", ".jsonl", ".safetensors", ".arrow"}
+        root = uploads[0].path.parents[1]
+    assert not root.exists()
+    big = tmp_path / "plugin"
+    big.mkdir()
+    with (big / "data.bin").open("wb") as file:
+        file.truncate(jobs.LIMIT_BYTES + 1)
+    with pytest.raises(UserError, match="the largest is working folder"):
+        submit(["list"], "http://127.0.0.1:1", {"plugin": big})
+    with pytest.raises(ValueError, match="leads out"), jobs.staged({"../x": "y"}):
+        pass
+
+
+SHARED = "http://mlflow.lab:5000"
+
+
+@pytest.mark.parametrize(
+    ("storage", "uri", "address", "words"),
+    [
+        (None, SHARED, None, "storage: ./runs is relative"),
+        ("runs", SHARED, None, "storage: runs is relative"),
+        ("/tmp/ray/session_latest/runs", SHARED, None, "session folder"),
+        ("/srv/runs", SHARED, "http://10.9.8.7:8265", "a local disk here"),
+        ("/srv/runs", None, None, "tracking.uri: null"),
+        ("/srv/runs", "sqlite:///mlflow.db", None, "sqlite:///mlflow.db is relative"),
+        ("/srv/runs", "sqlite:////srv/m.db", "http://10.9.8.7:8265", "a file on one machine"),
+        ("/srv/runs", "http://localhost:5000", "http://10.9.8.7:8265", "own loopback"),
+    ],
+)
+def test_what_would_die_with_the_job_is_refused(storage, uri, address, words):
+    with pytest.raises(UserError, match="lost with the job") as caught:
+        jobs.check_durable(storage=storage, tracking_uri=uri, address=address)
+    assert words in str(caught.value)
+
+
+def test_what_outlives_the_job_is_accepted():
+    jobs.check_durable(storage="/srv/runs", tracking_uri="sqlite:////srv/m.db", address=None)
+    far = "http://10.9.8.7:8265"
+    jobs.check_durable(storage="/srv/runs", tracking_uri=SHARED, address=far, trust=True)
+
+
+def test_no_ray_process_of_the_head_is_needed_for_the_checks():
+    assert shutil.which("sh")  # the entry point is a shell line
+    line = jobs._entrypoint(["train", "a b.yaml", "x=$(rm -rf /)"])
+    assert "'a b.yaml' 'x=$(rm -rf /)'" in line
