@@ -186,12 +186,21 @@ def test_the_heartbeat_beats_and_a_lost_lock_is_noticed(tmp_path):
 
 
 def take(folder, token):
+    import rayloom.records.lock as module
+
+    real = module.write_atomic
+
+    def slowly(*arguments):
+        time.sleep(0.1)  # between looking and writing: all eight are in here at once
+        real(*arguments)
+
+    module.write_atomic = slowly
     try:
         RunLock(folder).acquire()
     except RunLockedError:
         return
     (folder / f"taken-{token}").touch()
-    time.sleep(1.0)  # then gone without a release
+    time.sleep(1.5)  # then gone without a release
 
 
 def test_of_many_at_once_one_gets_it(tmp_path):
