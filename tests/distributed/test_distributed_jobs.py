@@ -143,7 +143,7 @@ def test_unknown_jobs_and_wrong_tokens_are_told_in_words(head, tmp_path):
         jobs.status("nope", address=head[1])
     wrong = tmp_path / "token"
     wrong.write_text("cd" * 32)
-    script = "from rayloom.distributed import jobs; jobs.listing(address=%r)" % head[1]
+    script = f"from rayloom.distributed import jobs; jobs.listing(address={head[1]!r})"
     env = {**os.environ, "RAY_AUTH_TOKEN_PATH": str(wrong)}
     env.pop("RAY_AUTH_MODE")
     done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True)

@@ -153,8 +153,8 @@ def submit(
             return _follow(client, job_id, say, write) if follow else 0
 
 
-# A job's shell has the PATH of whoever called `ray start`, which need not hold Ray's own Python. Its
-# parent's parent is the raylet, whose arguments name the Python of Ray's workers.
+# A job's shell has the PATH of whoever called `ray start`, which need not hold Ray's own Python.
+# Its parent's parent is the raylet, whose arguments name the Python of Ray's workers.
 _FIND_PYTHON = (
     "RAYLET=$(sed 's/.*) [A-Z] \\([0-9]*\\).*/\\1/' /proc/$PPID/stat 2>/dev/null);"
     " PY=$(tr '\\0' '\\n' < /proc/$RAYLET/cmdline 2>/dev/null"

@@ -5,6 +5,7 @@ In a module of its own because the base classes need ray at import. See `rllib` 
 
 import dataclasses
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,7 @@ class RayloomConfig(AlgorithmConfig):
         """Settings of the algorithm.
 
         Args:
-            settings: Dotted path of a rayloom config to value, such as `{"train.env_steps": 50000}`.
+            settings: Dotted path of a rayloom config to value: `{"train.env_steps": 50_000}`.
             **fields: Fields of the algorithm's own section, such as `gamma=0.98`; `lr` is the
                 optimizer's.
 
@@ -187,6 +188,10 @@ class GroupRunner(EnvRunner):
         """An answer, so that one knows it lives."""
         return True
 
+    def pid(self) -> int:
+        """Its process."""
+        return os.getpid()
+
     def sample(self, **kwargs: Any) -> Any:
         """Not how groups are collected; RLlib's own evaluation is replaced too."""
         raise NotImplementedError("rayloom collects groups: see RemoteCollector")
@@ -221,7 +226,7 @@ class GroupRunner(EnvRunner):
 
 
 class HostedLearner(TorchLearner):
-    """RLlib's learner as a place for ours. Its own module, optimizers and connectors stay unbuilt."""
+    """RLlib's learner as a place for ours; its module, optimizers and connectors stay unbuilt."""
 
     def build(self) -> None:
         """Make our learner."""
@@ -253,6 +258,10 @@ class HostedLearner(TorchLearner):
     def steps_taken(self) -> int:
         """Optimizer steps so far."""
         return self.ours.grad_step()
+
+    def pid(self) -> int:
+        """Its process."""
+        return os.getpid()
 
     def whole_state(self) -> State:
         """Everything."""
@@ -292,6 +301,7 @@ class Call:
     arguments: tuple[Any, ...]
 
     def __call__(self, learner: HostedLearner) -> Any:
+        """Call it."""
         return getattr(learner, self.method)(*self.arguments)
 
 
