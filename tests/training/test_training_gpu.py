@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from training.law import never, points
-from training.toys import CASES, build
 
 from rayloom.training import Engine
 from rayloom.training.fitting import MemorySink
+from training.law import never, points
+from training.toys import CASES, build
 
 pytestmark = [
     pytest.mark.gpu,
