@@ -81,7 +81,7 @@ def test_an_on_policy_learner_from_a_plugin_runs_on_the_host(ray_cluster):
     load_plugins([str(REINFORCE)])
     tree = {
         **DQN,
-        "algorithm": {"name": "reinforce-test"},
+        "algorithm": {"name": "reinforce"},
         "train": {"env_steps": 1_000},
     }
     expected = finish(RLTrainable(config_from_dict(tree)), 1_000)

@@ -4,6 +4,7 @@ Checks never raise: a check that cannot be made is a failed one. What needs a cl
 from every node, by a task that runs there.
 """
 
+import contextlib
 import os
 import platform as stdlib_platform
 import shutil
@@ -165,7 +166,8 @@ def check_storage(folder: str | Path) -> Finding:
         good = moved.read_bytes() == b"rayloom"
         moved.unlink()
     except OSError as error:
-        probe.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            probe.unlink()
         return Finding(
             "storage",
             "fail",
@@ -311,11 +313,9 @@ def look_from_nodes(storage: str, *, timeout_s: float = 60.0) -> list[View]:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     marker = Path(storage) / f".doctor-{uuid.uuid4().hex[:8]}"
-    try:
+    with contextlib.suppress(OSError):  # check_storage says so; the nodes will not see it either
         marker.parent.mkdir(parents=True, exist_ok=True)
         marker.write_bytes(b"rayloom")
-    except OSError:
-        pass  # check_storage has said so; the nodes will not see it either
     views = []
     try:
         for node in ray.nodes():

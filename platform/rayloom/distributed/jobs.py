@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -379,10 +380,7 @@ def _local_path(uri: str) -> str:
 
 
 def _in_session(path: str) -> bool:
-    parts = Path(path).parts
-    return any(
-        part == "ray" and above == "tmp" for above, part in zip(parts, parts[1:], strict=False)
-    )
+    return any(pair == ("tmp", "ray") for pair in pairwise(Path(path).parts))
 
 
 def on_shared_mount(path: str | Path) -> bool:
