@@ -121,6 +121,23 @@ def test_syncing_a_finished_run_keeps_when_it_ended(tmp_path, uri):
     assert (info.end_time, info.status) == (ended, "FAILED")
 
 
+def test_the_end_of_a_longer_resume_is_a_new_end(tmp_path, uri):
+    folder = make_run(tmp_path)
+    assert follow(folder, uri).close("FINISHED")
+    first = only_run(uri, folder).info.end_time
+    time.sleep(0.01)
+    assert follow(folder, uri).close("FINISHED")
+    assert only_run(uri, folder).info.end_time > first
+
+
+def test_a_sync_after_a_kill_takes_the_status_of_the_run(tmp_path, uri):
+    folder = make_run(tmp_path)
+    assert follow(folder, uri).flush(60)  # and never closed
+    folder.update(status="finished")
+    assert sync_run(folder.path)
+    assert only_run(uri, folder).info.status == "FINISHED"
+
+
 def test_a_resume_goes_on_with_the_same_run(tmp_path, uri):
     folder = make_run(tmp_path, points=10)
     params = {"lr": 0.1, "train": {"epochs": 2}}

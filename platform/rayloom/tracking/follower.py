@@ -25,6 +25,7 @@ Status = Literal["FINISHED", "KILLED", "FAILED"]
 TRACKING_JSON = "tracking.json"
 _PAUSE_S = (0.5, 30.0)  # first and longest pause after a failure
 CLOSE_S = 30.0
+_STATUS: dict[str, Status] = {"finished": "FINISHED", "failed": "FAILED"}  # else KILLED
 
 
 class MlflowFollower:
@@ -103,8 +104,9 @@ class MlflowFollower:
             "params": self._params,
             "tags": self._tags,
             "parent": self._parent,
+            "status": "RUNNING",
+            "ended_ms": None,
         }
-        self._memory.setdefault("status", "RUNNING")
         self._remember()
         self._thread = threading.Thread(target=self._run, name="rayloom-mlflow", daemon=True)
         self._thread.start()
@@ -128,12 +130,15 @@ class MlflowFollower:
                 self._state.wait(min(left, 0.2))
         return True
 
-    def close(self, status: Status, timeout_s: float = CLOSE_S) -> bool:
+    def close(
+        self, status: Status, timeout_s: float = CLOSE_S, *, ended_ms: int | None = None
+    ) -> bool:
         """Send the rest, set the run's status and end the thread.
 
         Args:
             status: How the run ended.
             timeout_s: Then give up, and say what is unsent and how to send it.
+            ended_ms: When it ended, ms since the epoch; None: now.
 
         Returns:
             Whether MLflow has everything.
@@ -142,8 +147,8 @@ class MlflowFollower:
             return self._done
         with self._state:
             self._closing, self._hurry = status, True
-            ended = self._memory.get("ended_ms") if self._memory.get("status") == status else None
-            self._memory |= {"status": status, "ended_ms": ended or time.time_ns() // 1_000_000}
+            ended_ms = ended_ms or time.time_ns() // 1_000_000
+            self._memory |= {"status": status, "ended_ms": ended_ms}
             self._state.notify_all()
         self._thread.join(timeout_s)
         if self._thread.is_alive():
@@ -274,7 +279,7 @@ class MlflowFollower:
             "mlflow.source.name": "rayloom",
             "mlflow.source.type": "LOCAL",
         }
-        about = self._about()
+        about = self.about()
         git = about.get("git")
         if isinstance(git, Mapping) and git.get("commit"):
             tags["mlflow.source.git.commit"] = str(git["commit"])
@@ -284,7 +289,8 @@ class MlflowFollower:
             tags[PARENT_TAG] = ensure_parent(self.uri, self.experiment, self._parent)
         return tags | {str(key): str(value) for key, value in self._tags.items()}
 
-    def _about(self) -> dict[str, Any]:
+    def about(self) -> dict[str, Any]:
+        """The run's `run.json`; empty if it cannot be read."""
         try:
             value = json.loads((self.folder / "run.json").read_bytes())
         except (OSError, ValueError):
@@ -293,7 +299,7 @@ class MlflowFollower:
 
     def _created_ms(self) -> int:
         with contextlib.suppress(KeyError, ValueError, TypeError):
-            created = datetime.datetime.fromisoformat(self._about()["created"])
+            created = datetime.datetime.fromisoformat(self.about()["created"])
             return int(created.timestamp() * 1000)
         return time.time_ns() // 1_000_000
 
@@ -362,6 +368,8 @@ def sync_run(
         parent=memory.get("parent"),
         say=say,
     )
-    status = memory.get("status", "FINISHED")
+    status = memory.get("status")
+    if status not in ("FINISHED", "FAILED"):  # a kill may have come before it was noted
+        status = _STATUS.get(str(follower.about().get("status")), "KILLED")
     follower.start()
-    return follower.close("KILLED" if status == "RUNNING" else status, timeout_s)
+    return follower.close(status, timeout_s, ended_ms=memory.get("ended_ms"))
