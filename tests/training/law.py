@@ -116,7 +116,7 @@ def check_stops(collective) -> dict:
         )
         return outcome.to_dict()
 
-    calls = iter(range(10_000))
+    calls, more_calls = iter(range(10_000)), iter(range(10_000))
     return {
         "budget": end(),
         "rule": end(stop={"eval/loss": 1e9}),
@@ -125,5 +125,6 @@ def check_stops(collective) -> dict:
         ),
         "best": end(**worse)["best"],
         "signal on rank 1": end(lambda: 15 if collective.rank == 1 and next(calls) >= 6 else 0),
+        "Ctrl-C on rank 0": end(lambda: 2 if collective.rank == 0 and next(more_calls) >= 6 else 0),
         "time": end(time_limit_s=1e-9),
     }

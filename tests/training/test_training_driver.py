@@ -186,6 +186,20 @@ def test_early_stopping_waits_for_its_patience():
     assert outcome.best["value"] == 3.4
 
 
+def test_patience_survives_a_resume_but_not_another_metric(tmp_path):
+    early = EarlyStoppingConfig(metric="eval/return_mean", patience=3)
+    folder = folder_in(tmp_path)
+    scripted([3, 2, 1], amount=18, folder=folder, early_stopping=early)
+    resumed, outcome, _ = scripted(
+        [1], amount=300, folder=folder, early_stopping=early, resume=True
+    )
+    assert outcome.position == resumed.now == 24
+    again = folder_in(tmp_path / "again")
+    scripted([3, 2, 1], amount=18, folder=again)
+    _, outcome, _ = scripted([1], amount=300, folder=again, early_stopping=early, resume=True)
+    assert outcome.position == 18 + 6 * 4
+
+
 def test_rules_with_mistakes_are_explained():
     with pytest.raises(UserError, match="did you mean 'eval/return_mean'"):
         scripted([1.0], stop={"eval/return_meen": 3.0})

@@ -63,5 +63,6 @@ def test_ranks_agree_on_how_a_run_ends(results):
     assert (first["rule"]["position"], first["rule"]["status"]) == (4, "finished")
     assert first["patience"]["position"] == 12  # the first counts as an improvement, then two
     assert first["signal on rank 1"]["exit_code"] == 143
+    assert first["Ctrl-C on rank 0"]["exit_code"] == 130
     assert 0 < first["signal on rank 1"]["position"] < 40
     assert (first["time"]["status"], first["time"]["position"]) == ("time_limit", 1)

@@ -206,11 +206,10 @@ class Judge:
         """Why the run should end, or None."""
         for metric, threshold in self.plan.stop.items():
             value = self.metrics.get(metric)
-            mode = metric_direction(metric, "train.stop")
-            if value is not None and not math.isnan(value) and value != threshold:
-                if not better(value, threshold, mode):
-                    continue
-            if value is not None and not math.isnan(value):
+            if value is None or math.isnan(value):
+                continue
+            downwards = metric_direction(metric, "train.stop") == "min"
+            if value <= threshold if downwards else value >= threshold:
                 return f"{metric} is {value:.6g} and reached train.stop {threshold:g}"
         early = self.plan.early_stopping
         if early is not None and self.early_bad >= early.patience:
@@ -224,6 +223,7 @@ class Judge:
             "mode": self.mode,
             "best": dict(self.best) if self.best else None,
             "metrics": dict(self.metrics),
+            "early_metric": self._early_metric,
             "early_best": self.early_best,
             "early_bad": self.early_bad,
         }
@@ -234,4 +234,10 @@ class Judge:
         if self.plan.metric in (None, state["metric"]):
             self.metric, self.mode = state["metric"], state["mode"]
             self.best = dict(state["best"]) if state["best"] else None
-        self.early_best, self.early_bad = state["early_best"], int(state["early_bad"])
+        if self._early_metric == state["early_metric"]:
+            self.early_best, self.early_bad = state["early_best"], int(state["early_bad"])
+
+    @property
+    def _early_metric(self) -> str | None:
+        early = self.plan.early_stopping
+        return early.metric if early is not None else None
