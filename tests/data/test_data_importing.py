@@ -14,7 +14,7 @@ from PIL import Image
 
 from rayloom.core.errors import UserError
 from rayloom.core.protocols import FieldSpec
-from rayloom.data import StoreWriter, import_data, open_store
+from rayloom.data import StoreWriter, import_data, open_store, tables
 from rayloom.data.arrays import import_arrays
 from rayloom.data.exporting import export_parquet
 from rayloom.data.images import import_images
@@ -325,7 +325,8 @@ def write_table(path, columns):
     pq.write_table(pa.table(arrays), path, row_group_size=7)
 
 
-def test_a_table_comes_in(tmp_path):
+def test_a_table_comes_in(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "_ROWS", 7)  # several pieces
     columns = table_of(30)
     columns["row"] = np.arange(30)
     write_table(tmp_path / "t.parquet", columns)
