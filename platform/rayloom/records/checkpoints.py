@@ -279,7 +279,7 @@ class Checkpoints:
             store = self.folder / "chunks"
             with ThreadPoolExecutor(_THREADS) as pool:
                 items = list(info.chunks.items())
-                chunks = dict(pool.map(lambda item: _load_chunk(store, *item), items))
+                chunks = dict(pool.map(lambda item: _load_chunk(store, item[0], item[1]), items))
         except OSError as error:
             name = Path(error.filename or path).name
             raise CheckpointError(f"checkpoint {number}: {name}: {error.strerror}") from error
@@ -441,7 +441,8 @@ def _store_chunk(store: Path, chunk: Chunk) -> dict[str, Any]:
     """Write a chunk under a name made of its key and content, unless that file stands."""
     size, digest = state_codec.digest_arrays(chunk.arrays)
     label = "".join(c if c.isalnum() or c in "._-" else "-" for c in chunk.key)[:80]
-    entry = {"file": f"{label}-{digest[:16]}.safetensors", "size": size, "sha256": digest}
+    name = f"{label}-{digest[:16]}.safetensors"
+    entry: dict[str, Any] = {"file": name, "size": size, "sha256": digest}
     path = store / entry["file"]
     with contextlib.suppress(OSError, CheckpointError):
         _check(path, entry)

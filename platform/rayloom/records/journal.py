@@ -320,7 +320,8 @@ class Journal:
         if os.fstat(self._handle).st_size != self._good:
             self._catch_up()
         while self._pending:
-            count, block = 0, []
+            count = 0
+            block: list[bytes] = []
             for item in self._pending:
                 if item.target is not None and block:
                     break  # a medium stands before its line does

@@ -217,10 +217,10 @@ def _host(value: Tensor | np.ndarray) -> tuple[str, list[int], memoryview]:
     if isinstance(value, np.ndarray):
         native = value.astype(value.dtype.newbyteorder("="), copy=False)
         flat = np.ascontiguousarray(native).reshape(-1)
-        return _NUMPY[value.dtype.name], list(value.shape), memoryview(flat.view(np.uint8))
+        return _NUMPY[value.dtype.name], list(value.shape), flat.view(np.uint8).data
     tensor = value.detach().to("cpu").resolve_conj().resolve_neg().contiguous()
     flat_bytes = tensor.reshape(-1).view(torch.uint8).numpy()
-    return _TORCH[value.dtype], list(value.shape), memoryview(flat_bytes)
+    return _TORCH[value.dtype], list(value.shape), flat_bytes.data
 
 
 def serialise(arrays: Mapping[str, Tensor | np.ndarray]) -> Iterator[memoryview | bytes]:

@@ -76,7 +76,10 @@ class Sender:
         end = offset
         for text, after in lines(self._folder / "journal.jsonl", offset):
             line = decode_line(text)
-            kind = "" if line is None else line["type"]
+            if line is None:
+                end = after
+                continue
+            kind = line["type"]
             if kind == "scalars":
                 points = self._points(line)
                 if metrics and len(metrics) + len(points) > MAX_METRICS:
