@@ -200,6 +200,27 @@ def test_n_step_across_rounds_equals_one_long_round(seed, n):
         np.testing.assert_array_equal(joined, getattr(whole, name))
 
 
+@pytest.mark.parametrize("n", [1, 2, 4])
+def test_n_step_bootstraps_from_the_observation_after_its_last_step(n):
+    rollout = stream_of(np.random.default_rng(1), 60, 3)
+    got, row = NStepStream(n, 0.9).push(rollout), 0
+    spans = set()
+    for t in range(60 - n + 1):
+        for i in range(3):
+            if not rollout.valid[t, i]:
+                continue
+            span = next((k + 1 for k in range(n) if rollout.ended[t + k, i]), n)
+            spans.add(span)
+            np.testing.assert_array_equal(got.observation[row], rollout.observation[t, i])
+            later = rollout.observation[t + span, i]
+            np.testing.assert_array_equal(got.next_observation[row], later)
+            dead = rollout.terminated[t + span - 1, i]
+            assert got.discount[row] == pytest.approx(0.0 if dead else 0.9**span)
+            row += 1
+    assert row == len(got.reward)
+    assert spans == set(range(1, n + 1))
+
+
 def test_one_step_transitions_are_the_rows():
     rollout = stream_of(np.random.default_rng(0), 30, 2)
     got = NStepStream(1, 0.9).push(rollout)

@@ -1,7 +1,8 @@
 """Saving and restoring environments exactly, where that is possible.
 
 An adapter knows how to read and write the inner state of one family of environments, the random
-stream and the time limit included. Where none fits, `groups` replays the current episode instead.
+stream and the time limit included. Where none fits, `groups` replays the current episode instead
+(the Arcade Learning Environment among them: its restored states draw other pictures at first).
 States hold only what a checkpoint can: arrays, numbers, text and nested dicts of these.
 """
 

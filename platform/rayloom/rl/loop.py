@@ -167,7 +167,8 @@ class RLTrainable:
         values["train/episodes"] = float(self.episodes)
         values["train/grad_steps"] = float(self._grad_step())
         for key, value in self.algorithm.acting(self.env_step).items():
-            values[f"train/{key}"] = float(value)
+            if isinstance(value, int | float):
+                values[f"train/{key}"] = float(value)
         now = time.perf_counter()
         started, at = self._timer or (now, self.env_step)
         if now > started:
