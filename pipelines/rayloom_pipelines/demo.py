@@ -1,6 +1,7 @@
 """`make demo`: a VAE on real pictures and a DQN that balances a pole, and what to open of them."""
 
 import argparse
+import os
 import sys
 import time
 from pathlib import Path
@@ -27,14 +28,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--data", choices=PICTURES, help="default: the first that can be had")
     parser.add_argument("--smoke", action="store_true", help="the same in seconds")
     given = parser.parse_args(argv)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does
     try:
         began = time.monotonic()
         console = Console()
         model = train_model(given.data, console, smoke=given.smoke)
+        if model.exit_code:
+            return model.exit_code
         agent = api.train("rl/dqn-cartpole", observer=console, smoke=given.smoke)
         took = time.monotonic() - began
-        if model.exit_code or agent.exit_code:
-            return model.exit_code or agent.exit_code
+        if agent.exit_code:
+            return agent.exit_code
         show(model, agent, given.out, took)
         return 0
     except RayloomError as error:

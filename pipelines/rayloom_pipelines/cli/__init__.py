@@ -104,6 +104,9 @@ def dispatch(argv: Sequence[str]) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command `rayloom`; returns its exit code."""
+    # Read by OpenMP when torch is loaded. Waiting threads sleep: where another process wants the
+    # cores too, spinning ones make a step ten times slower.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         code = dispatch(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
