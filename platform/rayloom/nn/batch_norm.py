@@ -44,7 +44,7 @@ def set_collective(module: nn.Module, collective: Collective) -> None:
     """Give the workers' collective to every submodule that has an attribute `collective`."""
     for part in module.modules():
         if hasattr(part, "collective"):
-            part.collective = collective
+            setattr(part, "collective", collective)  # noqa: B010 - modules type their attributes
 
 
 class GlobalBatchNorm(nn.Module):
@@ -62,6 +62,8 @@ class GlobalBatchNorm(nn.Module):
     """
 
     whole_batch = True
+    running_mean: Tensor
+    running_var: Tensor
 
     def __init__(
         self, num_features: int, *, eps: float = 1e-5, momentum: float = 0.1, affine: bool = True

@@ -71,7 +71,13 @@ class _FlatAdam(FlatOptimizer):
             "mean": torch.zeros_like(data),
             "square": torch.zeros_like(data),
         }
-        self._args = ([data], [flat.grad], [self.state["mean"]], [self.state["square"]], [])
+        self._args: Any = (
+            [data],
+            [flat.grad],
+            [self.state["mean"]],
+            [self.state["square"]],
+            [],
+        )
         self._in_kernel = data.dtype == torch.float32  # the kernels take no other scale
         self._count, self._counts = self.state["step"], [self.state["step"]]
 

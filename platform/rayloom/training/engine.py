@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -84,11 +84,12 @@ class Engine:
     ) -> None:
         self.device = torch.device(device)
         self.collective: Collective = collective or Solo()
-        self.model, self.config = model.to(self.device), config
+        self.model = cast(Any, model.to(self.device))  # a `Model`, whose attributes torch types
+        self.config = config
         self.train_source, self.evaluation_source = train, evaluation
         self.overfit_batch = overfit_batch
         self.profiler = StepProfiler(profile) if profile is not None else None
-        players = tuple(model.players)
+        players: tuple[Player, ...] = tuple(self.model.players)
         check_players(model, players)
         _check_batch_statistics(model, config.train.accumulate, self.collective.world)
         _check_metrics(model, config)

@@ -47,7 +47,7 @@ class Layout:
             for value in parts.values():
                 flat.extend(value) if isinstance(value, tuple | list) else flat.append(value)
         else:
-            flat = list(parts.values())
+            flat = list(parts.values())  # type: ignore[arg-type]
         return torch.sum(torch.stack(flat), 1, dtype=torch.float64, out=out)
 
     def means(self, row: Tensor, total: int) -> dict[str, Tensor]:
