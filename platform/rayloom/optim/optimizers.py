@@ -5,7 +5,7 @@ costs more than the update of a small model. Tests hold each to its `torch.optim
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
