@@ -33,6 +33,12 @@ class Points:
         kept = {k: v for k, v in values.items() if not k.startswith("time/")}
         self.points.append((step, kept))
 
+    def image(self, step, key, pixels):
+        raise AssertionError("no pictures here")
+
+    def file(self, step, key, path):
+        raise AssertionError("no files here")
+
 
 def finish(trainable, steps):
     sink = Points()
@@ -109,7 +115,7 @@ def test_an_algorithm_config_trains_saves_and_restores_under_rllibs_keys(tmp_pat
         result = algorithm.train()
     assert result["training_iteration"] == 3
     sampled = result["num_env_steps_sampled_lifetime"]
-    assert sampled == algorithm.trainable.env_step >= 3 * 248
+    assert sampled == algorithm.trainable.env_step >= 3 * 200
     assert result["env_runners"]["num_env_steps_sampled_lifetime"] == sampled
     assert 8 <= result["env_runners"]["episode_return_mean"] <= 200
     folder = algorithm.save_to_path(tmp_path / "checkpoint")

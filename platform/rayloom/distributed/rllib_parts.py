@@ -91,6 +91,8 @@ class RayloomConfig(AlgorithmConfig):
                 self.rayloom_settings["optimizer.lr"] = value
             elif name in known:
                 self.rayloom_settings[f"algorithm.{name}"] = value
+            elif name in ("model", "optimizer"):  # how RLlib copies a config; not used here
+                super().training(**{name: value})
             else:
                 have = ", ".join(["lr", *known])
                 raise UserError(f"training({name}=...): the algorithm's settings are {have}")
