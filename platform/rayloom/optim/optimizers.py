@@ -71,13 +71,8 @@ class _FlatAdam(FlatOptimizer):
             "mean": torch.zeros_like(data),
             "square": torch.zeros_like(data),
         }
-        self._args: Any = (
-            [data],
-            [flat.grad],
-            [self.state["mean"]],
-            [self.state["square"]],
-            [],
-        )
+        moments = [self.state["mean"]], [self.state["square"]]
+        self._args = cast(Any, ([data], [flat.grad], *moments, []))
         self._in_kernel = data.dtype == torch.float32  # the kernels take no other scale
         self._count, self._counts = self.state["step"], [self.state["step"]]
 
