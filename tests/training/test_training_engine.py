@@ -353,6 +353,18 @@ def test_evaluation_uses_the_averages_and_eval_mode():
     assert metrics["eval/loss"] == pytest.approx(expected, rel=1e-5)
 
 
+def test_averages_follow_every_step(float64):
+    """Once per grad_step, whatever the number of players; buffers as well."""
+    for name, key in (("adversaries", "critic.0.weight"), ("batch-statistics", "norm.running_var")):
+        engine, sink = train(name, 7, Solo(), steps=0)
+        expected = engine.model.state_dict()[key].clone()
+        for step in range(6):
+            engine.advance(step + 1, sink=sink, interrupted=never)
+            decay = min(0.9, (1 + step) / (10 + step))
+            expected = decay * expected + (1 - decay) * engine.model.state_dict()[key]
+        torch.testing.assert_close(engine.evaluation_state()[key], expected)
+
+
 def test_evaluation_by_loss_needs_no_method_and_allows_penalties():
     metrics = train("adversaries", 7, Solo(), steps=2)[0].evaluate()
     assert {"eval/critic_loss", "eval/generator_loss"} <= metrics.keys()

@@ -62,7 +62,7 @@ class _FlatAdam(FlatOptimizer):
     def __init__(self, flat: FlatParameters, config: AdamConfig | AdamWConfig) -> None:
         super().__init__(flat, config.lr)
         decoupled = isinstance(config, AdamWConfig)
-        self._kernel = torch._fused_adamw_ if decoupled else torch._fused_adam_
+        self._kernel = cast(Any, torch._fused_adamw_ if decoupled else torch._fused_adam_)
         self._eps, self._decay = config.eps, config.weight_decay
         self._beta1, self._beta2 = config.betas
         data = flat.data
@@ -72,7 +72,7 @@ class _FlatAdam(FlatOptimizer):
             "square": torch.zeros_like(data),
         }
         moments = [self.state["mean"]], [self.state["square"]]
-        self._args = cast(Any, ([data], [flat.grad], *moments, []))
+        self._args = ([data], [flat.grad], *moments, [])
         self._in_kernel = data.dtype == torch.float32  # the kernels take no other scale
         self._count, self._counts = self.state["step"], [self.state["step"]]
 
