@@ -52,7 +52,6 @@ class RayloomConfig(AlgorithmConfig):
         self._learner_class = HostedLearner
         self.num_env_runners, self.num_learners = 0, 0
         self.num_cpus_per_learner = 0
-        self.num_cpus_for_main_process = 0
         self.num_envs_per_env_runner = 0  # 0: as the rayloom config says
         self.create_local_env_runner = True
         self.add_default_connectors_to_env_to_module_pipeline = False
@@ -330,6 +329,26 @@ class _Latest:
         """Not kept."""
 
 
+class _Tap:
+    """A collector that also notes the episodes that ended in the last round."""
+
+    def __init__(self, collector: Any) -> None:
+        self.collector = collector
+        self.returns: list[float] = []
+        self.lengths: list[float] = []
+
+    def collect(self, weights: Mapping[str, torch.Tensor], tasks: Any) -> list[Any]:
+        """As the collector does."""
+        results = self.collector.collect(weights, tasks)
+        self.returns = [float(x) for rollout, _ in results for x in rollout.episode_return]
+        self.lengths = [float(x) for rollout, _ in results for x in rollout.episode_length]
+        return list(results)
+
+    def close(self) -> None:
+        """Free what the collector holds."""
+        self.collector.close()
+
+
 class RayloomAlgorithm(Algorithm):
     """RLlib's algorithm around `rayloom.rl.RLTrainable`: one training step is one round.
 
@@ -356,7 +375,7 @@ class RayloomAlgorithm(Algorithm):
         if handles:
             self.collector = RemoteCollector([handles[key] for key in sorted(handles)])
         self._trainable: Any = None
-        self._returns: list[float] = []
+        self._tap = _Tap(self.collector)
         self._sink = _Latest()
 
     @property
@@ -366,27 +385,20 @@ class RayloomAlgorithm(Algorithm):
             from rayloom.rl.loop import RLTrainable
 
             self._trainable = RLTrainable(
-                self.run_config, collector=self.collector, updater=self.updater
+                self.run_config, collector=self._tap, updater=self.updater
             )
         return self._trainable
 
     def training_step(self) -> None:
         """One round: collect, update, say so under RLlib's keys."""
         loop = self.trainable
-        before, episodes = loop.env_step, loop.episodes
-        known = len(loop.recent["return"])
-        rounds = loop.round
+        before, episodes, rounds = loop.env_step, loop.episodes, loop.round
         loop.advance(loop.env_step + 1, sink=self._sink, interrupted=lambda: False)
         assert loop.round == rounds + 1
         fresh = loop.episodes - episodes
-        if len(loop.recent["return"]) >= known and fresh:
-            returns, lengths = loop.recent["return"][known:], loop.recent["length"][known:]
-            for episode_return, length in zip(returns, lengths, strict=True):
-                self._log("episode_return_mean", episode_return, window=100)
-                self._log("episode_len_mean", length, window=100)
-        elif fresh and "train/return_mean" in self._sink.values:  # a log point emptied the list
-            self._log("episode_return_mean", self._sink.values["train/return_mean"], window=100)
-            self._log("episode_len_mean", self._sink.values["train/length_mean"], window=100)
+        for episode_return, length in zip(self._tap.returns, self._tap.lengths, strict=True):
+            self._log("episode_return_mean", episode_return, window=100)
+            self._log("episode_len_mean", length, window=100)
         self._log("num_episodes", fresh, reduce="sum")
         self._log("num_episodes_lifetime", fresh, reduce="lifetime_sum")
         self._log("num_env_steps_sampled", loop.env_step - before, reduce="sum")
