@@ -72,7 +72,7 @@ class _FlatAdam(FlatOptimizer):
             "square": torch.zeros_like(data),
         }
         moments = [self.state["mean"]], [self.state["square"]]
-        self._args = ([data], [flat.grad], *moments, [])
+        self._args: tuple[list[Tensor], ...] = ([data], [flat.grad], *moments, [])
         self._in_kernel = data.dtype == torch.float32  # the kernels take no other scale
         self._count, self._counts = self.state["step"], [self.state["step"]]
 
