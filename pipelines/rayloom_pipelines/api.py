@@ -148,7 +148,7 @@ def sweep(
 
     Args:
         config: A path, a shipped name, or a mapping of sections.
-        overrides: `key=value`; a value may be a space, such as `optimizer.lr=loguniform(1e-5,1e-2)`.
+        overrides: `key=value`; a value may be a space: `optimizer.lr=loguniform(1e-5,1e-2)`.
         seeds: Every trial trains so many seeds and scores their mean.
         smoke: Trials of seconds, hidden from lists.
         track: Whether MLflow is told.

@@ -125,7 +125,7 @@ class Console:
     def on_start(self, event: Mapping[str, Any]) -> None:
         """Which run, and where."""
         where = f"{event['workers']} workers" if event.get("workers") else "in process"
-        how = "resuming" if event.get("resumed") else "training"
+        how = "resuming" if event.get("resumed") else event.get("verb", "training")
         self.line(f"{how} {event['name']} {where}, run {event['run']} in {event['path']}")
         self._last = time.monotonic()
         if self.live and self._hook is None:
@@ -170,7 +170,7 @@ class Console:
             self._block = len(lines)
         elif event["kind"] == "trial_ended":
             if not self._headed:
-                self.line(lines[0])
+                self.line(f"trial  status        score  evaluations  ({event['metric']})")
                 self._headed = True
             self.line(row_text(event["row"]))
 
@@ -180,7 +180,10 @@ class Console:
             self._block = 0  # the table stays
         best = event.get("best")
         if best:
-            self.line(f"best {best['metric']} {best['value']:.5g} at step {best['step']:,}")
+            where = (
+                f"run {event['best_run']}" if event.get("best_run") else f"step {best['step']:,}"
+            )
+            self.line(f"best {best['metric']} {best['value']:.5g} at {where}")
         elif event.get("metrics"):
             self.line(evaluation_text(event["metrics"]))
         seconds = event.get("elapsed_s")
@@ -279,7 +282,9 @@ def row_text(row: Mapping[str, Any]) -> str:
         if key not in _ROW
     )
     error = f"  {row['error']}" if row.get("error") else ""
-    return f"{row['trial']}  {row['status']:<8} {score:>10}  {row['evaluations']:>3}  {values}{error}"
+    return (
+        f"{row['trial']}  {row['status']:<8} {score:>10}  {row['evaluations']:>3}  {values}{error}"
+    )
 
 
 def duration(seconds: float) -> str:

@@ -57,7 +57,9 @@ def _help() -> str:
         "",
     ]
     width = max(len(f"{name} {verb.usage}") for name, verb in VERBS.items())
-    lines += [f"  {f'{name} {verb.usage}':<{width}}  {verb.summary}" for name, verb in VERBS.items()]
+    lines += [
+        f"  {f'{name} {verb.usage}':<{width}}  {verb.summary}" for name, verb in VERBS.items()
+    ]
     lines += ["", "Start here:  rayloom train generative/vae-digits"]
     return "\n".join(lines)
 

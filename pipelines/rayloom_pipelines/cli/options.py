@@ -52,7 +52,9 @@ class Parser(argparse.ArgumentParser):
 
     def address_option(self) -> None:
         """Adds `--address`."""
-        self.add_argument("--address", metavar="A", help="Ray cluster (else site file, RAY_ADDRESS)")
+        self.add_argument(
+            "--address", metavar="A", help="Ray cluster (else site file, RAY_ADDRESS)"
+        )
 
 
 def load_plugins(named: Sequence[str]) -> None:

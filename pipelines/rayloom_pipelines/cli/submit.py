@@ -17,7 +17,9 @@ def run(argv: Sequence[str]) -> int:
     """Send it; with `--follow` the exit code is the job's."""
     parser = Parser("submit", "Send train, sweep or resume to a Ray cluster: submit [...] -- train")
     parser.address_option()
-    parser.add_argument("--follow", action="store_true", help="stream the log, return its exit code")
+    parser.add_argument(
+        "--follow", action="store_true", help="stream the log, return its exit code"
+    )
     parser.add_argument(
         "--shared-paths",
         action="store_true",
@@ -78,7 +80,9 @@ def _resume_job(verb: str, words: Sequence[str], given: argparse.Namespace) -> i
     command = [verb, str(found.path), *inner.overrides, *flags]
     uri = (about.get("tracking") or {}).get("uri")
     address = given.address or _address(found)
-    return _send(given, command, files, _free_id(found.id, address), address, found.path.parent, uri)
+    return _send(
+        given, command, files, _free_id(found.id, address), address, found.path.parent, uri
+    )
 
 
 def _address(found: Any) -> str | None:

@@ -82,9 +82,7 @@ def promote(folder: Any, child: Path, observer: RunObserver) -> dict[str, str] |
     if not (best.read().get("tracking") or {}).get("uri"):
         return None
     try:
-        version = weights.register(
-            best, weights.config_of_folder(child), say=observer.on_message
-        )
+        version = weights.register(best, weights.config_of_folder(child), say=observer.on_message)
     except Exception as error:  # MLflow may be away: the runs themselves are complete
         first = str(error).strip().partition("\n")[0]
         observer.on_message(f"the best model was not registered ({type(error).__name__}: {first})")

@@ -155,9 +155,7 @@ def table(rows: Sequence[Mapping[str, Any]], metrics: Mapping[str, float]) -> li
     metric = next(row["metric"] for row in rows if row["metric"])
     lines = [f"{'seed':>6}  {'best':>10}  {'at step':>10}  {'last':>10}  run"]
     for row in rows:
-        best, last = (
-            "-" if row[key] is None else f"{row[key]:.5g}" for key in ("best", "last")
-        )
+        best, last = ("-" if row[key] is None else f"{row[key]:.5g}" for key in ("best", "last"))
         at = "-" if row["step"] is None else f"{row['step']:,}"
         lines.append(f"{row['seed']:>6}  {best:>10}  {at:>10}  {last:>10}  {row['run']}")
     lines.append(

@@ -114,7 +114,8 @@ def _go_on(folder: Any, resolved: Resolved, options: run.Options, observer: RunO
             {
                 "run": folder.run_id,
                 "path": str(folder.path),
-                "name": f"{about['name']} sweep of {len(resolved.spaces)} keys,",
+                "name": f"{len(resolved.spaces)} keys of {about['name']}",
+                "verb": "sweeping",
                 "workers": config.resources.workers,
                 "resumed": "resumed" in about,
             }
@@ -152,15 +153,14 @@ def _go_on(folder: Any, resolved: Resolved, options: run.Options, observer: RunO
             "status": folder.read()["status"],
             "reason": f"{end['reason']}; table in {folder.path / 'trials.csv'}",
             "best": end["best"],
+            "best_run": end.get("best_run"),
             "values": end.get("best_values"),
             "metrics": {},
         }
     )
 
 
-def _promote(
-    folder: Any, options: run.Options, observer: RunObserver, end: dict[str, Any]
-) -> None:
+def _promote(folder: Any, options: run.Options, observer: RunObserver, end: dict[str, Any]) -> None:
     """Register the best trial's model once the sweep is complete."""
     run_id = end.get("best_run")
     complete = end["exit_code"] == 0 and options.register and not options.smoke

@@ -181,9 +181,7 @@ def _check_pictures(model: Any, batch: Batch) -> None:
 
 
 @torch.no_grad()
-def _check_export(
-    model: Any, model_class: type, config: Any, spec: DataSpec, batch: Batch
-) -> None:
+def _check_export(model: Any, model_class: type, config: Any, spec: DataSpec, batch: Batch) -> None:
     module = model.export_module()
     assert isinstance(module, nn.Module), "export_module() must give a torch.nn.Module"
     with torch.random.fork_rng():
