@@ -455,7 +455,8 @@ def _client(address: str | None) -> Iterator[Any]:
         from ray.exceptions import RayError
         from ray.job_submission import JobSubmissionClient
 
-        logging.getLogger("ray").setLevel(logging.ERROR)  # importing ray sets it to INFO
+        for name in ("", ".dashboard.modules.dashboard_sdk", ".dashboard.modules.job.sdk"):
+            logging.getLogger(f"ray{name}").setLevel(logging.ERROR)  # its import sets INFO
 
         url = dashboard_url(address)
         # Ray's own variables would overrule the address
