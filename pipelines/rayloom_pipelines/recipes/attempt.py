@@ -1,7 +1,8 @@
 """The steps of one attempt on a run folder; `recipes.run` says in which order."""
 
 import datetime
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from rayloom.core.config import to_dict
 from rayloom.core.sections import RunConfig
 from rayloom_pipelines.console import RunObserver
 
+END_TRIES = 60  # a second apart
 _ENDED = {"finished": "FINISHED", "interrupted": "KILLED", "time_limit": "KILLED"}
 
 
@@ -171,8 +173,8 @@ def finish(
     status = outcome["status"]
     journal = folder.journal()
     journal.status(status)
-    journal.close()
-    folder.update(
+    _until_written(journal.close)
+    about = dict(
         status=status,
         ended=datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         reason=outcome["reason"],
@@ -186,12 +188,22 @@ def finish(
         },
         parameters_sha256=outcome["parameters_sha256"],
     )
+    _until_written(lambda: folder.update(**about))
     if follower is None:
         return
     if status == "finished" and options.register and not options.smoke:
         if follower.flush(30.0):
             _register(folder, config, observer)
     follower.close(_ENDED[status])
+
+
+def _until_written(write: Callable[[], bool]) -> bool:
+    """Try once a second for a minute: a disk that is full at the very end may be made free."""
+    for _ in range(END_TRIES):
+        if write():
+            return True
+        time.sleep(1.0)
+    return write()
 
 
 def _register(folder: Any, config: RunConfig, observer: RunObserver) -> None:

@@ -100,7 +100,7 @@ class Checkpoints:
         self._say, self._before_save, self._read_only = say, before_save, read_only
         self._verified: dict[str, str] = {}  # folder name: digest of the manifest that verified
         self._chunks: dict[str, dict[str, Any]] = {}  # written or read here
-        self._refused = False
+        self._refused: int | None = None  # the step that the disk refused last
         self._swept = False
 
     # ---- writing ----
@@ -150,11 +150,14 @@ class Checkpoints:
             shutil.rmtree(temporary, ignore_errors=True)
             if not is_disk_error(error):
                 raise
-            self._refused = True
-            self._say(f"checkpoint at step {step} not written: {error.strerror}; training goes on")
+            if self._refused != step:  # once for each checkpoint, however often it is tried
+                self._say(
+                    f"checkpoint at step {step} not written: {error.strerror}; training goes on"
+                )
+            self._refused = step
             return None
-        if self._refused:
-            self._refused = False
+        if self._refused is not None:
+            self._refused = None
             self._say(f"checkpoints can be written again (step {step})")
         hit("checkpoint.after")
         return info

@@ -73,6 +73,7 @@ class RunFolder:
         self._lock: RunLock | None = None
         self._journal: Journal | None = None
         self._unwritten: dict[str, Any] = {}
+        self._told = False
 
     # ---- making and finding ----
 
@@ -201,9 +202,11 @@ class RunFolder:
         except (OSError, UserError) as error:
             if isinstance(error, OSError) and not is_disk_error(error):
                 raise
-            self.say(f"run.json not written: {error}; training goes on")
+            if not self._told:
+                self.say(f"run.json not written: {error}; training goes on")
+            self._told = True
             return False
-        self._unwritten = {}
+        self._unwritten, self._told = {}, False
         return True
 
     @property

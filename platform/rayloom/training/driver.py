@@ -25,6 +25,7 @@ from rayloom.training.plan import EVALUATIONS, Cadence, Judge, Plan
 from rayloom.training.signals import SignalGuard
 
 Status = Literal["finished", "interrupted", "time_limit"]
+LAST_SAVE_TRIES = 60  # a second apart: a disk that is full at the very end may be made free
 
 
 class Observer(Protocol):
@@ -263,6 +264,15 @@ class _Drive:
         """The end of the run; what an interrupted end left undone is done now."""
         position = self.trainable.position()
         if self.saved_at != position:
+            self._save()
+        tries = 0
+        while self.checkpoints is not None and self.saved_at != position:
+            if tries == LAST_SAVE_TRIES or self._agree():
+                break
+            if tries == 0:
+                self._say(f"the last checkpoint is not written; trying for {LAST_SAVE_TRIES} s")
+            tries += 1
+            time.sleep(1.0)
             self._save()
         missing = self.checkpoints is not None and self.saved_at != position
         if missing:
