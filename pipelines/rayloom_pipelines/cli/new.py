@@ -99,10 +99,12 @@ def _copy_code(kind: Kind, source: str, name: str, class_name: str) -> str:
 
 def _copy_config(kind: str, source: str, name: str, stem: str, default: str) -> str:
     """The first shipped config that uses `source`, with the name changed."""
-    for path in config_names().values():
+    for name_of, path in config_names().items():
         text = path.read_text(encoding="utf-8")
         pattern = rf"^({kind}:\s*(?:\{{\s*|\n\s+)name:\s*){re.escape(source)}\b"
         found, count = re.subn(pattern, rf"\g<1>{name}", text, count=1, flags=re.M)
-        if count and "extends:" not in text:
+        if count:  # a base beside the shipped file is named as the shipped one that it is
+            folder = name_of.rpartition("/")[0]
+            found = re.sub(r"^extends: (\S+)\.yaml", rf"extends: {folder}/\1", found, flags=re.M)
             return f"# {name}: rayloom train {stem}.yaml --plugin {stem}.py\n{found}"
     return default

@@ -1,0 +1,125 @@
+"""One live line on a terminal, plain lines elsewhere, JSON for programs."""
+
+import io
+import json
+import sys
+
+import pytest
+
+from rayloom_pipelines.console import Console, Events, duration, progress_text
+
+START = {"run": "r-1", "path": "/runs/r-1", "name": "generative/x", "workers": 0, "resumed": False}
+PROGRESS = {
+    "position": 1200,
+    "budget": 5000,
+    "clock": "grad_step",
+    "elapsed_s": 2.0,
+    "rate_per_s": 600.0,
+    "remaining_s": 6.3,
+    "values": {"loss/total": 31.25},
+}
+EVALUATION = {"position": 2000, "metrics": {"eval/elbo_nats": -30.5}, "is_best": True, "best": None}
+END = {
+    "run": "r-1",
+    "status": "interrupted",
+    "reason": "Ctrl-C",
+    "best": {"metric": "eval/elbo_nats", "value": -30.5, "step": 2000},
+    "elapsed_s": 75.0,
+}
+
+
+def story(watcher):
+    watcher.on_start(START)
+    watcher.on_progress(PROGRESS)
+    watcher.on_evaluation(EVALUATION)
+    watcher.on_message("a word")
+    watcher.on_end(END)
+
+
+def test_piped_output_is_plain_lines():
+    out = io.StringIO()
+    story(Console(out))
+    text = out.getvalue()
+    assert "\r" not in text
+    assert "\x1b" not in text
+    lines = text.splitlines()
+    assert lines[0] == "training generative/x in process, run r-1 in /runs/r-1"
+    assert "step 2,000  eval/elbo_nats -30.5 (best)" in lines
+    assert lines[-1] == "go on with: rayloom resume r-1"
+    assert any("interrupted in 1:15: Ctrl-C" in line for line in lines)
+
+
+def test_a_terminal_gets_one_line_that_is_overwritten():
+    out = io.StringIO()
+    console = Console(out, live=True)
+    console.on_start(START)
+    console._last = 0.0
+    console.on_progress(PROGRESS)
+    drawn = out.getvalue().rpartition("\n")[2]
+    assert drawn.startswith("\r")
+    assert "step 1,200/5,000 24 %  loss 31.25  600/s  0:06 left" in drawn
+    console.on_message("a word")
+    after = out.getvalue().splitlines()[-1]
+    assert after.endswith("a word")
+    assert "\n" not in drawn
+    console.close()
+
+
+def test_breakpoint_stops_the_live_line(monkeypatch):
+    called = []
+    monkeypatch.setattr(sys, "breakpointhook", lambda *a, **k: called.append(1))
+    console = Console(io.StringIO(), live=True)
+    console.on_start(START)
+    breakpoint()
+    assert called
+    assert not console.live
+    console.close()
+
+
+def test_breakpoint_is_given_back(monkeypatch):
+    before = sys.breakpointhook
+    console = Console(io.StringIO(), live=True)
+    story(console)
+    assert sys.breakpointhook is before
+
+
+def test_json_events_are_one_object_a_line():
+    out = io.StringIO()
+    story(Events(out))
+    lines = [json.loads(line) for line in out.getvalue().splitlines()]
+    kinds = [line["event"] for line in lines]
+    assert kinds == ["start", "progress", "evaluation", "message", "end"]
+    assert all(line["time_ms"] > 0 for line in lines)
+    assert lines[1]["values"] == {"loss/total": 31.25}
+
+
+def test_a_sweep_shows_a_table():
+    rows = [
+        {"trial": "0000", "status": "done", "score": -30.5, "evaluations": 2, "step": 24}
+        | {"optimizer.lr": 1e-3, "run": "a", "error": ""},
+        {"trial": "0001", "status": "running", "score": None, "evaluations": 0, "step": 0}
+        | {"optimizer.lr": 1e-2, "run": "", "error": ""},
+    ]
+    event = {"kind": "trial_ended", "row": rows[0], "rows": rows, "metric": "eval/x", "trials": 2}
+    plain, live = io.StringIO(), io.StringIO()
+    console = Console(plain)
+    console.on_table(event)
+    console.on_table(event)
+    assert plain.getvalue().count("trial  status") == 1
+    assert plain.getvalue().count("0000  done") == 2
+    assert "0001" not in plain.getvalue()
+    console = Console(live, live=True)
+    console.on_table(event)
+    console.on_table(event)
+    assert "1 of 2 trials ended; score is eval/x" in live.getvalue()
+    assert "\x1b[3A" in live.getvalue()  # the table is redrawn in its place
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(3.4, "0:03"), (75, "1:15"), (10930, "3:02:10")])
+def test_duration(seconds, text):
+    assert duration(seconds) == text
+
+
+def test_progress_without_rate():
+    event = PROGRESS | {"rate_per_s": 0.0, "remaining_s": None, "values": {}}
+    assert progress_text(event) == "step 1,200/5,000 24 %"

@@ -1,0 +1,56 @@
+"""What `rayloom new` writes runs: its tests pass, and it trains by the printed command."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from rayloom_pipelines.cli import main
+
+CASES = [
+    ("model", "my-mixture", None),
+    ("model", "my-vae", "vae"),
+    ("model", "my-beta-vae", "beta-vae"),
+    ("algorithm", "my-pg", None),
+    ("algorithm", "my-dqn", "dqn"),
+    ("env", "my-corridor", None),
+]
+
+
+@pytest.mark.timeout(280)
+def test_what_new_writes_passes_its_own_tests(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for kind, name, source in CASES:
+        assert main(["new", kind, name, *(["--from", source] if source else [])]) == 0
+    said = capsys.readouterr().out
+    assert "rayloom train my_vae.yaml --plugin my_vae.py" in said
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "."],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        timeout=250,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_nothing_is_overwritten(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["new", "model", "mine"]) == 0
+    written = (tmp_path / "mine.py").read_text()
+    assert main(["new", "model", "mine"]) == 2
+    assert "there already" in capsys.readouterr().err
+    assert (tmp_path / "mine.py").read_text() == written
+
+
+def test_it_is_formatted(tmp_path):
+    for kind, name, source in CASES:
+        words = [kind, name, "--to", str(tmp_path), *(["--from", source] if source else [])]
+        assert main(["new", *words]) == 0
+    done = subprocess.run(
+        [sys.executable, "-m", "ruff", "format", "--check", "--line-length", "100", str(tmp_path)],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
