@@ -37,6 +37,7 @@ def head(tmp_path_factory):
     command = [str(Path(sys.executable).parent / "ray"), "start", "--head", "--block"]
     command += ["--num-cpus=2", f"--port={gcs}", f"--dashboard-port={dashboard}"]
     command += ["--dashboard-host=127.0.0.1", "--disable-usage-stats"]
+    command += [f"--dashboard-agent-listen-port={free_port()}"]  # the session's Ray has 52365
     log = (folder / "log").open("wb")
     process = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
     url = f"http://127.0.0.1:{dashboard}"

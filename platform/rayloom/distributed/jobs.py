@@ -144,14 +144,28 @@ def submit(
                 "env_vars": variables,
             }
             with _told(client, job_id):
-                client.submit_job(
-                    entrypoint=_entrypoint(argv),
-                    submission_id=job_id,
-                    runtime_env=runtime_env,
-                    metadata={"rayloom": " ".join(argv)[:200]},
-                )
+                _send(client, argv, job_id, runtime_env)
             say(f"job {job_id} is submitted to {client._address}")
             return _follow(client, job_id, say, write) if follow else 0
+
+
+def _send(
+    client: Any, argv: Sequence[str], job_id: str, runtime_env: dict[str, Any], tries: int = 20
+) -> None:
+    """Submit; a head that has just started has no agent for some seconds."""
+    for left in reversed(range(tries)):
+        try:
+            client.submit_job(
+                entrypoint=_entrypoint(argv),
+                submission_id=job_id,
+                runtime_env=dict(runtime_env),
+                metadata={"rayloom": " ".join(argv)[:200]},
+            )
+            return
+        except RuntimeError as error:
+            if "No available agent" not in str(error) or not left:
+                raise
+            time.sleep(1)
 
 
 # A job's shell has the PATH of whoever called `ray start`, which need not hold Ray's own Python.
