@@ -207,6 +207,32 @@ def test_learner_state_round_trip(n_step, prioritized):
     assert all(torch.equal(a, twin.parameters()[k]) for k, a in learner.parameters().items())
 
 
+def test_prioritized_updates_weigh_by_the_probability_of_the_draw():
+    """Each gradient gets (N P)^-beta / max, with the priorities as the last update left them."""
+    config = make_config(replay={"prioritized": True, "beta": 0.5, "alpha": 1.0})
+    trainable = RLTrainable(config)
+    learner, seen = trainable.updater.learner, []
+    draw, gradient = learner.replay.draw, learner.kernel.gradient
+
+    def spied_draw(batch_size):
+        slots, probability = draw(batch_size)
+        leaves = learner.replay.tree.leaves
+        np.testing.assert_allclose(probability, leaves[slots] / leaves.sum())
+        beta = 0.5 + 0.5 * learner.grad_step / learner.horizon
+        w = (len(learner.replay) * probability) ** -beta
+        seen.append((w / w.max(), slots))
+        return slots, probability
+
+    def spied_gradient(pair, action, reward, discount, q_next, weight):
+        np.testing.assert_allclose(weight, seen[-1][0], rtol=1e-5)
+        return gradient(pair, action, reward, discount, q_next, weight)
+
+    learner.replay.draw, learner.kernel.gradient = spied_draw, spied_gradient
+    trainable.advance(300, sink=Points(), interrupted=never)
+    assert len(seen) > 20
+    assert np.ptp(seen[-1][0]) > 0.01
+
+
 def test_other_optimizers_clipping_and_schedule():
     config = make_config(steps=600)
     for optimizer in (SGDConfig(lr=1e-2, momentum=0.9), AdamConfig(lr=1e-3)):

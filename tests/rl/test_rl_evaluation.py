@@ -15,9 +15,11 @@ CARTPOLE = EnvConfig(name="CartPole-v1")
 
 def lengths(slots, episodes, seed):
     policy = RandomPolicy(spec_of(CARTPOLE))
-    return run_episodes(
+    found = run_episodes(
         policy, CARTPOLE, episodes=episodes, num_envs=slots, seed=seed, greedy=False
     ).lengths
+    assert len(found) == episodes  # also those that were still running when the first were done
+    return found
 
 
 def test_lengths_of_a_random_policy_do_not_depend_on_the_slots():
