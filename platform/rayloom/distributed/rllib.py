@@ -9,6 +9,7 @@ is killed in the middle of a round.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +200,18 @@ class RemoteCollector:
         """The algorithm that made the actors frees them."""
 
 
+@dataclass
+class Call:
+    """`learner.method(*arguments)`, as something that `foreach_learner` can send."""
+
+    method: str
+    arguments: tuple[Any, ...]
+
+    def __call__(self, learner: Any) -> Any:
+        """Call it."""
+        return getattr(learner, self.method)(*self.arguments)
+
+
 class RemoteUpdater:
     """The learner in RLlib's learner group, reached through `foreach_learner`; an `Updater`.
 
@@ -212,8 +225,6 @@ class RemoteUpdater:
 
     def _call(self, method: str, *arguments: Any) -> Any:
         import ray
-
-        from rayloom.distributed.rllib_parts import Call
 
         results = self.group.foreach_learner(Call(method, arguments))
         result = next(iter(results))
