@@ -51,15 +51,18 @@ def prepare(
     from rayloom_pipelines.recipes import build, weights
 
     kept = dict(choices or {})
-    fixed = config.resources.threads != "auto"
-    threads = kept.get("threads") if not fixed else None
-    kept["threads"] = int(threads or build.choose_threads(config))
     kept["device"] = build.choose_device(config)
-    torch.set_num_threads(kept["threads"])
+
+    def settle_threads(spec: Any = None) -> None:
+        if config.resources.threads != "auto" or not kept.get("threads"):
+            kept["threads"] = build.choose_threads(config, spec)
+        torch.set_num_threads(int(kept["threads"]))
+
     made = Prepared(config, choices=kept)
     start = weights.of_run(Path(options.init)) if options.init else None
     workers = config.resources.workers
     if config.task == "rl":
+        settle_threads()
         if workers == 0:
             made.trainable = build.build_rl(config)
             if start is not None:
@@ -70,6 +73,7 @@ def prepare(
     assert config.data is not None
     dataset = open_dataset(config.data)
     spec = dataset.spec
+    settle_threads(spec)
     made.data = {
         "name": dataset.name,
         "fingerprint": dataset.fingerprint,

@@ -1,5 +1,6 @@
 """A config to something that the driver can drive: the engine, or the RL loop."""
 
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -29,10 +30,14 @@ def choose_device(config: RunConfig) -> str:
     return asked
 
 
-def choose_threads(config: RunConfig) -> int:
+SMALL_BATCH = 50_000  # values in a batch: 128 pictures of 28x28 are 100,000, of 8x8 8,000
+
+
+def choose_threads(config: RunConfig, spec: DataSpec | None = None) -> int:
     """Torch threads: the config's, else OMP_NUM_THREADS, else what the task gains from.
 
-    Small networks of RL lose by more than one thread; pictures gain up to the machine's cores.
+    Small networks of RL lose by more than one thread, and so do batches of tiny examples; larger
+    ones gain up to the machine's cores.
     """
     if config.resources.threads != "auto":
         return int(config.resources.threads)
@@ -41,6 +46,10 @@ def choose_threads(config: RunConfig) -> int:
         return int(said)
     if config.task == "rl":
         return 1
+    if spec is not None and config.data is not None:
+        values = sum(abs(math.prod(field.shape)) for field in spec.fields.values())
+        if values * config.data.batch_size < SMALL_BATCH:
+            return 1
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return max(1, min(usable or 1, 8))
 
