@@ -22,3 +22,14 @@ def ray_cluster():
         os.environ.pop("PYTHONPATH")
     else:
         os.environ["PYTHONPATH"] = before
+
+
+def pytest_collection_modifyitems(items):
+    """Jobs come first: their head has a token of its own, which this process then sends.
+
+    A driver that is connected to the session's Ray at that time would lose its GCS.
+    """
+    ours = [i for i, item in enumerate(items) if HERE in item.path.parents]
+    ordered = sorted((items[i] for i in ours), key=lambda item: "jobs" not in item.path.name)
+    for place, item in zip(ours, ordered, strict=True):
+        items[place] = item
