@@ -46,6 +46,20 @@ def test_a_killed_worker_is_replaced_and_goes_on_from_the_checkpoint(ray_cluster
     assert out == {"start": 3, "attempt": 1}
 
 
+def test_a_stop_that_comes_from_the_caller_reaches_the_workers(ray_cluster):
+    """What a scheduler says of a trial: 15 as soon as the workers have begun."""
+    begun = []
+    out = run_workers(
+        "toy_entries:until_told",
+        {},
+        workers=2,
+        on_event=begun.append,
+        should_stop=lambda: 15 if begun else 0,
+    )
+    assert out["stopped"]
+    assert out["signal"] == 15
+
+
 def test_workers_that_keep_dying_end_the_run(ray_cluster):
     with pytest.raises(WorkerError, match=r"failed 2 times \(1 restarts allowed\)"):
         run_workers("toy_entries:always_dies", {}, workers=1, max_failures=1)

@@ -47,6 +47,7 @@ def train_generative(folder: Any, task: Any) -> dict[str, Any]:
         on_event=on_event,
         log_path=folder.log_path,
         plugins=plugins,
+        should_stop=task.should_stop,
     )
 
 

@@ -55,6 +55,7 @@ def run_workers(
     log_path: str | Path | None = None,
     plugins: Sequence[str | Path] = (),
     max_failures: int = 2,
+    should_stop: Callable[[], int] | None = None,
 ) -> dict[str, Any]:
     """Run `entry` on N Ray workers and return what rank 0's returned.
 
@@ -74,6 +75,8 @@ def run_workers(
         log_path: File to which the workers' log records and warnings are appended.
         plugins: Plugin files, sent to workers on other nodes.
         max_failures: How many times the group is started again after a worker died.
+        should_stop: Asked again and again in this thread: the signal number to hand to the
+            workers, or 0. None: `stop_signal`, what this process was itself told as a trial.
 
     Raises:
         UserError: As raised by the entry (with its message), or the cluster cannot hold N workers.
@@ -99,7 +102,7 @@ def run_workers(
         scratch = Path(tempfile.mkdtemp(prefix="rayloom-ray-"))
         try:
             trainer = _trainer(settings, workers, resources, scratch, max_failures)
-            failure = supervise(trainer.fit, mailbox, on_event or _ignore)
+            failure = supervise(trainer.fit, mailbox, on_event or _ignore, should_stop=should_stop)
             return _judge(mailbox, failure, max_failures)
         finally:
             ray.kill(mailbox)
@@ -157,11 +160,12 @@ def supervise(
     on_event: OnEvent,
     *,
     also: Callable[[], None] | None = None,
+    should_stop: Callable[[], int] | None = None,
 ) -> BaseException | None:
     """Run `fit` in a thread; hand on events and stop requests meanwhile. Returns what it raised.
 
-    A stop request is a signal to this process or, where this process is itself a worker (a trial
-    of a sweep), the one that its own driver sent.
+    A stop request is a signal to this process or what `should_stop` says; by default, where this
+    process is itself a worker (a trial of a sweep), the one that its own driver sent.
 
     Raises:
         KeyboardInterrupt: A second signal came.
@@ -170,6 +174,7 @@ def supervise(
 
     failure: list[BaseException] = []
     passed_on = False
+    asked = should_stop or stop_signal
 
     def body() -> None:
         try:
@@ -187,9 +192,9 @@ def supervise(
                 also()
             if forced():
                 raise KeyboardInterrupt
-            if stop_signal() and not passed_on:
+            if not passed_on and (number := asked()):
                 passed_on = True
-                mailbox.stop.remote(stop_signal())
+                mailbox.stop.remote(number)
             thread.join(timeout=0.05)
         for event in ray.get(mailbox.drain.remote()):
             on_event(event)
