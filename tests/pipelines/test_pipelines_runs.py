@@ -267,8 +267,10 @@ def test_an_own_environment_trains(place):
     class OwnGrid(GridWorld):
         """An environment of the caller's."""
 
+    # A greedy policy may walk in a circle: without a limit its evaluation never ends.
+    limit = "env.wrappers=[{name: TimeLimit, max_episode_steps: 50}]"
     run = rayloom.train(
-        "rl/dqn-cartpole", [*AGENT, "evaluation.video=false"], env=OwnGrid, track=False
+        "rl/dqn-cartpole", [*AGENT, "evaluation.video=false", limit], env=OwnGrid, track=False
     )
     assert run.config.env.name == "OwnGrid"
     assert run.status == "finished"

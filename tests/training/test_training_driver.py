@@ -342,6 +342,7 @@ def test_a_full_disk_does_not_stop_training(tmp_path, monkeypatch):
     """Said once; tried again at the next checkpoint; the end tells whether the last one stands."""
     from rayloom.records.checkpoints import Checkpoints
 
+    monkeypatch.setattr("rayloom.training.driver.LAST_SAVE_TRIES", 1)
     said, broken = [], [True]
     folder = RunFolder.open(folder_in(tmp_path).path, say=said.append)
     write = Checkpoints._write
