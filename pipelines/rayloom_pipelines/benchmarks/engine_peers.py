@@ -185,10 +185,14 @@ def compare_peers(
     """
     case = CASES["conv"]
     block = IMAGES // case["batch_size"]
+    peers = {n: f for n, (module, f) in PEERS.items() if importlib.util.find_spec(module)}
+    for name in PEERS.keys() - peers.keys():
+        say(f"{name}: not installed (pip install 'rayloom[bench]')")
+    if not peers:
+        return []
     own = {"rayloom": EngineSide(case, dataset), "bare loop": BareSide(case, dataset)}
     for side in own.values():
         side.block(block)
-    peers = {n: f for n, (module, f) in PEERS.items() if importlib.util.find_spec(module)}
     times: dict[str, list[float]] = {name: [] for name in [*own, *peers]}
     for _ in range(rounds):
         for name, peer in peers.items():
@@ -201,6 +205,4 @@ def compare_peers(
         row["times_rayloom"] = row["ms"] / (statistics.median(times["rayloom"]) * 1e3)
         rows.append(row)
         say(f"{name:<18} {row['ms']:8.3f} ms/step   {row['times_rayloom']:.3f} x rayloom")
-    for name in PEERS.keys() - peers.keys():
-        say(f"{name}: not installed (pip install 'rayloom[bench]')")
     return rows
