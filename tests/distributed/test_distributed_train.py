@@ -105,12 +105,12 @@ def test_a_signal_stops_the_workers_at_a_step_and_nothing_is_left(number):
             os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(
                 number
             )
-    assert process.wait(timeout=60) == 0, lines
+    assert process.wait(timeout=120) == 0, lines
     out = json.loads(lines[-1].removeprefix("OUT "))
     assert out["stopped"]
     assert out["signal"] == number
     assert lines[:-1] == ["EVENT running"], "Ray noise on the console"
-    assert wait_until(lambda: not _session(process.pid), timeout_s=20), "processes are left"
+    assert wait_until(lambda: not _session(process.pid), timeout_s=60), "processes are left"
 
 
 def _session(leader):

@@ -67,7 +67,7 @@ def always_dies(payload, collective):
 def until_told(payload, collective):
     """Steps until the driver asks to stop; all ranks agree on the step."""
     step = 0
-    while step < 3000:
+    while step < 12000:
         vote = torch.tensor([float(stop_signal())])
         collective.all_reduce(vote)
         if vote.item():
@@ -76,7 +76,7 @@ def until_told(payload, collective):
         if collective.rank == 0 and step == 3:
             emit({"event": "running"})
         time.sleep(0.01)
-    return {"step": step, "signal": stop_signal(), "stopped": step < 3000}
+    return {"step": step, "signal": stop_signal(), "stopped": step < 12000}
 
 
 def engine_law(payload, collective):
