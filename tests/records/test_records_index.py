@@ -35,6 +35,12 @@ def make(storage, name="a", *, config=None, points=5, status="finished", **info)
     return folder
 
 
+def test_runs_of_one_second_keep_their_order(tmp_path):
+    made = [make(tmp_path, points=1).run_id for _ in range(12)]
+    assert [summary.run_id for summary in list_runs(tmp_path)] == made
+    assert resolve_run("latest", tmp_path).name == made[-1]
+
+
 def test_the_list_is_by_age_and_says_how_each_one_stands(tmp_path):
     done, killed, live, smoke = (
         make(tmp_path, "done", seed=4),

@@ -1,6 +1,7 @@
 """Finding runs fast: one small file per run is read, and at most the end of its journal."""
 
 import contextlib
+import datetime
 import json
 import os
 import re
@@ -66,11 +67,7 @@ def _folders(storage: Path) -> list[Path]:
             raise
         raise UserError(f"cannot read {storage}: {error.strerror}") from error
 
-    def age(name: str) -> tuple[str, str]:
-        stamp = _STAMP.search(name)
-        return (stamp[1] if stamp else "", name)
-
-    return [storage / name for name in sorted(names, key=age)]
+    return [storage / name for name in sorted(names, key=lambda name: (_second(name), name))]
 
 
 def _read(path: Path) -> dict[str, Any] | None:
@@ -141,7 +138,15 @@ def list_runs(
     with ThreadPoolExecutor(4) as pool:
         found = [s for s in pool.map(summarise, folders) if s is not None]
     found = [s for s in found if (smoke or not s.smoke) and parent in (None, s.parent)]
-    return sorted(found, key=lambda s: (s.created[:19], s.run_id))
+    return sorted(found, key=lambda s: (_instant(s.created), s.run_id))
+
+
+def _instant(created: str) -> float:
+    """Seconds since 1970 of a run's ISO time; 0 for one that is none."""
+    try:
+        return datetime.datetime.fromisoformat(created).timestamp()
+    except ValueError:
+        return 0.0
 
 
 def resolve_run(ref: str | Path, storage: str | Path) -> Path:
@@ -179,17 +184,28 @@ def resolve_run(ref: str | Path, storage: str | Path) -> Path:
 
 
 def _latest(folders: list[Path], storage: Path) -> Path:
-    fallback = None
+    fallback: list[tuple[float, Path]] = []
+    newest: list[tuple[float, Path]] = []
+    stamp = None
     for path in reversed(folders):
+        if newest and _second(path.name) != stamp:
+            break
         about = _read(path)
         if about is None:
             continue
-        if not about.get("smoke") and not about.get("parent"):
-            return path
-        fallback = fallback or path
-    if fallback is None:
+        fits = not about.get("smoke") and not about.get("parent")
+        (newest if fits else fallback).append((_instant(str(about.get("created", ""))), path))
+        if fits:
+            stamp = _second(path.name)
+    if not newest and not fallback:
         raise UserError(f"there are no runs in {storage}")
-    return fallback
+    return max(newest or fallback)[1]
+
+
+def _second(name: str) -> str:
+    """The date and time in a run's name, which end at seconds: several runs may share one."""
+    stamp = _STAMP.search(name)
+    return stamp[1] if stamp else ""
 
 
 def run_size(path: Path) -> int:

@@ -141,7 +141,7 @@ class RunFolder:
             "schema_version": SCHEMA_VERSION,
             "run_id": run_id,
             "name": name,
-            "created": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+            "created": datetime.datetime.now().astimezone().isoformat(timespec="microseconds"),
             "status": "created",
             "config_sha256": digest,
         }
