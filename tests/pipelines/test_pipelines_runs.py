@@ -93,6 +93,16 @@ def test_pictures_are_there(vae):
     assert vae.show("pictures/samples").size[0] > 100
 
 
+def test_the_first_pictures_are_of_the_untrained_model(vae):
+    from rayloom.records.journal_reader import media
+
+    steps = [line["step"] for line in media(vae.path) if line["key"] == "pictures/samples"]
+    scored = vae.history()["eval/elbo_nats"].dropna().index
+    assert sorted(steps) == [0, *scored]
+    first, *_, last = vae.pictures()["pictures/samples"]
+    assert first.read_bytes() != last.read_bytes()
+
+
 def test_samples_are_a_function_of_the_seed_and_of_nothing_else(vae):
     first, longer = vae.sample(5, seed=3), vae.sample(300, seed=3)
     assert first.shape == (5, 1, 8, 8)

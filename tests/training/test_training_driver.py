@@ -124,7 +124,9 @@ def test_order_at_a_cadence_point(tmp_path, monkeypatch):
     sink = MemorySink()
     sink.scalars = lambda step, values: order.append("journal") if "shown" not in values else None
     drive(trainable, Plan("env_steps", 6, evaluate_every=6), folder=folder, sink=sink)
-    assert order == ["evaluate", "journal", "show", "save"]
+    assert order == ["show", "evaluate", "journal", "show", "save"], (
+        "the first of untrained weights"
+    )
 
 
 def test_cadence_and_the_last_evaluation():
@@ -133,7 +135,7 @@ def test_cadence_and_the_last_evaluation():
     assert (outcome.status, outcome.exit_code, outcome.position) == ("finished", 0, 21)
     assert [s for s, _ in sink.history("eval/return_mean")] == [6, 12, 18, 21]
     assert outcome.best == {"metric": "eval/return_mean", "value": 3.0, "step": 18}
-    assert [s for s, _ in sink.history("shown")] == [6, 12, 18, 21]
+    assert [s for s, _ in sink.history("shown")] == [0, 6, 12, 18, 21]
     assert outcome.parameters_sha256 == "hash of 21"
     assert json.loads(json.dumps(outcome.to_dict()))["position"] == 21
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rayloom.core.config import to_dict
+from rayloom.core.hyperparameters import hyperparameters
 from rayloom.core.sections import RunConfig
 from rayloom_pipelines.console import RunObserver
 
@@ -117,7 +118,7 @@ def start_follower(
         folder.path,
         uri,
         config.tracking.experiment,
-        params=to_dict(config),
+        params=hyperparameters(config, keep=options.searched),
         tags=tags,
         parent=options.parent,
         say=observer.on_message,

@@ -31,6 +31,7 @@ class Options:
         parent: Id of the run that groups this one with others.
         register: Whether the best checkpoint becomes a registered model.
         tags: Further MLflow tags.
+        searched: Keys that a sweep searches; they are MLflow params whatever their value.
     """
 
     init: str | None = None
@@ -41,6 +42,7 @@ class Options:
     parent: str | None = None
     register: bool = True
     tags: Mapping[str, str] = field(default_factory=dict)
+    searched: Sequence[str] = ()
 
 
 def make_folder(

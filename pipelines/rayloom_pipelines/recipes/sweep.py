@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,7 +104,9 @@ def _go_on(folder: Any, resolved: Resolved, options: run.Options, observer: RunO
         "sweep": folder.run_id,
         "metric": spec.metric,
         "seeds": about.get("sweep_seeds", 1),
-        "options": asdict(child_options(options, folder.run_id)),
+        "options": asdict(
+            replace(child_options(options, folder.run_id), searched=list(resolved.spaces))
+        ),
         "plugins": plugins,
         "plugin_facts": about.get("plugins", []),
         "tracking_uri": (about.get("tracking") or {}).get("uri"),

@@ -35,7 +35,7 @@ class MlflowFollower:
         run_path: The run folder.
         uri: Tracking URI (`resolve_uri`).
         experiment: Experiment name; made if missing.
-        params: The resolved config, nested or flat; never changed afterwards.
+        params: Settings to show, nested or flat; never changed afterwards.
         tags: Tags of the run.
         parent: Our id of a parent run (a sweep); made if missing.
         say: Hears, once each, that MLflow cannot be reached, that it is back, what is unsent.

@@ -3,8 +3,9 @@
 The engine, the RL loop and RLlib are all driven by `drive`. Every rank of a data-parallel run calls
 it with the same plan; ranks agree on every decision, rank 0 alone writes.
 
-At a cadence point the order is: evaluate, journal, pictures, checkpoint. So whatever a kill
-interrupts is done again by the resumed run, and the journal drops what it already has.
+A run begins with pictures of the untrained weights. At a cadence point the order is: evaluate,
+journal, pictures, checkpoint. So whatever a kill interrupts is done again by the resumed run, and
+the journal drops what it already has.
 """
 
 import os
@@ -163,6 +164,7 @@ class _Drive:
             decide = getattr(self.trainable, "decide", None)
             if decide is not None and decide():
                 self._save()
+            self._show_untrained()
             reason = self._end_reason()
             while reason is None:
                 position = self.trainable.position()
@@ -179,6 +181,11 @@ class _Drive:
                     return self._stop_early(stopped)
         return self._finish(reason)
 
+    def _show_untrained(self) -> None:
+        """Pictures of the first weights: sliders over steps begin at 0."""
+        if self.trainable.position() == 0 and _shows_often(self.trainable):
+            self.trainable.show(self.sink)
+
     def _cadence_point(self, before: int) -> None:
         """Evaluate, journal, pictures, checkpoint: whatever is due."""
         position = self.trainable.position()
@@ -187,7 +194,7 @@ class _Drive:
         if at_end or position >= self.evaluations.after(before):
             improved = self._evaluate(position)
             at_end = at_end or self._end_reason() is not None
-            if at_end or getattr(self.trainable, "show_at", "evaluation") == "evaluation":
+            if at_end or _shows_often(self.trainable):
                 self.trainable.show(self.sink)
         due = self.saves is None or position >= self.saves.after(before)
         if due or at_end or (improved and self.plan.keep_best > 0):
@@ -389,6 +396,10 @@ class _Nowhere:
 
     def file(self, step: int, key: str, path: Path) -> None:
         pass
+
+
+def _shows_often(trainable: Trainable) -> bool:
+    return str(getattr(trainable, "show_at", "evaluation")) == "evaluation"
 
 
 def _resident_bytes() -> float:
