@@ -74,6 +74,9 @@ def make_client(uri: str) -> "MlflowClient":
     return client
 
 
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # the page of training
+
+
 def ensure_experiment(client: "MlflowClient", uri: str, name: str) -> str:
     """The id of the experiment of a name, made if missing and restored if deleted."""
     from mlflow.exceptions import MlflowException
@@ -81,7 +84,8 @@ def ensure_experiment(client: "MlflowClient", uri: str, name: str) -> str:
     found = client.get_experiment_by_name(name)
     if found is None:
         try:
-            return client.create_experiment(name, artifact_location=artifact_root(uri, name))
+            where = artifact_root(uri, name)
+            return client.create_experiment(name, artifact_location=where, tags=EXPERIMENT_TAGS)
         except MlflowException as error:
             found = client.get_experiment_by_name(name)  # somebody was faster
             if found is None:
