@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from rayloom.data import Dataset
-from rayloom_pipelines.benchmarks.engine import (
+from rayloom_pipelines.benchmarks.engine_sides import (
     CASES,
     CLIP,
     DECAY,

@@ -10,7 +10,7 @@ import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 
 from rayloom.data import Dataset
-from rayloom_pipelines.benchmarks.engine import CASES, BareSide, EngineSide, take_turns
+from rayloom_pipelines.benchmarks.engine_sides import CASES, BareSide, EngineSide, take_turns
 
 WORKERS = 2
 
