@@ -86,7 +86,7 @@ def train(
         init=start, smoke=smoke, overfit_batch=overfit_batch, profile=profile, track=track
     )
     watcher = observer or Silent()
-    plugins = own.loaded_plugins()
+    plugins = own.loaded_plugins(resolved)
     if seeds < 1:
         raise UserError(f"--seeds must be at least 1, not {seeds}")
     if seeds > 1:
@@ -167,7 +167,7 @@ def sweep(
         smoke=smoke,
         track=track,
         observer=observer or Silent(),
-        plugins=own.loaded_plugins(),
+        plugins=own.loaded_plugins(resolved),
     )
 
 
@@ -233,11 +233,10 @@ def _resolved(
     from rayloom.core.config import resolve, to_dict
     from rayloom.core.sections import RunConfig
     from rayloom_pipelines.recipes import own
-    from rayloom_pipelines.resolve import resolve_config
+    from rayloom_pipelines.resolve import pinned, resolve_config
 
     changes = [*own.replace_by_own(model, env), *overrides]
-    if isinstance(config, RunConfig):
-        return resolve(to_dict(config), changes, search=search, name=name or "run")
-    if isinstance(config, Mapping):
-        return resolve(config, changes, search=search, name=name or "run")
-    return resolve_config(config, changes, search=search)
+    if isinstance(config, str | Path):
+        return resolve_config(config, changes, search=search, pinned_runs=True)
+    tree = to_dict(config) if isinstance(config, RunConfig) else config
+    return pinned(lambda more: resolve(tree, [*changes, *more], search=search, name=name or "run"))

@@ -1,6 +1,6 @@
 """From what a person types to what it means: configs, runs, storage."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +15,19 @@ DEFAULT_STORAGE = "runs"
 
 
 def resolve_config(
-    source: str | Path, overrides: Sequence[str] = (), *, search: bool = False
+    source: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    search: bool = False,
+    pinned_runs: bool = False,
 ) -> "Resolved":
     """A config given as a path or a shipped name.
+
+    Args:
+        source: Which one.
+        overrides: `key=value`.
+        search: Whether leaves may hold search spaces.
+        pinned_runs: Whether runs that the config names are found and named for good.
 
     Raises:
         ConfigError: Everything that is wrong with it.
@@ -25,7 +35,29 @@ def resolve_config(
     """
     from rayloom.core.config import load_config
 
-    return load_config(source, overrides, search=search, find=find_config)
+    def load(more: Sequence[str]) -> "Resolved":
+        return load_config(source, [*overrides, *more], search=search, find=find_config)
+
+    return pinned(load) if pinned_runs else load(())
+
+
+def pinned(load: Callable[[Sequence[str]], "Resolved"]) -> "Resolved":
+    """A config in which every run that it names (a first stage) is named for good.
+
+    Args:
+        load: Gives the config, with further overrides.
+
+    Raises:
+        ConfigError: A run that it names cannot be used.
+    """
+    from rayloom.core.references import references
+
+    resolved = load(())
+    if not references(resolved.config.model):
+        return resolved
+    from rayloom_pipelines.recipes.stages import pin
+
+    return load(pin(resolved))
 
 
 def config_of(word: str, storage: str | Path | None = None) -> "RunConfig":
@@ -47,7 +79,7 @@ def config_of(word: str, storage: str | Path | None = None) -> "RunConfig":
         raise
     from rayloom.core.config import load_config
 
-    return load_config(folder / "config.yaml", site=None).config
+    return load_config(folder / "config.yaml", search=True, site=None).config
 
 
 def site_settings() -> dict[str, Any]:
@@ -94,13 +126,16 @@ def tracking_uri(uri: str | None = None) -> str:
     return str(resolve_uri(chosen, Path.cwd()))
 
 
-def run_path(word: str | Path, storage: str | Path | None = None) -> Path:
+def run_path(
+    word: str | Path, storage: str | Path | None = None, *, uri: str | None = None
+) -> Path:
     """The run folder that a word names.
 
     Args:
         word: An id, a unique prefix of one, a path, an MLflow run id, `models:/name@alias` (or
             `models:/name/version`), or `latest`.
         storage: Where run folders live.
+        uri: Which MLflow; None: as `tracking_uri`.
 
     Raises:
         UserError: Nothing, or more than one run, fits.
@@ -111,14 +146,14 @@ def run_path(word: str | Path, storage: str | Path | None = None) -> Path:
     if text.startswith("models:/"):
         from rayloom.tracking import run_of_model
 
-        return _existing(run_of_model(text, tracking_uri()), text, storage)
+        return _existing(run_of_model(text, tracking_uri(uri)), text, storage)
     try:
         return Path(resolve_run(text, storage_path(storage)))
     except UserError as unknown:
         if len(text) == 32 and set(text) <= set("0123456789abcdef"):
             from rayloom.tracking import run_of_mlflow_id
 
-            return _existing(run_of_mlflow_id(text, tracking_uri()), text, storage)
+            return _existing(run_of_mlflow_id(text, tracking_uri(uri)), text, storage)
         raise unknown
 
 
@@ -130,18 +165,19 @@ def _existing(found: str, word: str, storage: str | Path | None) -> Path:
     raise UserError(f"{word} belongs to the run {found}, whose folder is not here")
 
 
-def version_path(reference: str) -> Path:
+def version_path(reference: str, *, uri: str | None = None) -> Path:
     """The folder with config and checkpoint inside a registered model version.
 
     Args:
         reference: `models:/name@alias` or `models:/name/version`.
+        uri: Which MLflow; None: as `tracking_uri`.
 
     Raises:
         UserError: No such version, or rayloom did not register it.
     """
     from rayloom.tracking import fetch_version
 
-    folder = Path(fetch_version(reference, tracking_uri())) / "rayloom"
+    folder = Path(fetch_version(reference, tracking_uri(uri))) / "rayloom"
     if not (folder / "run.json").is_file():
         raise UserError(f"{reference} was not registered by rayloom")
     return folder

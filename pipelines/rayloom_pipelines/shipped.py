@@ -50,5 +50,5 @@ def find_config(name: str) -> Path:
     short = {known_name.rpartition("/")[2]: known_name for known_name in known}
     near = short.get(name) or nearest(name, [*known, *short])
     near = short.get(near, near) if near else None
-    hint = f"; did you mean {near!r}?" if near else ""
+    hint = f"; did you mean {near!r}?" if near else "."
     raise UserError(f"no config is called {name!r}{hint} Known: {', '.join(sorted(known))}")

@@ -254,7 +254,7 @@ def test_thousands_of_mistakes_make_a_short_message(load):
         ("=3", "an override is key=value"),
         ("model..x=3", "an override is key=value"),
         ("seed=!!int 3", "YAML tag"),
-        ("seed=.nan", "flag seed=.nan: .nan is not a finite number"),
+        ("seed=.nan", "flag seed=.nan: seed: .nan is not a finite number"),
         ("storage=[a", "is not YAML"),
         ("model=3", "model: must be a mapping"),
         ("model=nothing", "no model is called 'nothing'"),

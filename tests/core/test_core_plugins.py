@@ -243,17 +243,96 @@ def test_a_copy_of_a_loaded_file_is_the_same_plugin(write):
     assert len(set(load_plugins(["mine.py", "shipped/mine.py"]))) == 1
 
 
-def test_installed_packages_offer_plugins_by_an_entry_point(write, folder):
-    write(SOURCE.replace('"mine"', '"installed"'), "my_installed_pack.py")
-    info = folder / "my_installed_pack-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my_installed_pack\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[rayloom.catalogue]\nmy-pack = my_installed_pack\n")
-    (plugin,) = load_installed()
-    assert plugin.name == "my-pack"
+@pytest.fixture
+def install(write, folder):
+    """`install(text, target)`: a package of one plugin, as pip leaves it in site-packages."""
+
+    def run(text, target):
+        module = target.partition(":")[0]
+        top = module.partition(".")[0]
+        if "." in module:
+            write("", f"{top}/__init__.py")
+            write("WIDTH = 3\n", f"{top}/numbers.py")
+        write(text, f"{module.replace('.', '/')}.py")
+        info = folder / f"{top}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {top}\nVersion: 1.0\n")
+        points = f"[rayloom.catalogue]\nmy-pack = {target}\n"
+        (info / "entry_points.txt").write_text(points)
+
+    return run
+
+
+def test_installed_packages_are_asked_for_a_name_that_is_not_known(install):
+    install(SOURCE.replace('"mine"', '"installed"'), "my_installed_pack")
+    config_from_dict({"model": {"name": "vae"}, "data": {"name": "digits"}})
+    assert plugins.loaded() == [], "a known name asks nobody"
+    config = config_from_dict({"model": {"name": "installed"}, "data": {"name": "digits"}})
+    assert config.model.width == 3
+    (plugin,) = plugins.loaded()
+    assert plugin.installed
+    assert plugin.name == "my_installed_pack"
     assert "models/installed" in plugin.names
     assert catalogue.lookup("models", "installed").source == f"plugin {plugin.path}"
     assert load_installed() == [plugin]
+    assert load_plugins(["my_installed_pack"]) == [plugin], "asked for by name as well"
+
+
+def test_names_of_installed_packages_are_listed(install):
+    install(SOURCE.replace('"mine"', '"listed"'), "my_listed_pack:CATALOGUE")
+    assert "listed" in catalogue.names("models")
+    assert "my/Maze-v0" in catalogue.entries("envs")
+
+
+def test_workers_and_resumes_find_an_installed_plugin_in_a_submodule(install, folder, monkeypatch):
+    text = SOURCE.replace('"mine"', '"deep"') + "from .numbers import WIDTH\nTABLE = CATALOGUE\n"
+    install(text, "my_deep_pack.inner:TABLE")
+    (plugin,) = load_installed()
+    assert plugin.path == str(folder / "my_deep_pack")
+    assert plugin.sha256 == plugins._package_sha256(folder / "my_deep_pack"), "all of it counts"
+    monkeypatch.setattr(plugins, "_LOADED", {})
+    assert load_plugins([plugin.path]) == [plugin]
+    monkeypatch.setattr(plugins, "_LOADED", {})
+    assert require_plugins([plugin.to_dict()], []) == [plugin]
+    monkeypatch.setattr(plugins, "_LOADED", {})
+    (folder / "my_deep_pack/numbers.py").write_text("WIDTH = 4\n")
+    with pytest.raises(UserError, match="has changed since the run was started"):
+        require_plugins([plugin.to_dict()], [])
+
+
+@pytest.mark.parametrize("name", ["import", "raises", "no table", "taken", "no settings"])
+def test_a_broken_installed_plugin_is_named_with_its_package(name, install):
+    install(BROKEN[name][0], f"my_broken_{name.replace(' ', '_')}")
+    config_from_dict({"model": {"name": "vae"}, "data": {"name": "digits"}})
+    label = r"installed plugin my-pack \(of my.broken.\w+ 1\.0\)"
+    with pytest.raises(UserError, match=label) as caught:
+        catalogue.names("models")
+    assert BROKEN[name][1].partition(": ")[2] in str(caught.value)
+    tree = {"model": {"name": "unknown"}, "data": {"name": "digits"}}
+    with pytest.raises(UserError, match=label):
+        config_from_dict(tree)
+
+
+def test_an_installed_plugin_that_is_not_there(install, folder):
+    install(SOURCE, "my_gone_pack")
+    (folder / "my_gone_pack.py").unlink()
+    with pytest.raises(
+        UserError, match=r"my-pack \(of my.gone.pack 1\.0\): plugin my_gone_pack: no"
+    ):
+        load_installed()
+
+
+def test_a_run_depends_on_the_installed_plugins_that_it_uses(install):
+    from rayloom.core.config import resolve
+    from rayloom_pipelines.recipes.own import loaded_plugins
+
+    install(SOURCE.replace('"mine"', '"used"'), "my_used_pack")
+    (plugin,) = load_installed()
+    data = {"data": {"name": "digits"}}
+    assert loaded_plugins(resolve({"model": {"name": "used"}} | data)) == [plugin.to_dict()]
+    assert loaded_plugins(resolve({"model": {"name": "vae"}} | data)) == []
+    space = ["model.name=choice(vae,used)"]
+    assert loaded_plugins(resolve({"model": {"name": "vae"}} | data, space, search=True))
 
 
 def test_plugin_classes_survive_pickling_by_value_or_name(write):

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 
-from rayloom.core.errors import RayloomError, UserError, nearest
+from rayloom.core import interrupt
+from rayloom.core.errors import RayloomError, UserError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -95,8 +96,7 @@ def dispatch(argv: Sequence[str]) -> int:
         return 0
     name, rest = words[0], words[1:]
     if name not in VERBS:
-        near = nearest(name, VERBS)
-        hint = f"; did you mean {near!r}?" if near else ""
+        hint = did_you_mean(name, VERBS)
         raise UserError(f"there is no verb {name!r}{hint} Verbs: {', '.join(VERBS)}")
     for plugin in reversed(plugins):
         rest[:0] = ["--plugin", plugin]
@@ -105,33 +105,51 @@ def dispatch(argv: Sequence[str]) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command `rayloom`; returns its exit code."""
+    """The command `rayloom`; returns its exit code.
+
+    Args:
+        argv: The words after `rayloom`. None: this process is the command, so that its signals
+            are ours to handle from here to its end.
+    """
+    if argv is not None:
+        return _main(argv)
+    interrupt.listen()
+    try:
+        return _main(sys.argv[1:])
+    finally:
+        interrupt.ignore()
+
+
+def _main(argv: Sequence[str]) -> int:
     # Read by OpenMP when torch is loaded. Waiting threads sleep: where another process wants the
     # cores too, spinning ones make a step ten times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        code = dispatch(sys.argv[1:] if argv is None else argv)
+        code = dispatch(argv)
         sys.stdout.flush()
         return code
-    except UserError as error:
-        print(f"rayloom: {error}", file=sys.stderr)
-        return error.exit_code
-    except RayloomError as error:
-        print(f"rayloom: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("rayloom: interrupted", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as error:
+        return _stopped(getattr(error, "exit_code", 130))
     except BrokenPipeError:  # `rayloom list | head` is no failure
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 1
     except Exception as error:
+        if interrupt.received():  # a library made an error of its own out of it
+            return _stopped(128 + interrupt.received())
+        if isinstance(error, RayloomError):
+            print(f"rayloom: {error}", file=sys.stderr)
+            return error.exit_code
         if os.environ.get("RAYLOOM_TRACEBACK"):
             raise
         print(f"rayloom: {_cause(error)}", file=sys.stderr)
         return 1
+
+
+def _stopped(code: int) -> int:
+    print(f"rayloom: {'terminated' if code == 143 else 'interrupted'}", file=sys.stderr)
+    return code
 
 
 def _cause(error: BaseException) -> str:

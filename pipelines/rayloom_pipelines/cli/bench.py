@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
-from rayloom.core.errors import UserError, nearest
+from rayloom.core.errors import UserError, did_you_mean
 from rayloom_pipelines.benchmarks import BENCHMARKS
 from rayloom_pipelines.cli.options import Parser
 
@@ -21,8 +21,7 @@ def run(argv: Sequence[str]) -> int:
     names = list(BENCHMARKS) if given.all else given.names
     for name in names:
         if name not in BENCHMARKS:
-            near = nearest(name, BENCHMARKS)
-            hint = f"; did you mean {near!r}?" if near else ""
+            hint = did_you_mean(name, BENCHMARKS)
             raise UserError(f"no benchmark is called {name!r}{hint} Known: {', '.join(BENCHMARKS)}")
     if not names:
         for name, (_, about) in BENCHMARKS.items():

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rayloom.core.catalogue import KINDS, entries
-from rayloom.core.errors import UserError, nearest
+from rayloom.core.errors import UserError, did_you_mean
 from rayloom_pipelines.cli.options import Parser
 from rayloom_pipelines.shipped import config_names
 
@@ -19,8 +19,7 @@ def run(argv: Sequence[str]) -> int:
     parser.json_option()
     given = parser.read(argv)
     if given.kind is not None and given.kind not in CHOICES:
-        near = nearest(given.kind, CHOICES)
-        hint = f"; did you mean {near!r}?" if near else ""
+        hint = did_you_mean(given.kind, CHOICES)
         raise UserError(f"nothing is called {given.kind!r}{hint} Known: {', '.join(CHOICES)}")
     kinds = [given.kind] if given.kind else list(CHOICES)
     table = {kind: _rows(kind) for kind in kinds}

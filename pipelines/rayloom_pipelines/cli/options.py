@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from typing import NoReturn
 
-from rayloom.core.errors import UserError, nearest
+from rayloom.core.errors import UserError, did_you_mean, nearest
 
 
 class Parser(argparse.ArgumentParser):
@@ -90,7 +90,6 @@ def action(argv: Sequence[str], verb: str, actions: dict[str, str]) -> tuple[str
     if not words:
         raise UserError(f"{verb}: say one of {', '.join(actions)}")
     if words[0] not in actions:
-        near = nearest(words[0], actions)
-        hint = f"; did you mean {near!r}?" if near else ""
+        hint = did_you_mean(words[0], actions)
         raise UserError(f"{verb} has no action {words[0]!r}{hint} Actions: {', '.join(actions)}")
     return words[0], [*before, *words[1:]]

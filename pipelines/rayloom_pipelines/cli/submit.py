@@ -45,13 +45,14 @@ def _config_job(verb: str, words: Sequence[str], given: argparse.Namespace) -> i
 
     inner = (train if verb == "train" else sweep).parser().read(words)
     flags = train.resource_flags(inner.workers, None)
-    resolved = resolve_config(inner.config, [*inner.overrides, *flags], search=verb == "sweep")
+    words = [*inner.overrides, *flags]
+    resolved = resolve_config(inner.config, words, search=verb == "sweep", pinned_runs=True)
     tree = resolved.to_dict()
     address = given.address or inner.address or tree["resources"].get("address")
     tree["resources"]["address"] = None  # inside the job, Ray's own variable says where it is
     name = (resolved.name or "config").rpartition("/")[2]
     files: Files = {f"{name}.yaml": _yaml(tree)}
-    command = [verb, f"{name}.yaml", *_plugin_flags(own.loaded_plugins(), files)]
+    command = [verb, f"{name}.yaml", *_plugin_flags(own.loaded_plugins(resolved), files)]
     if inner.seeds > 1:
         command += ["--seeds", str(inner.seeds)]
     for option in ("smoke", "overfit_batch", "profile", "json"):

@@ -1,9 +1,20 @@
 """Classes of the caller's own, and the plugins of this process."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rayloom.core import catalogue
+from rayloom.core import catalogue, plugins
+from rayloom.core.catalogue import Kind
 from rayloom.core.errors import UserError
+
+if TYPE_CHECKING:
+    from rayloom.core.config import Resolved
+
+_SECTIONS: dict[Kind, str] = {
+    "models": "model",
+    "algorithms": "algorithm",
+    "envs": "env",
+    "datasets": "data",
+}
 
 
 def replace_by_own(model: type | None, env: Any) -> list[str]:
@@ -35,8 +46,30 @@ def _source(thing: Any) -> str:
     return f"{getattr(thing, '__module__', 'caller')}.{getattr(thing, '__qualname__', 'own')}"
 
 
-def loaded_plugins() -> list[dict[str, Any]]:
-    """`Plugin.to_dict()` of every plugin of this process."""
-    from rayloom.core import plugins
+def loaded_plugins(resolved: "Resolved") -> list[dict[str, Any]]:
+    """`Plugin.to_dict()` of the plugins that a run depends on.
 
-    return [plugin.to_dict() for plugin in plugins._LOADED.values()]
+    Those that were asked for, and those of installed packages whose names the config uses.
+
+    Raises:
+        UserError: There is no such environment.
+    """
+    config = resolved.config
+    used = set()
+    for kind, section in _SECTIONS.items():
+        part = getattr(config, section)
+        if part is not None:
+            used |= {f"{kind}/{part.name}"}
+            space = resolved.spaces.get(f"{section}.name")
+            used |= {f"{kind}/{value}" for value in space.values} if space is not None else set()
+    if config.env is not None:
+        from rayloom.rl.envs import check_id
+
+        check_id(config.env.name)  # an installed package is asked where Gymnasium has no such id
+    if config.data is not None:
+        catalogue.has("datasets", config.data.name)
+    return [
+        plugin.to_dict()
+        for plugin in plugins.loaded()
+        if not plugin.installed or used & set(plugin.names)
+    ]

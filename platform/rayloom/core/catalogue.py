@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Literal
 
-from rayloom.core.errors import UserError, nearest
+from rayloom.core.errors import UserError, did_you_mean
 
 Kind = Literal["models", "algorithms", "envs", "datasets"]
 KINDS: tuple[Kind, ...] = ("models", "algorithms", "envs", "datasets")
@@ -129,14 +129,32 @@ def register(kind: Kind, name: str, target: str | object, *, source: str, **abou
 _OBJECTS: dict[tuple[str, str], object] = {}  # classes that plugins brought
 
 
+def has(kind: Kind, name: str) -> bool:
+    """Whether there is such a name; installed packages are asked only if it is not known yet.
+
+    Raises:
+        UserError: One of them cannot be loaded.
+    """
+    if name not in CATALOGUE[kind]:
+        _ask_installed()
+    return name in CATALOGUE[kind]
+
+
 def names(kind: Kind) -> list[str]:
     """All names of a kind, sorted."""
-    return sorted(CATALOGUE[kind])
+    return sorted(entries(kind))
 
 
 def entries(kind: Kind) -> Mapping[str, Entry]:
-    """The table of a kind."""
+    """The table of a kind, with what installed packages offer."""
+    _ask_installed()
     return CATALOGUE[kind]
+
+
+def _ask_installed() -> None:
+    from rayloom.core.plugins import load_installed
+
+    load_installed()
 
 
 def lookup(kind: Kind, name: str) -> Entry:
@@ -145,11 +163,9 @@ def lookup(kind: Kind, name: str) -> Entry:
     Raises:
         UserError: There is no such name; tells the nearest one and all of them.
     """
-    found = CATALOGUE[kind].get(name)
-    if found is not None:
-        return found
-    near = nearest(name, CATALOGUE[kind])
-    hint = f"; did you mean {near!r}?" if near else ""
+    if has(kind, name):
+        return CATALOGUE[kind][name]
+    hint = did_you_mean(name, CATALOGUE[kind])
     raise UserError(f"no {kind[:-1]} is called {name!r}{hint} Known: {', '.join(names(kind))}")
 
 

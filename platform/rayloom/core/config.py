@@ -85,6 +85,10 @@ class Resolved:
             return "\n".join(f"{leaf}: {self._leaf(leaf, plain)}" for leaf in leaves(value, path))
         return self._leaf(path, plain)
 
+    def place(self, path: str) -> str:
+        """Where a key was set, for messages: `file:line` or a flag; "" if nothing sets it."""
+        return self._tree.place(path)
+
     def _leaf(self, path: str, plain: dict[str, Any]) -> str:
         """What set one leaf."""
         if path in self.spaces:
@@ -320,7 +324,8 @@ def _resolve(
         problems += passwords(tree)
     bare, spaces, unusable = extract(tree, problems, allowed=search)
     config, found = build(bare)
-    problems += [p for p in found if p.path not in unusable]
+    said = {(p.path, p.where) for p in problems}  # of a value that could not be read
+    problems += [p for p in found if p.path not in unusable and (p.path, p.where) not in said]
     if search:
         problems += _check_spaces(bare, spaces, found)
     if problems or config is None:

@@ -72,3 +72,9 @@ def nearest(name: str, names: Iterable[str]) -> str | None:
     known = [str(n) for n in names]
     found = get_close_matches(str(name), known, n=1, cutoff=0.5)
     return found[0] if found else None
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """The end of a sentence about an unknown name: `; did you mean 'vae'?`, or a full stop."""
+    near = nearest(name, names)
+    return f"; did you mean {near!r}?" if near else "."

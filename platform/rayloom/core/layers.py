@@ -7,7 +7,7 @@ user's own `rayloom/config.yaml`. A null in a config lets the lower layers speak
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -137,6 +137,8 @@ class Reading:
             message = "is empty; a config is a mapping of sections"
             raise ConfigError([Problem("", message, shown_as)])
         if not isinstance(node.value, dict):
+            if any(problem.where == node.where for problem in self.problems):
+                raise ConfigError([])  # said already: a tag makes it what it is
             got = "a list" if isinstance(node.value, list) else f"the value {shown(node.value)}"
             message = f"the top level must be a mapping of sections, not {got}"
             raise ConfigError([Problem("", message, node.where or shown_as)])
@@ -209,12 +211,15 @@ def flags(overrides: Sequence[str], problems: list[Problem]) -> Node:
         if len(key.split(".")) > 20 or len(value) > 10_000:
             problems.append(Problem("", "is too long for an override", where))
             continue
+        wrong: list[Problem] = []
         try:
             node = parse_call(value, where, problems, key)
-            node = node or parse(value, where, problems, lines=False) or Node(None, where)
+            node = node or parse(value, where, wrong, lines=False) or Node(None, where)
         except ConfigError as error:
             problems += error.problems
             continue
+        finally:
+            problems += [replace(p, path=f"{key}.{p.path}".removesuffix(".")) for p in wrong]
         short = key in (*NAMED, "train.schedule")
         if short and (isinstance(node.value, str) or _is_choice(node)):
             key = f"{key}.name"

@@ -10,6 +10,7 @@ A plugin is a Python file or an importable module with a table at module level:
 
 It comes in by `--plugin`, by the variable `RAYLOOM_PLUGINS`, or by the packaging entry point
 `rayloom.catalogue`; never from a YAML. Its SHA-256 goes into the run, and a resumed run checks it.
+Installed packages are asked when a name is not known otherwise, or when names are listed.
 """
 
 import hashlib
@@ -43,12 +44,15 @@ class Plugin:
             gives to `load_plugins`.
         sha256: Hash of that source.
         names: The catalogue names it added, as `models/my-vae`.
+        installed: Whether an installed package offered it: a run that uses none of its names does
+            not depend on it.
     """
 
     name: str
     path: str
     sha256: str
     names: tuple[str, ...] = ()
+    installed: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able, for `run.json`."""
@@ -75,25 +79,50 @@ def plugin_specs(flags: Sequence[str], environ: Mapping[str, str] | None = None)
     return list(dict.fromkeys([*flags, *listed]))
 
 
+def loaded() -> list[Plugin]:
+    """The plugins of this process, in the order in which they came."""
+    return list(_LOADED.values())
+
+
 def load_installed() -> list[Plugin]:
     """Load what installed packages offer under the entry point `rayloom.catalogue`.
 
     Raises:
         UserError: One of them cannot be loaded, or its table is wrong.
     """
-    found = []
+    return [_offered(point) for point in importlib.metadata.entry_points(group=GROUP)]
+
+
+def _offered(point: importlib.metadata.EntryPoint) -> Plugin:
+    """Load one entry point; the source that counts is that of its whole top-level package."""
+    module = point.module
+    package = f"{point.dist.name} {point.dist.version}" if point.dist else "an unknown package"
+    label = f"installed plugin {point.name} (of {package})"
+    try:
+        path, digest = _source_of(module.partition(".")[0])
+        done = _LOADED.get(str(path))
+        if done is not None and done.sha256 == digest and done.installed:
+            return done
+        offered = point.load()
+    except UserError as error:
+        raise UserError(f"{label}: {error}") from error
+    except (Exception, SystemExit) as error:
+        raise _broken(label, error, module.replace(".", os.sep)) from error
+    table = offered if isinstance(offered, Mapping) else getattr(offered, "CATALOGUE", None)
+    names = _register(table, sys.modules[module], label, f"plugin {path}")
+    plugin = Plugin(module, str(path), digest, names, installed=True)
+    _LOADED[str(path)] = plugin
+    return plugin
+
+
+def _installed_at(path: Path) -> Plugin | None:
+    """The installed plugin whose source lies there, if there is one."""
     for point in importlib.metadata.entry_points(group=GROUP):
-        module = point.value.partition(":")[0]
-        try:
-            offered = point.load()
-        except (Exception, SystemExit) as error:
-            raise _broken(f"installed plugin {point.name}", error, module) from error
-        path, digest = _source_of(module)
-        table = offered if isinstance(offered, Mapping) else getattr(offered, "CATALOGUE", None)
-        label = f"plugin {point.name}"
-        names = _register(table, sys.modules[module], label, f"plugin {path}")
-        found.append(Plugin(point.name, str(path), digest, names))
-    return found
+        spec = importlib.util.find_spec(point.module.partition(".")[0])
+        places = [*(spec.submodule_search_locations or ()), spec.origin or ""] if spec else []
+        if str(path) in [str(Path(place).resolve()) for place in places]:
+            return _offered(point)
+    return None
 
 
 def require_plugins(recorded: Sequence[Mapping[str, Any]], specs: Sequence[str]) -> list[Plugin]:
@@ -115,9 +144,9 @@ def require_plugins(recorded: Sequence[Mapping[str, Any]], specs: Sequence[str])
         given = {name: plugin for plugin in loaded for name in plugin.names}
         clash = next((given[name] for name in one.get("names", ()) if name in given), None)
         if clash is None:
-            where = one["path"] if str(one["path"]).endswith(".py") else one["name"]
+            is_file = str(one["path"]).endswith(".py") or one.get("installed")
             try:
-                clash = _load(str(where))
+                clash = _load(str(one["path"] if is_file else one["name"]))
             except UserError as error:
                 message = f"the run was started with the plugin {one['name']}, which does not load"
                 raise UserError(f"{message}; give it by --plugin. {error}") from error
@@ -137,6 +166,9 @@ def _load(spec: str) -> Plugin:
     for done in _LOADED.values():
         if done.sha256 == digest and Path(done.path).name == path.name:
             return done  # this file, or a copy of it
+    installed = _installed_at(path)
+    if installed is not None:
+        return installed
     label = f"plugin {spec}"
     module = _import_file(path, digest, label) if is_file else _import_module(spec, label)
     table = getattr(module, "CATALOGUE", None)
@@ -253,7 +285,7 @@ def _register(table: Any, module: ModuleType, label: str, source: str) -> tuple[
         for name, given in named.items():
             checked.append((kind, name, *_target(kind, name, given, module, label)))
     for kind, name, _, _ in checked:
-        taken = catalogue.entries(kind).get(name)
+        taken = catalogue.CATALOGUE[kind].get(name)
         if taken is not None and taken.source != source:
             who = taken.source
             raise UserError(f"{label}: adds {kind} {name!r}, a name that {who} has already")

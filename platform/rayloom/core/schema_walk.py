@@ -171,29 +171,31 @@ def open_class(section: str, node: Node, problems: list[Problem]) -> type[Config
     """
     kind = OPEN_SECTIONS[section]
     name = node.value.get("name") if isinstance(node.value, dict) else None
-    known = ", ".join(catalogue.names(kind))
     if not isinstance(node.value, dict):
         message = f"must be a mapping such as {{name: {catalogue.names(kind)[0]}}}"
         problems.append(Problem(section, f"{message}, not {_shape(node.value)}", node.where))
         return None
     path = f"{section}.name"
     if name is None or name.value is None:
+        known = ", ".join(catalogue.names(kind))
         problems.append(Problem(path, f"is required; known: {known}", node.where))
         return None
     text, where = name.value, name.where
-    if not isinstance(text, str) or text not in catalogue.entries(kind):
-        message = f"no {kind[:-1]} is called {shown(text)}; known: {known}"
-        if isinstance(text, str) and (":" in text or "." in text):
-            problems.append(Problem(path, f"{message} ({IMPORT_STRING})", where))
-            return None
-        near = nearest(text, catalogue.entries(kind)) if isinstance(text, str) else None
-        problems.append(Problem(path, message, where, near))
-        return None
     try:
-        return config_class(kind, text)
+        if isinstance(text, str) and catalogue.has(kind, text):
+            return config_class(kind, text)
     except UserError as error:
         problems.append(Problem(path, str(error), where))
         return None
+    known = ", ".join(catalogue.names(kind))
+    message = f"no {kind[:-1]} is called {shown(text)}; known: {known}"
+    near = None
+    if isinstance(text, str) and (":" in text or "." in text):
+        message = f"{message} ({IMPORT_STRING})"
+    elif isinstance(text, str):
+        near = nearest(text, catalogue.names(kind))
+    problems.append(Problem(path, message, where, near))
+    return None
 
 
 def config_class(kind: Kind, name: str) -> type[Config]:

@@ -111,7 +111,7 @@ def node_of(value: Any, where: str = "", path: str = "", depth: int = 0) -> Node
     if isinstance(value, float) and not math.isfinite(value):
         raise _fail(where, f"{value} is not a finite number", path)
     if isinstance(value, str) and not _encodable(value):
-        raise _fail(where, f"{shown(value)} is not valid Unicode text", path)
+        raise _fail(where, f"{shown(value)} holds NUL or half a character", path)
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**99:
         raise _fail(where, "the number has too many digits", path)
     if value is None or isinstance(value, (bool, int, float, str)):
@@ -145,6 +145,8 @@ def read_text(path: Path, name: str) -> str:
         with path.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
     except (FileNotFoundError, NotADirectoryError):
+        if path.is_symlink():
+            raise _fail(name, "is a link to a file that is not there") from None
         raise _fail(name, "there is no such file", suggestion=_neighbour(path)) from None
     except (OSError, ValueError) as error:
         if isinstance(error, ConfigError):
@@ -285,7 +287,7 @@ class _Composer:
         tag = getattr(event, "tag", None)
         if tag is not None:
             message = f"the YAML tag {shown(tag)} is refused; a config holds plain values only"
-            self.problems.append(Problem("", message, where))
+            self.problems.append(Problem(self.path(), message, where))
         if isinstance(event, yaml.CollectionStartEvent):
             if self.stack and isinstance(self.stack[-1].value, dict) and self.stack[-1].key is None:
                 raise _fail(where, "a key must be text, not a list or mapping")
@@ -308,6 +310,8 @@ class _Composer:
             if event.anchor:
                 self.anchors[event.anchor] = (node, 1, 0)
             self.add(node, 1, 0)
+            if self.stack and self.stack[-1].key == "<<" == event.value and event.implicit[0]:
+                self.problems.append(Problem(self.path(), MERGE_KEY, where))
 
     def count(self, size: int, where: str) -> None:
         self.total += size
@@ -316,7 +320,8 @@ class _Composer:
 
     def scalar(self, event: yaml.ScalarEvent, where: str) -> Any:
         if not _encodable(event.value):
-            self.problems.append(Problem("", f"{shown(event.value)} is not valid Unicode", where))
+            message = f"{shown(event.value)} holds NUL or half a character"
+            self.problems.append(Problem(self.path(), message, where))
             return ""
         if not event.implicit[0]:
             return event.value
@@ -352,7 +357,7 @@ class _Composer:
         key = node.value
         frame.key_where = node.where
         if not isinstance(key, str):
-            frame.key = str(key)
+            frame.key = shown(key)
             message = f"the key {shown(key)} must be text; write it in quotes"
             self.problems.append(Problem(self.path(), message, node.where))
             return
@@ -371,6 +376,9 @@ def printable(text: str | None) -> str:
 
 
 def _encodable(text: str) -> bool:
+    """Whether it can be a file name and go into JSON: no NUL, no half of a surrogate pair."""
+    if "\0" in text:
+        return False
     try:
         text.encode()
     except UnicodeEncodeError:

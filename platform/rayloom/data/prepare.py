@@ -101,7 +101,7 @@ def prepare(
         UserError: No such data set, no source of it answers, or the store there is damaged.
     """
     folder = data_root(root) / check_name(name)
-    if name not in catalogue.CATALOGUE["datasets"]:
+    if not catalogue.has("datasets", name):
         raise _unknown(name, folder.parent)
     if force or not _present(folder):
         with store_lock(folder):

@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 from gymnasium.envs.registration import load_env_creator, registry
 
 from rayloom.core import catalogue
-from rayloom.core.errors import UserError, nearest
+from rayloom.core.errors import UserError, did_you_mean, nearest
 from rayloom.core.sections import EnvConfig
 from rayloom.rl.spaces import EnvSpec, make_spec
 
@@ -67,8 +68,7 @@ def check_id(name: str) -> str:
     register_own_ids()
     if name in registry:
         return name
-    entry = catalogue.entries("envs").get(name)
-    if entry is not None:
+    if catalogue.has("envs", name):
         made = catalogue.load("envs", name)
         limit = getattr(made, "max_episode_steps", None)
         gym.register(id=name, entry_point=made, max_episode_steps=limit)
@@ -87,8 +87,18 @@ def _told_as_user_error(what: str) -> Iterator[None]:
         raise
     except gym.error.DependencyNotInstalled as error:
         raise UserError(f"{what} needs a package that is not installed: {error}") from error
-    except (gym.error.Error, TypeError, ValueError, KeyError, ImportError) as error:
-        raise UserError(f"{what} cannot be made: {type(error).__name__}: {error}") from error
+    except (
+        gym.error.Error,
+        AssertionError,  # how Gymnasium's wrappers check their settings
+        AttributeError,
+        TypeError,
+        ValueError,
+        LookupError,
+        ImportError,
+        OSError,
+    ) as error:
+        why = str(error) or "it does not fit these spaces"  # Gymnasium asserts without words
+        raise UserError(f"{what} cannot be made: {type(error).__name__}: {why}") from error
 
 
 def make_env(config: EnvConfig, *, render_mode: str | None = None) -> gym.Env:
@@ -99,6 +109,11 @@ def make_env(config: EnvConfig, *, render_mode: str | None = None) -> gym.Env:
     """
     name = check_id(config.name)
     arguments = dict(config.kwargs)
+    if "render_mode" in arguments:
+        raise UserError(
+            "env.kwargs.render_mode: nothing is drawn while training; `rayloom play` and the end "
+            "of a run make videos by themselves. Remove it"
+        )
     if render_mode is not None:
         arguments["render_mode"] = render_mode
     with _told_as_user_error(f"env {config.name!r} with {arguments}"):
@@ -116,19 +131,25 @@ def _wrap(env: gym.Env, item: str | dict[str, Any], *, where: str) -> gym.Env:
     if name in _REFUSED:
         raise UserError(f"{where}: wrapper {name} is not supported: {_REFUSED[name]}")
     if name not in WRAPPERS:
-        near = nearest(name, WRAPPERS)
-        hint = f"; did you mean {near!r}?" if near else ""
+        hint = did_you_mean(name, WRAPPERS)
         raise UserError(f"{where}: no wrapper {name!r}{hint} Known: {', '.join(WRAPPERS)}")
     factory: Callable[..., gym.Env] = getattr(gym.wrappers, name)
     known = list(inspect.signature(factory).parameters)[1:]
     for key in settings:
         if key not in known:
-            near = nearest(key, known)
-            hint = f"; did you mean {near!r}?" if near else ""
+            hint = did_you_mean(key, known)
             have = ", ".join(known) or "none"
             raise UserError(f"{where}: {name} has no setting {key!r}{hint} Known: {have}")
-    with _told_as_user_error(f"{where}: {name} with {settings}"):
-        return factory(env, **settings)
+    seen, acts = env.observation_space, env.action_space
+    with _told_as_user_error(f"{where}: {name} with {settings} on {seen} and {acts}"):
+        return factory(env, **{key: _python_value(key, value) for key, value in settings.items()})
+
+
+def _python_value(key: str, value: Any) -> Any:
+    """A setting as Gymnasium's wrappers want it: tuples for lists, a NumPy type for `dtype`."""
+    if key == "dtype":
+        return np.dtype(value).type
+    return tuple(value) if isinstance(value, list) else value
 
 
 def has_vector_form(config: EnvConfig) -> bool:
