@@ -1,7 +1,8 @@
 """DQN in environment steps per second: rayloom beside Stable-Baselines3 and stock RLlib.
 
 First table, the same work: CartPole-v1, 1 and 16 environments, a 64x64 network, batches of 32, one
-update per 4 environment steps, no double or dueling, uniform replay of 50,000, one thread each.
+update per 4 environment steps, no double or dueling, uniform replay of 50,000, one thread each; all
+of them in `dqn_sides`, and the last policy's score varies far more over seeds than over sides.
 Second table: each at its own best settings (our shipped config; SB3's zoo; RLlib's own example).
 
 Each measurement is a process of its own; the sides take turns, and the median over the turns

@@ -18,6 +18,15 @@ import torch
 
 ENV = "CartPole-v1"
 WARM_UP = 1_000  # environment steps before the first update, not timed
+
+# What is equal on all sides of the first table. What no library leaves to its user stays different:
+# rayloom acts with one set of weights and one epsilon for rounds of 256 steps.
+WIDTHS, ACTIVATION = [64, 64], "relu"  # RLlib's own default is tanh
+LR, GAMMA, BATCH, CAPACITY = 1e-3, 0.99, 32, 50_000
+CLIP_NORM = 10.0  # SB3's own default; RLlib's is 40, rayloom's none
+EPSILON_END, EPSILON_STEPS = 0.05, 10_000
+TARGET_ENV_STEPS = 1_000  # a multiple of WARM_UP: then all sides copy at the same env steps
+TRAIN_EVERY = 4  # environment steps per update
 Act = Callable[[np.ndarray], np.ndarray]  # observations (N, 4) to greedy actions (N,)
 
 
@@ -79,19 +88,24 @@ def rayloom(num_envs: int, steps: int, seed: int, best: bool) -> dict[str, Any]:
     tree: dict[str, Any] = {
         "algorithm": {
             "name": "dqn",
+            "gamma": GAMMA,
             "double": False,
-            "batch_size": 32,
-            "train_every": 4,
+            "dueling": False,
+            "n_step": 1,
+            "huber_delta": 1.0,
+            "batch_size": BATCH,
+            "train_every": TRAIN_EVERY,
             "learning_starts": WARM_UP,
-            "target_period": 500,
-            "widths": [64, 64],
+            "target_period": TARGET_ENV_STEPS // TRAIN_EVERY,
+            "widths": WIDTHS,
+            "activation": ACTIVATION,
             "round_env_steps": 256,
-            "replay": {"capacity": 50_000},
-            "epsilon": {"start": 1.0, "end": 0.05, "env_steps": 10_000},
+            "replay": {"capacity": CAPACITY},
+            "epsilon": {"start": 1.0, "end": EPSILON_END, "env_steps": EPSILON_STEPS},
         },
         "env": {"name": ENV, "num_envs": num_envs, "group_size": num_envs},
-        "optimizer": {"name": "adam", "lr": 1e-3},
-        "train": {"env_steps": steps},
+        "optimizer": {"name": "adam", "lr": LR},
+        "train": {"env_steps": steps, "clip_norm": CLIP_NORM},
         "seed": seed,
     }
     config = config_from_dict(tree)
@@ -134,19 +148,20 @@ def stable_baselines3(num_envs: int, steps: int, seed: int, best: bool) -> dict[
                 clock.start(self.num_timesteps)
             return True
 
-    vector_steps = max(1, 4 // num_envs)
+    vector_steps = max(1, TRAIN_EVERY // num_envs)
     settings: dict[str, Any] = {
-        "learning_rate": 1e-3,
-        "batch_size": 32,
-        "buffer_size": 50_000,
+        "learning_rate": LR,
+        "batch_size": BATCH,
+        "buffer_size": CAPACITY,
         "learning_starts": WARM_UP,
-        "gamma": 0.99,
+        "gamma": GAMMA,
         "train_freq": vector_steps,
-        "gradient_steps": vector_steps * num_envs // 4,
-        "target_update_interval": 2_000,
-        "exploration_fraction": min(1.0, 10_000 / steps),
-        "exploration_final_eps": 0.05,
-        "policy_kwargs": {"net_arch": [64, 64]},
+        "gradient_steps": vector_steps * num_envs // TRAIN_EVERY,
+        "target_update_interval": TARGET_ENV_STEPS,
+        "max_grad_norm": CLIP_NORM,
+        "exploration_fraction": min(1.0, EPSILON_STEPS / steps),
+        "exploration_final_eps": EPSILON_END,
+        "policy_kwargs": {"net_arch": WIDTHS, "activation_fn": torch.nn.ReLU},
     }
     if best:
         settings = {
@@ -210,21 +225,30 @@ def _rllib_config(num_envs: int, seed: int, best: bool) -> Any:
             )
         )
     return (
-        config.env_runners(rollout_fragment_length=max(1, 4 // num_envs))
+        config.env_runners(rollout_fragment_length=max(1, TRAIN_EVERY // num_envs))
         .training(
-            lr=1e-3,
-            gamma=0.99,
-            train_batch_size_per_learner=32,
-            training_intensity=8.0,  # 32 trained transitions per 4 sampled ones
+            lr=LR,
+            gamma=GAMMA,
+            grad_clip=CLIP_NORM,
+            grad_clip_by="global_norm",
+            train_batch_size_per_learner=BATCH,
+            training_intensity=BATCH / TRAIN_EVERY,  # transitions trained on per one sampled
             num_steps_sampled_before_learning_starts=WARM_UP,
-            target_network_update_freq=2_000,
-            replay_buffer_config={"type": "EpisodeReplayBuffer", "capacity": 50_000},
+            target_network_update_freq=TARGET_ENV_STEPS,
+            td_error_loss_fn="huber",
+            replay_buffer_config={"type": "EpisodeReplayBuffer", "capacity": CAPACITY},
             n_step=1,
             double_q=False,
             dueling=False,
-            epsilon=[(0, 1.0), (10_000, 0.05)],
+            epsilon=[(0, 1.0), (EPSILON_STEPS, EPSILON_END)],
         )
-        .rl_module(model_config=DefaultModelConfig(fcnet_hiddens=[64, 64], head_fcnet_hiddens=[]))
+        .rl_module(
+            model_config=DefaultModelConfig(
+                fcnet_hiddens=WIDTHS,
+                fcnet_activation=ACTIVATION,
+                head_fcnet_hiddens=[],
+            )
+        )
     )
 
 
