@@ -9,7 +9,12 @@ from typing import Any, Protocol, TextIO
 
 PLAIN_EVERY_S = 10.0  # between progress lines where output is piped
 LIVE_EVERY_S = 0.1
-_SHOWN = ("loss/total", "loss/td", "train/return_mean", "train/epsilon")
+_SHOWN = {
+    "loss/total": "loss",
+    "loss/td": "loss",
+    "train/return_mean": "return",
+    "train/epsilon": "epsilon",
+}
 
 
 class RunObserver(Protocol):
@@ -139,14 +144,14 @@ class Console:
         if not done and now - self._last < (LIVE_EVERY_S if self.live else PLAIN_EVERY_S):
             return
         self._last = now
-        text = progress_text(event, self._evaluated)
         if self.live:
             width = shutil.get_terminal_size().columns - 1
-            self._out.write("\r" + text[:width].ljust(width))
+            text = progress_text(event, self._evaluated, width)
+            self._out.write("\r" + text.ljust(width))
             self._out.flush()
             self._drawn = True
         elif not done:
-            self.line(text)
+            self.line(progress_text(event))
 
     def on_evaluation(self, event: Mapping[str, Any]) -> None:
         """A plain line of the main metrics; on a terminal they join the live line."""
@@ -225,23 +230,34 @@ class Console:
         return hook(*arguments, **named)
 
 
-def progress_text(event: Mapping[str, Any], evaluated: str = "") -> str:
-    """`step 1,200/5,000 24 %  loss 31.2  1,180/s  0:03 left`."""
+def progress_text(event: Mapping[str, Any], evaluated: str = "", width: int | None = None) -> str:
+    """`step 1,200/5,000 24 %  loss 31.2  1,180/s  0:03 left  eval/elbo_nats -30.5`.
+
+    Args:
+        event: What `on_progress` was told.
+        evaluated: `evaluation_text` of the last evaluation.
+        width: Columns there are; whole parts that do not fit are left out, from the end.
+    """
     position, budget = int(event["position"]), int(event["budget"])
-    parts = [f"step {position:,}/{budget:,} {100 * position // max(1, budget)} %"]
     values = event.get("values", {})
-    for key in _SHOWN:
-        if key in values:
-            name = key.partition("/")[2] if key.startswith("train/") else key.partition("/")[0]
-            parts.append(f"{name} {values[key]:.4g}")
-    if evaluated:
-        parts.append(evaluated)
+    shown = {name: f"{name} {values[key]:.4g}" for key, name in _SHOWN.items() if key in values}
+    epsilon = shown.pop("epsilon", "")
     rate, left = event.get("rate_per_s"), event.get("remaining_s")
-    if rate:
-        parts.append(f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.2g}/s")
-    if left is not None:
-        parts.append(f"{duration(left)} left")
-    return "  ".join(parts)
+    parts = [
+        f"step {position:,}/{budget:,} {100 * position // max(1, budget)} %",
+        *shown.values(),
+        (f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.2g}/s") if rate else "",
+        "" if left is None else f"{duration(left)} left",
+        epsilon,
+        *evaluated.split("  "),
+    ]
+    text = ""
+    for part in filter(None, parts):
+        longer = f"{text}  {part}" if text else part
+        if width is not None and len(longer) > width:
+            break
+        text = longer
+    return text
 
 
 _MAIN = (

@@ -120,6 +120,31 @@ def test_duration(seconds, text):
     assert duration(seconds) == text
 
 
+def test_a_narrow_terminal_keeps_rate_and_time_left(monkeypatch):
+    """What does not fit is left out whole, the last evaluation first: no number is cut."""
+    evaluated = "eval/return_mean 123.45  eval/return_iqm 120.25  eval/length_mean 123.45 (best)"
+    values = {"loss/td": 23.25, "train/return_mean": 314.0, "train/epsilon": 0.073}
+    event = PROGRESS | {"values": values}
+    must = "step 1,200/5,000 24 %  loss 23.25  return 314  600/s  0:06 left"
+    whole = f"{must}  epsilon 0.073  {evaluated}"
+    assert progress_text(event, evaluated) == whole
+    assert progress_text(event, evaluated, 79) == f"{must}  epsilon 0.073"
+    for width in range(len(must), len(whole) + 1):
+        text = progress_text(event, evaluated, width)
+        assert len(text) <= width
+        assert whole.startswith(text)
+        assert whole[len(text) :].startswith("  ") or text == whole
+    monkeypatch.setenv("COLUMNS", "80")
+    out = io.StringIO()
+    console = Console(out, live=True)
+    console.on_start(START)
+    console._last = 0.0
+    console.on_evaluation(EVALUATION)
+    console.on_progress(event)
+    assert out.getvalue().rpartition("\r")[2].rstrip() == f"{must}  epsilon 0.073"
+    console.close()
+
+
 def test_progress_without_rate():
     event = PROGRESS | {"rate_per_s": 0.0, "remaining_s": None, "values": {}}
     assert progress_text(event) == "step 1,200/5,000 24 %"
