@@ -223,13 +223,39 @@ def test_group_sizes():
             EnvConfig(name="CartPole-v1", wrappers=[{"name": "TimeLimit", "steps": 3}]),
             "max_episode",
         ),
+        (
+            EnvConfig(
+                name="CartPole-v1", wrappers=[{"name": "TimeLimit", "max_episode_steps": -5}]
+            ),
+            "env.wrappers.0.: TimeLimit .* cannot be made: AssertionError",
+        ),
+        (
+            EnvConfig(name="CartPole-v1", wrappers=["GrayscaleObservation"]),
+            r"on Box\(.* cannot be made: AssertionError: it does not fit these spaces",
+        ),
         (EnvConfig(name="CartPole-v1", wrappers=[{"stack": 3}]), "a wrapper is a name"),
+        (EnvConfig(name="CartPole-v1", kwargs={"render_mode": "human"}), "nothing is drawn"),
         (EnvConfig(name="Blackjack-v1"), "FlattenObservation"),
     ],
 )
 def test_mistakes_are_told_with_the_right_name(config, words):
     with pytest.raises(UserError, match=words):
         spec_of(config)
+
+
+def test_lists_and_names_of_a_config_become_what_wrappers_want():
+    """YAML has neither tuples nor NumPy types."""
+    wide = {"name": "DtypeObservation", "dtype": "float16"}
+    square = {"name": "ReshapeObservation", "shape": [2, 2]}
+    scaled = {"name": "RescaleObservation", "min_obs": -1.0, "max_obs": 1.0}
+    config = EnvConfig(name="MountainCar-v0", wrappers=[scaled])
+    assert spec_of(config).obs_shape == (2,)
+    stacked = {"name": "FrameStackObservation", "stack_size": 2}
+    config = EnvConfig(name="MountainCar-v0", wrappers=[stacked, square, wide])
+    group, policy = random_group(config, 2)
+    rollout = group.collect(3, policy, {})
+    assert rollout.observation.shape == (4, 2, 2, 2)
+    assert rollout.observation.dtype == np.float32
 
 
 def test_every_wrapper_of_the_table_exists():
