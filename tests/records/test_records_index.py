@@ -67,6 +67,44 @@ def test_the_list_is_by_age_and_says_how_each_one_stands(tmp_path):
     assert list_runs(tmp_path / "none") == []
 
 
+DAMAGED = {
+    "empty": b"",
+    "zeros": bytes(200),
+    "torn": b'{"schema_version":1,"run_id":"a","na',
+    "another-type": b"[1]",
+    "without-head": b"{}",
+    "wrong-types": b'{"run_id":"a","name":null,"created":7,"status":5}',
+    "deep": b"[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_a_damaged_run_is_left_out_and_named_and_stops_no_command(tmp_path, damage):
+    good, bad = make(tmp_path, "good"), make(tmp_path, "bad")
+    (bad.path / "run.json").write_bytes(DAMAGED[damage])
+    heard = []
+    assert [s.run_id for s in list_runs(tmp_path, say=heard.append)] == [good.run_id]
+    assert len(heard) == 1
+    assert bad.run_id in heard[0]
+    assert resolve_run("latest", tmp_path) == good.path
+    assert find_waste(tmp_path) == []
+    with pytest.raises(UserError):
+        RunFolder.open(bad.path)
+    with pytest.raises(UserError):
+        compare([good.path, bad.path])
+
+
+@pytest.mark.parametrize(
+    "summary",
+    [7, {"step": "x"}, {"step": 1, "metrics": [1]}, {"step": 1, "metrics": {"a": [1]}}],
+)
+def test_a_summary_that_makes_no_sense_is_read_from_the_journal(tmp_path, summary):
+    folder = make(tmp_path)
+    folder.update(summary=summary)
+    (found,) = list_runs(tmp_path)
+    assert (found.step, found.metrics["loss/total"], found.best) == (4, 0.2, None)
+
+
 def test_a_run_is_found_by_what_people_type(tmp_path, monkeypatch):
     first = make(tmp_path, "vae")
     second = make(tmp_path, "dqn")

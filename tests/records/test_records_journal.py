@@ -104,6 +104,48 @@ def test_a_torn_last_line_is_cut(tmp_path, cut):
     assert all(json.loads(line) for line in journal.path.read_text().splitlines())
 
 
+DAMAGED = [
+    b'{"type":"scalars","step":"1","time_ms":1,"values":{"x":1.0}}',
+    b'{"type":"scalars","step":1,"values":{"x":1.0}}',
+    b'{"type":"scalars","step":1,"time_ms":1,"values":3}',
+    b'{"type":"scalars","step":1,"time_ms":1,"values":{"x":"NaM"}}',
+    b'{"type":"scalars","step":1,"time_ms":1,"values":{"x\\u0007":1.0}}',
+    b'{"type":"image","step":1,"time_ms":1,"key":"x","path":"../../secret.png","sha256":"0"}',
+    b'{"type":"image","step":1,"time_ms":1,"key":"x","sha256":"0"}',
+    b'{"type":"tags","time_ms":1,"values":[]}',
+    b'{"type":7}',
+    b"\xff\x00 no text",
+    b"[" * 100_000,
+]
+
+
+@pytest.mark.parametrize("line", DAMAGED, ids=range(len(DAMAGED)))
+def test_a_damaged_line_in_the_middle_is_skipped_by_every_reader(tmp_path, line):
+    journal = Journal(tmp_path)
+    for step in range(3):
+        journal.scalars(step, {"x": float(step)})
+    journal.close()
+    whole = journal.path.read_bytes().splitlines(keepends=True)
+    journal.path.write_bytes(whole[0] + line + b"\n" + whole[2])
+    assert history(tmp_path)["x"][0].tolist() == [0, 2]
+    assert [entry["step"] for entry in tail(journal.path, max_bytes=200_000)] == [0, 2]
+    assert media(tmp_path) == []
+    again = Journal(tmp_path)
+    for step in range(4):
+        again.scalars(step, {"x": float(step)})
+    again.close()
+    assert again.mismatches == 0
+    assert history(tmp_path)["x"][1].tolist() == [0, 1, 2, 3]
+
+
+def test_a_journal_that_cannot_be_read_is_a_message(tmp_path):
+    (tmp_path / "journal.jsonl").mkdir()
+    assert tail(tmp_path / "journal.jsonl") == []
+    for read in (history, media, Journal):
+        with pytest.raises(UserError, match="cannot read"):
+            read(tmp_path)
+
+
 def test_lines_of_another_process_are_not_destroyed(tmp_path):
     """The driver's journal is open while rank 0's appends."""
     ours = Journal(tmp_path)

@@ -52,7 +52,7 @@ def _list(argv: Sequence[str]) -> int:
     from rayloom_pipelines.resolve import storage_path
 
     folder = storage_path(given.storage)
-    found = list_runs(folder, smoke=given.all)
+    found = list_runs(folder, smoke=given.all, say=_aside)
     if given.json:
         print(json.dumps([_row(summary) for summary in found], indent=1))
         return 0
@@ -68,6 +68,11 @@ def _list(argv: Sequence[str]) -> int:
         shown = f"{best['metric']} {_number(best.get('value'))}" if best.get("metric") else ""
         print(f"{name:<{width}}  {summary.status:<11}  {summary.step:>11,}  {shown}{kind}".rstrip())
     return 0
+
+
+def _aside(text: str) -> None:
+    """A remark that does not belong into the output."""
+    print(f"rayloom: {text}", file=sys.stderr)
 
 
 def _row(summary: Any) -> dict[str, Any]:

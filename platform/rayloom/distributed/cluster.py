@@ -11,9 +11,11 @@ instances run on a host.
 import contextlib
 import logging
 import os
+import signal
 import socket
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,10 +102,11 @@ def start_ray(
             yield _described(local=False, cpus=cpus, gpus=gpus)
             return
         _quiet_loggers()
-        if address is None:
-            _init_local(port, cpus=cpus, env=env)
-        else:
-            _join(address, env=env, plugins=plugins)
+        with _own_sigterm():
+            if address is None:
+                _init_local(port, cpus=cpus, env=env)
+            else:
+                _join(address, env=env, plugins=plugins)
         try:
             _quiet_loggers()
             yield _described(local=address is None, cpus=cpus, gpus=gpus)
@@ -132,6 +135,20 @@ def _init_local(port: int, *, cpus: float, env: Mapping[str, str] | None) -> Non
             f"a local Ray did not start: {first_line(error)}. Its logs lie in"
             " /tmp/ray/session_latest/logs; `workers: 0` trains without Ray"
         ) from error
+
+
+@contextlib.contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keep the handler of SIGTERM: Ray's own ends the process with code 1 and no checkpoint."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if before not in (None, signal.SIG_DFL):
+            signal.signal(signal.SIGTERM, before)
 
 
 def _join(address: str, *, env: Mapping[str, str] | None, plugins: Sequence[str | Path]) -> None:

@@ -10,6 +10,8 @@ import threading
 from collections import deque
 from typing import Any
 
+from rayloom.core import interrupt
+
 Event = dict[str, Any]
 
 
@@ -111,5 +113,8 @@ def emit(event: Event) -> None:
 
 
 def stop_signal() -> int:
-    """The signal with which the driver asked to stop (SIGINT 2, SIGTERM 15), or 0."""
-    return _line.signal if _line is not None else 0
+    """The signal with which the driver asked to stop (SIGINT 2, SIGTERM 15), or 0.
+
+    Not on a worker: the one that this process got before it began, if a library swallowed it.
+    """
+    return _line.signal if _line is not None else interrupt.received()

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from rayloom.core import errors
+from rayloom.core import errors, interrupt
 from rayloom.core.errors import RayloomError, UserError
 from rayloom.core.sections import ResourcesConfig
 from rayloom.distributed.cluster import first_line, start_ray
@@ -190,8 +190,8 @@ def supervise(
                 on_event(event)
             if also is not None:
                 also()
-            if forced():
-                raise KeyboardInterrupt
+            if number := forced():
+                raise interrupt.as_error(number)
             if not passed_on and (number := asked()):
                 passed_on = True
                 mailbox.stop.remote(number)
@@ -204,8 +204,8 @@ def supervise(
 
 
 @contextmanager
-def _signals(mailbox: Any) -> Iterator[Callable[[], bool]]:
-    """Pass the first SIGINT/SIGTERM on to the workers; the callable tells of a second one."""
+def _signals(mailbox: Any) -> Iterator[Callable[[], int]]:
+    """Pass the first SIGINT/SIGTERM on to the workers; the callable gives a second one, or 0."""
     seen: list[int] = []
 
     def handler(number: int, frame: object) -> None:
@@ -213,11 +213,11 @@ def _signals(mailbox: Any) -> Iterator[Callable[[], bool]]:
         mailbox.stop.remote(number)
 
     if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
+        yield lambda: 0
         return
     before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: len(seen) > 1
+        yield lambda: seen[-1] if len(seen) > 1 else 0
     finally:
         for number, old in before.items():
             signal.signal(number, old)

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from rayloom.core.errors import UserError, nearest
-from rayloom.records.files import folder_size, is_disk_error
+from rayloom.records.files import Say, folder_size, is_disk_error, silent
 from rayloom.records.journal_reader import tail
 from rayloom.records.lock import LOCK_NAME, holder
+from rayloom.records.run_folder import is_head
 
 _STAMP = re.compile(r"-(\d{8}-\d{6})-[^-]+$")
 _TAIL_BYTES = 8192
@@ -66,7 +67,6 @@ def _folders(storage: Path) -> list[Path]:
         if not is_disk_error(error):
             raise
         raise UserError(f"cannot read {storage}: {error.strerror}") from error
-
     return [storage / name for name in sorted(names, key=lambda name: (_second(name), name))]
 
 
@@ -74,9 +74,9 @@ def _read(path: Path) -> dict[str, Any] | None:
     """`run.json`, or None where there is none that can be read."""
     try:
         value = json.loads((path / "run.json").read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
-    return value if isinstance(value, dict) else None
+    return value if isinstance(value, dict) and is_head(value) else None
 
 
 def _from_tail(path: Path) -> tuple[int, dict[str, float]]:
@@ -94,26 +94,23 @@ def summarise(path: Path) -> RunSummary | None:
     about = _read(path)
     if about is None:
         return None
-    status = str(about.get("status", "unknown"))
-    summary = about.get("summary")
-    if isinstance(summary, Mapping) and status not in ("running", "created"):
-        step, raw = summary.get("step", 0), summary.get("metrics", {})
-        metrics = {key: float(value) for key, value in raw.items() if value is not None}
-    else:
+    status = about["status"]
+    told = _of_summary(about.get("summary"))
+    step, metrics, best = told or (0, {}, None)
+    if told is None or status in ("running", "created"):
         step, metrics = _from_tail(path)
-    if status == "running":
-        now = holder(path) if (path / LOCK_NAME).exists() else None
-        status = "running" if now is not None and now.alive else "killed"
+    if status == "running" and not is_locked(path):
+        status = "killed"
     return RunSummary(
         run_id=path.name,
         path=path,
-        name=str(about.get("name", "")),
+        name=about["name"],
         kind=str(about.get("kind", "run")),
         status=status,
-        created=str(about.get("created", "")),
-        step=int(step or 0),
+        created=about["created"],
+        step=step,
         metrics=metrics,
-        best=summary.get("best") if isinstance(summary, Mapping) else None,
+        best=best,
         parent=about.get("parent"),
         smoke=bool(about.get("smoke", False)),
         seed=about.get("seed"),
@@ -121,8 +118,21 @@ def summarise(path: Path) -> RunSummary | None:
     )
 
 
+def _of_summary(summary: Any) -> tuple[int, dict[str, float], Any] | None:
+    """(step, metrics, best) of a run's summary; None if it has none that makes sense."""
+    if not isinstance(summary, Mapping):
+        return None
+    try:
+        step, raw = int(summary.get("step") or 0), dict(summary.get("metrics") or {})
+        metrics = {key: float(value) for key, value in raw.items() if value is not None}
+    except (TypeError, ValueError):
+        return None
+    best = summary.get("best")
+    return step, metrics, best if isinstance(best, Mapping) else None
+
+
 def list_runs(
-    storage: str | Path, *, smoke: bool = False, parent: str | None = None
+    storage: str | Path, *, smoke: bool = False, parent: str | None = None, say: Say = silent
 ) -> list[RunSummary]:
     """The runs below a storage folder, oldest first; an empty list where there is none.
 
@@ -130,13 +140,18 @@ def list_runs(
         storage: Where run folders live.
         smoke: Also list the runs of seconds that `--smoke` made.
         parent: Only the children of this run.
+        say: Hears which run folders are left out because their `run.json` cannot be read.
 
     Raises:
         UserError: The folder cannot be read.
     """
     folders = _folders(Path(storage).expanduser())
     with ThreadPoolExecutor(4) as pool:
-        found = [s for s in pool.map(summarise, folders) if s is not None]
+        summaries = list(pool.map(summarise, folders))
+    for path, summary in zip(folders, summaries, strict=True):
+        if summary is None and os.path.lexists(path / "run.json"):
+            say(f"left out: {path / 'run.json'} cannot be read or is damaged")
+    found = [s for s in summaries if s is not None]
     found = [s for s in found if (smoke or not s.smoke) and parent in (None, s.parent)]
     return sorted(found, key=lambda s: (_instant(s.created), s.run_id))
 

@@ -24,7 +24,6 @@ loses what waits, and only that.
 import hashlib
 import math
 import os
-import re
 import time
 from array import array
 from bisect import bisect_left
@@ -44,14 +43,20 @@ from rayloom.records.files import (
     to_json,
     write_atomic,
 )
-from rayloom.records.journal_reader import decode_line, history, scan, tail
+from rayloom.records.journal_reader import (
+    decode_line,
+    history,
+    is_key,
+    scan,
+    stays_inside,
+    tail,
+)
 
 if TYPE_CHECKING:
     import numpy as np
 
 __all__ = ["Journal", "decode_line", "history", "tail"]
 
-_KEY = re.compile(r"[A-Za-z0-9_\-. /]{1,250}")
 _FLUSH_BYTES = 64 * 1024
 _FLUSH_S = 1.0
 
@@ -165,7 +170,7 @@ class Journal:
     def _of(self, key: str) -> _Seen:
         seen = self._seen.get(key)
         if seen is None:
-            if not _KEY.fullmatch(key):
+            if not is_key(key):
                 raise UserError(
                     f"{key!r} cannot be a metric or picture name: letters, digits, '_', '-', '.', "
                     f"' ' and '/', at most 250 of them"
@@ -217,7 +222,7 @@ class Journal:
     def _medium(self, kind: str, step: int, key: str, content: bytes, suffix: str) -> None:
         digest = hashlib.sha256(content).hexdigest()
         self._of(key)  # checks the name
-        if ".." in key.split("/") or key.startswith("/"):
+        if not stays_inside(key):
             raise UserError(f"{key!r} cannot be a picture name: it leaves the media folder")
         before = self._media.get((key, step))
         if before is not None:

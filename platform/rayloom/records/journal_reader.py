@@ -2,23 +2,63 @@
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from rayloom.core.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
 
 _BLOCK = 1 << 20
+_KEY = re.compile(r"[A-Za-z0-9_\-. /]{1,250}")
+_NOT_FINITE = frozenset({"NaN", "Infinity", "-Infinity"})
+
+
+@lru_cache(maxsize=4096)
+def is_key(key: str) -> bool:
+    """Whether MLflow can hold a metric or picture of this name."""
+    return _KEY.fullmatch(key) is not None
+
+
+@lru_cache(maxsize=4096)
+def stays_inside(path: str) -> bool:
+    """Whether a path that a journal or caller names stays in the folder it is relative to."""
+    return not os.path.isabs(path) and ".." not in path.split("/")
 
 
 def decode_line(line: bytes) -> dict[str, Any] | None:
-    """One line of a journal; None if it is not a whole JSON object (torn by a kill)."""
+    """One line of a journal; None if it is not one as written (torn by a kill, a disk's fault)."""
     try:
         value = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-    return value if isinstance(value, dict) and "type" in value else None
+    return value if isinstance(value, dict) and _is_whole(value) else None
+
+
+def _is_whole(line: Mapping[str, Any]) -> bool:
+    """Whether a line holds what its type promises, so that no reader needs to check again."""
+    kind = line.get("type")
+    if kind not in ("scalars", "image", "file", "tags"):
+        return isinstance(kind, str)
+    if not isinstance(line.get("time_ms"), int):
+        return False
+    values = line.get("values")
+    if kind == "tags":
+        return isinstance(values, dict)
+    if not isinstance(line.get("step"), int):
+        return False
+    if kind == "scalars":
+        return isinstance(values, dict) and all(
+            is_key(key) and (type(value) in (float, int) or value in _NOT_FINITE)
+            for key, value in values.items()
+        )
+    key, path = line.get("key"), line.get("path")
+    told = isinstance(key, str) and isinstance(path, str) and isinstance(line.get("sha256"), str)
+    return told and is_key(key) and stays_inside(path)
 
 
 def lines(path: Path, offset: int = 0) -> Iterator[tuple[bytes, int]]:
@@ -49,14 +89,14 @@ def scan(path: Path, take: Callable[[Mapping[str, Any]], None], offset: int = 0)
 
 
 def tail(path: Path, *, max_bytes: int = 16_384) -> list[dict[str, Any]]:
-    """The last whole lines within so many bytes, oldest first; empty if there is no journal."""
+    """The last whole lines within so many bytes, oldest first; empty if none can be read."""
     try:
         with open(path, "rb") as file:
             size = file.seek(0, os.SEEK_END)
             start = max(0, size - max_bytes)
             file.seek(start)
             data = file.read(max_bytes)
-    except FileNotFoundError:
+    except OSError:
         return []
     pieces = data.split(b"\n")
     if start:
@@ -74,6 +114,9 @@ def history(path: Path) -> "dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]
     Returns:
         For each metric key: steps (int64), values (float64) and wall clock (int64, ms since the
         epoch), each (points,), in the order of steps. Pictures and files are not in it.
+
+    Raises:
+        UserError: The journal cannot be read.
     """
     import numpy as np
 
@@ -93,8 +136,7 @@ def history(path: Path) -> "dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]
             column[1].append(float(value))
             column[2].append(at)
 
-    if path.exists():
-        scan(path, take)
+    _scan_whole(path, take)
     result = {}
     for key, (steps, values, times) in columns.items():
         order = np.argsort(np.asarray(steps, dtype=np.int64), kind="stable")
@@ -107,7 +149,11 @@ def history(path: Path) -> "dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]
 
 
 def media(path: Path) -> list[dict[str, Any]]:
-    """The image and file lines of a journal or run folder, in the order of writing."""
+    """The image and file lines of a journal or run folder, in the order of writing.
+
+    Raises:
+        UserError: The journal cannot be read.
+    """
     if path.is_dir():
         path = path / "journal.jsonl"
     found: list[dict[str, Any]] = []
@@ -116,6 +162,15 @@ def media(path: Path) -> list[dict[str, Any]]:
         if line["type"] in ("image", "file"):
             found.append(dict(line))
 
-    if path.exists():
-        scan(path, take)
+    _scan_whole(path, take)
     return found
+
+
+def _scan_whole(path: Path, take: Callable[[Mapping[str, Any]], None]) -> None:
+    """`scan` of a journal that may not exist yet."""
+    try:
+        scan(path, take)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error

@@ -10,7 +10,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 RUN_JSON = "run.json"
+HEAD = ("run_id", "name", "created", "status")  # texts that every run.json has
 _LETTERS = "23456789abcdefghjkmnpqrstuvwxyz"  # no two look alike
 
 
@@ -41,6 +42,11 @@ def new_run_id(name: str) -> str:
     now = datetime.datetime.now().astimezone()
     tail = "".join(secrets.choice(_LETTERS) for _ in range(5))
     return f"{safe_name(name.rsplit('/', 1)[-1])}-{now:%Y%m%d-%H%M%S}-{tail}"
+
+
+def is_head(about: Mapping[str, Any]) -> bool:
+    """Whether the content of a `run.json` has the texts that every one has."""
+    return all(isinstance(about.get(key), str) for key in HEAD)
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
@@ -86,6 +92,7 @@ class RunFolder:
         config: Mapping[str, Any] | str,
         info: Mapping[str, Any],
         run_id: str | None = None,
+        fill: Callable[[Path], object] | None = None,
         say: Say = silent,
     ) -> "RunFolder":
         """A new run folder; it appears complete or not at all.
@@ -97,6 +104,7 @@ class RunFolder:
             info: Facts for `run.json` (`describe_environment`, seed, data fingerprint, ...). A
                 diff under `info["git"]["diff"]` goes to `git.diff`.
             run_id: Its id, if that is settled already (a submitted job's); None makes one.
+            fill: Puts more into the folder before it appears; gets its temporary path.
             say: Hears about disks that refuse.
 
         Raises:
@@ -109,11 +117,13 @@ class RunFolder:
             storage.mkdir(parents=True, exist_ok=True)
             building.mkdir()
             cls._fill(building, run_id, name, config, dict(info))
+            if fill is not None:
+                fill(building)
             os.rename(building, storage / run_id)
             fsync_dir(storage)
-        except OSError as error:
+        except BaseException as error:
             shutil.rmtree(building, ignore_errors=True)
-            if not is_disk_error(error):
+            if not isinstance(error, OSError) or not is_disk_error(error):
                 raise
             raise UserError(
                 f"cannot make a run folder in {storage}: {error.strerror}; "
@@ -156,13 +166,18 @@ class RunFolder:
         """An existing run folder.
 
         Raises:
-            UserError: It is none, or a newer version wrote it.
+            UserError: It is none, its `run.json` is damaged, or a newer version wrote it.
         """
         folder = cls(Path(path).expanduser().absolute(), say=say)
-        version = folder.read().get("schema_version")
+        about = folder.read()
+        version = about.get("schema_version")
         if not isinstance(version, int) or version > SCHEMA_VERSION:
             raise UserError(
                 f"{folder.path} has format {version!r}; this rayloom reads up to {SCHEMA_VERSION}"
+            )
+        if not is_head(about):
+            raise UserError(
+                f"{folder.path / RUN_JSON} is damaged: it lacks one of {', '.join(HEAD)}"
             )
         return folder
 
@@ -181,7 +196,7 @@ class RunFolder:
             raise UserError(f"{self.path} is not a run folder (no {RUN_JSON})") from error
         except OSError as error:
             raise UserError(f"cannot read {path}: {error.strerror}") from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{path} is damaged: {error}") from error
         if not isinstance(value, dict):
             raise UserError(f"{path} is damaged: it holds a {type(value).__name__}")

@@ -57,7 +57,7 @@ def _answers(port: int) -> bool:
     return False
 
 
-def serve_ui(uri: str, port: int | None, *, say: Say, start_timeout_s: float = 60.0) -> int:
+def serve_ui(uri: str, port: int | None, *, say: Say, start_timeout_s: float = 180.0) -> int:
     """Serve MLflow's pages of a tracking URI on loopback until Ctrl-C or SIGTERM.
 
     Args:

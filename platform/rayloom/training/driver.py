@@ -136,7 +136,7 @@ class _Drive:
         self.trainable, self.plan, self.collective = trainable, plan, collective
         self.chief = collective.rank == 0
         self.observer = observer if self.chief else None
-        self.guard = SignalGuard(should_stop)
+        self.guard = SignalGuard(should_stop, self._tell)
         self._told = False
         self.checkpoints: Checkpoints | None = None
         if folder is not None:
@@ -235,10 +235,14 @@ class _Drive:
 
     def _interrupted(self) -> bool:
         received = self.guard.received
-        if received and not self._told:
-            self._told = True
-            self._say("stopping after this step, with a checkpoint (again: at once)")
+        if received:
+            self._tell()
         return bool(received) or self._time_is_up()
+
+    def _tell(self) -> None:
+        if not self._told:
+            self._say("stopping after this step, with a checkpoint (again: at once)")
+            self._told = True
 
     def _agree(self) -> int:
         """What stops the run on any rank: a signal's number, -1 for the time limit, or 0."""
