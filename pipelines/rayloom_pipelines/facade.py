@@ -48,8 +48,11 @@ class Run:
 
     @property
     def status(self) -> str:
-        """`finished`, `interrupted`, `time_limit`, `failed`, `running` or `created`."""
-        return str(self.about["status"])
+        """`finished`, `interrupted`, `time_limit`, `failed`, `running`, `killed` or `created`."""
+        from rayloom.records.index import is_locked
+
+        noted = str(self.about["status"])
+        return "killed" if noted == "running" and not is_locked(self.path) else noted
 
     @property
     def exit_code(self) -> int:
@@ -175,7 +178,8 @@ class Run:
         if config.task == "rl":
             module = weights.learner_of(config, values).export_module()
             return module.eval()  # type: ignore[no-any-return]
-        return weights.model_of(config, weights.spec_from(member.about), values)
+        stages = weights.stages_of(member.path)
+        return weights.model_of(config, weights.spec_from(member.about), values, stages)
 
     def policy(self, which: Which | int = "best") -> Any:
         """The acting side of an RL run: `best(observation)`, `act(observation, rng, settings)`.

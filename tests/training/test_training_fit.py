@@ -13,8 +13,10 @@ from rayloom.core.errors import UserError
 from rayloom.core.protocols import DataSpec, FieldSpec
 from rayloom.core.sections import AdamConfig, EMAConfig, EvaluationConfig, TrainConfig
 from rayloom.generative.vae import VAE, VAEConfig
+from rayloom.nn.frozen import freeze
 from rayloom.records import RunFolder
 from rayloom.training import Engine, Plan, drive, fit
+from rayloom.training.fitting import MemorySink
 from training.toys import Regression, TwoStage, build, data
 
 
@@ -154,5 +156,37 @@ def test_frozen_modules_stay_in_evaluation_mode():
     engine = Engine(*build("two-stage", batch_size=7))
     engine.advance(1, sink=None, interrupted=lambda: False)
     assert engine.model.training
-    assert not engine.model.first.training
+    assert not any(part.training for part in engine.model.first.modules())
     assert isinstance(engine.model.prior, nn.Module)
+
+
+def test_frozen_buffers_do_not_move():
+    """Neither by batches, nor by the averages, nor by a state."""
+    model, *rest = build("two-stage", batch_size=7, ema=EMAConfig(decay=0.5))
+    model.first.net.append(freeze(nn.BatchNorm1d(2)))
+    before = {name: value.clone() for name, value in model.first.state_dict().items()}
+    config = rest[0].model_copy(
+        update={"train": rest[0].train.model_copy(update={"accumulate": 2})}
+    )
+    engine = Engine(model, config, *rest[1:])
+    engine.advance(4, sink=MemorySink(), interrupted=lambda: False)
+    assert len(engine.ema.tensors) == 1
+    assert not [name for name in engine.state_dict()["model"] if name.startswith("first.")]
+    with engine._looking():
+        after = engine.model.first.state_dict()
+        assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+def test_a_state_belongs_to_its_frozen_part():
+    state = Engine(*build("two-stage", batch_size=7)).state_dict()
+    model, *rest = build("two-stage", batch_size=7)
+    model.first.net[0].bias.data.add_(1.0)
+    with pytest.raises(UserError, match="another frozen first stage"):
+        Engine(model, *rest).load_state_dict(state)
+
+
+def test_a_player_that_owns_a_frozen_parameter_is_refused():
+    model, *rest = build("regression", batch_size=7)
+    freeze(model.net[0])
+    with pytest.raises(UserError, match=r"owns net\.0\.weight, which is frozen"):
+        Engine(model, *rest)

@@ -27,6 +27,7 @@ from rayloom.core.sections import (
 )
 from rayloom.data import from_arrays, make_source
 from rayloom.nn.batch_norm import GlobalBatchNorm
+from rayloom.nn.frozen import freeze
 
 ROWS = 130  # two batches of 64 and one of 2
 DIM = 6
@@ -191,17 +192,12 @@ class TwoStage(nn.Module):
         self.first_run = first_run
         self.first = Regression()
         self.first.load_state_dict(first_state)
-        self.first.requires_grad_(False).eval()
+        freeze(self.first)
         self.prior = nn.Sequential(nn.Linear(3, 8), nn.SiLU(), nn.Linear(8, 2))
 
     @property
     def players(self):
         return (Player("prior", list(self.prior.parameters())),)
-
-    def train(self, mode: bool = True):
-        super().train(mode)
-        self.first.eval()
-        return self
 
     def loss(self, batch, *, player, rng, step):
         with torch.no_grad():

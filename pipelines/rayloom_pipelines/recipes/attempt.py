@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from rayloom.core.config import to_dict
+from rayloom.core.errors import RayloomError
 from rayloom.core.hyperparameters import hyperparameters
 from rayloom.core.sections import RunConfig
 from rayloom_pipelines.console import RunObserver
 
 END_TRIES = 60  # a second apart
+CLOSE_S, HURRY_S = 30.0, 5.0  # how long MLflow may take at the end; after a second signal
 _ENDED = {"finished": "FINISHED", "interrupted": "KILLED", "time_limit": "KILLED"}
 
 
@@ -26,16 +28,22 @@ class Prepared:
         data: Name, fingerprint, counts and spec of the data set, for `run.json`; None for RL.
         choices: Every `auto` that was decided once: threads, device.
         trainable: What to drive in this process; None where workers build it.
+        stages: First stages as found for a new run, by config field; see `recipes.stages`.
     """
 
     config: RunConfig
     data: dict[str, Any] | None = None
     choices: dict[str, Any] = field(default_factory=dict)
     trainable: Any = None
+    stages: dict[str, Any] = field(default_factory=dict)
 
 
 def prepare(
-    config: RunConfig, options: Any, *, choices: Mapping[str, Any] | None = None
+    config: RunConfig,
+    options: Any,
+    *,
+    choices: Mapping[str, Any] | None = None,
+    path: Path | None = None,
 ) -> Prepared:
     """Open the data or the environment, decide what is `auto`, build what can be built.
 
@@ -43,13 +51,14 @@ def prepare(
         config: Resolved config.
         options: `recipes.run.Options`.
         choices: Earlier decisions, which a resume keeps.
+        path: Run folder of a resume, which has its own copies of first stages.
 
     Raises:
         UserError: The config does not fit the data, the environment or this machine.
     """
     import torch
 
-    from rayloom_pipelines.recipes import build, weights
+    from rayloom_pipelines.recipes import build, stages, weights
 
     kept = dict(choices or {})
     kept["device"] = build.choose_device(config)
@@ -80,9 +89,15 @@ def prepare(
         "fingerprint": dataset.fingerprint,
         "spec": {"name": spec.name, "fields": {k: asdict(v) for k, v in spec.fields.items()}},
     }
+    if path is None:
+        made.stages = stages.find(config, spec)
+        frozen = {name: stage.module for name, stage in made.stages.items()}
+    else:
+        frozen = weights.stages_of(path)
     if workers == 0:
         made.trainable = build.build_generative(
             config,
+            stages=frozen,
             device=kept["device"],
             dataset=dataset,
             initial=start,
@@ -90,7 +105,7 @@ def prepare(
             profile=Path("profile").absolute() if options.profile else None,
         )
     else:
-        build.build_model(config, spec)  # a config that does not fit is told before Ray starts
+        build.build_model(config, spec, frozen)  # what does not fit is told before Ray starts
     return made
 
 
@@ -112,6 +127,7 @@ def start_follower(
         "rayloom.seed": str(about["seed"]),
         **({"rayloom.smoke": "true"} if options.smoke else {}),
         **({"rayloom.data": about["data"]["fingerprint"]} if about.get("data") else {}),
+        **{f"rayloom.stage.{k}": v["run"] for k, v in about.get("stages", {}).items()},
         **about.get("tags", {}),
     }
     return MlflowFollower(
@@ -199,7 +215,30 @@ def finish(
     if status == "finished" and options.register and not options.smoke:
         if follower.flush(30.0):
             _register(folder, config, observer)
-    follower.close(_ENDED[status])
+    follower.close(_ENDED[status], CLOSE_S)
+
+
+def give_up(folder: Any, error: BaseException, follower: Any | None, observer: RunObserver) -> None:
+    """An error or a second signal ended the attempt: written down, and how to go on is said."""
+    stopped = isinstance(error, KeyboardInterrupt | SystemExit)
+    if stopped:
+        observer.on_message(f"stopped at once; go on with: rayloom resume {folder.run_id}")
+    status = folder.read()["status"]
+    if status not in _ENDED:  # else training is over and only MLflow lacks something
+        status = "interrupted" if stopped else "failed"
+        cause = str(error) if isinstance(error, RayloomError) else repr(error)
+        folder.update(status=status, reason=cause[:2000], exit_code=_exit_code(error))
+        folder.journal().status(status)
+    folder.journal().close()
+    if follower is not None:
+        follower.close(_ENDED.get(status, "FAILED"), HURRY_S if stopped else CLOSE_S)
+
+
+def _exit_code(error: BaseException) -> int:
+    code = getattr(error, "exit_code", getattr(error, "code", None))
+    if isinstance(code, int):
+        return code
+    return 130 if isinstance(error, KeyboardInterrupt) else 1
 
 
 def _until_written(write: Callable[[], bool]) -> bool:

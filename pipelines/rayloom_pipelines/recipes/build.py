@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,12 @@ from rayloom.core import catalogue
 from rayloom.core.collective import Solo
 from rayloom.core.errors import UserError
 from rayloom.core.protocols import Collective, Collector, DataSpec, Trainable, Updater
+from rayloom.core.references import reference_fields
 from rayloom.core.sections import RunConfig
 from rayloom.core.seeding import stream_seed
+from rayloom.nn.frozen import frozen_state
+
+Stages = Mapping[str, torch.nn.Module]  # frozen first stages, by the config field that names each
 
 
 def choose_device(config: RunConfig) -> str:
@@ -54,25 +59,45 @@ def choose_threads(config: RunConfig, spec: DataSpec | None = None) -> int:
     return max(1, min(usable or 1, 8))
 
 
-def build_model(config: RunConfig, spec: DataSpec) -> torch.nn.Module:
-    """The model, its first weights drawn from the run's seed."""
+def build_model(config: RunConfig, spec: DataSpec, stages: Stages | None = None) -> torch.nn.Module:
+    """The model, its first weights drawn from the run's seed.
+
+    Args:
+        config: Resolved config.
+        spec: Of the data.
+        stages: The frozen first stages that the config names; see `recipes.stages`.
+
+    Raises:
+        UserError: The model cannot be built from these, or does not keep a stage.
+    """
     assert config.model is not None
+    stages = stages or {}
     model_class = catalogue.load("models", config.model.name)  # type: ignore[attr-defined]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_seed(config.seed, "initial weights"))
-        model = model_class(config.model, spec)
+        if reference_fields(type(config.model)):
+            model = model_class(config.model, spec, stages=stages)
+        else:
+            model = model_class(config.model, spec)
     assert isinstance(model, torch.nn.Module)
+    inside = {id(part) for part in model.modules()}
+    for field, stage in stages.items():
+        if id(stage) not in inside:
+            raise UserError(
+                f"{type(model).__name__} does not keep its {field}: it must be a submodule, such "
+                f"as self.{field} = stages[{field!r}]"
+            )
     return model
 
 
 def fit_weights(model: torch.nn.Module, weights: dict[str, torch.Tensor]) -> None:
-    """Copy weights in.
+    """Copy weights in; frozen parts stay as they are.
 
     Raises:
         UserError: They belong to another model.
     """
     try:
-        model.load_state_dict(weights)
+        model.load_state_dict(weights | frozen_state(model))
     except RuntimeError as error:
         first = " ".join(str(error).split())[:300]
         raise UserError(f"the weights do not fit this model: {first}") from error
@@ -84,6 +109,7 @@ def build_generative(
     device: str = "cpu",
     *,
     dataset: Any = None,
+    stages: Stages | None = None,
     initial: dict[str, torch.Tensor] | None = None,
     overfit_batch: bool = False,
     profile: Path | None = None,
@@ -95,6 +121,7 @@ def build_generative(
         collective: The workers.
         device: Where to train.
         dataset: The opened data set; None opens it.
+        stages: The frozen first stages that the config names.
         initial: Weights to start from, in place of the seed's.
         overfit_batch: Train on the first batch again and again.
         profile: Folder of a profile.
@@ -118,7 +145,7 @@ def build_generative(
         dataset, data.eval_split, batch_size=data.eval_batch_size, seed=0, shuffle=False,
         limit=data.limit,
     )  # fmt: skip
-    model = build_model(config, dataset.spec)
+    model = build_model(config, dataset.spec, stages)
     if initial is not None:
         fit_weights(model, initial)
     return Engine(

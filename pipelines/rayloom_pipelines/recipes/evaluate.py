@@ -42,7 +42,9 @@ def afresh(run: Any, *, episodes: int | None, seed: int | None, which: Any) -> d
     from rayloom_pipelines.recipes import build, weights
 
     given = config.model_copy(update={"seed": config.seed if seed is None else seed})
-    engine = build.build_generative(given, device=build.choose_device(config))
+    engine = build.build_generative(
+        given, device=build.choose_device(config), stages=weights.stages_of(run.path)
+    )
     weights.fit_weights(engine.model, weights.of_run(run.path, which))
     if engine.ema is not None:  # the weights are the averages already
         for shadow, tensor in zip(engine.ema.shadow, engine.ema.tensors, strict=True):

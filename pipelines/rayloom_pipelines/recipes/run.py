@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rayloom.core import interrupt
 from rayloom.core.config import to_dict
-from rayloom.core.errors import RayloomError, UserError
+from rayloom.core.errors import UserError
 from rayloom.core.sections import RunConfig
 from rayloom_pipelines.console import RunObserver
 from rayloom_pipelines.recipes.quiet import quiet
@@ -54,6 +55,7 @@ def make_folder(
     plugins: Sequence[Mapping[str, Any]] = (),
     say: Any = None,
     facts: Mapping[str, Any] | None = None,
+    fill: Callable[[Path], object] | None = None,
 ) -> Any:
     """The run folder of a new run, with all that a resume and a reader need to know.
 
@@ -65,6 +67,7 @@ def make_folder(
         plugins: `Plugin.to_dict()` of each.
         say: Hears about disks that refuse.
         facts: More fields of `run.json`.
+        fill: Puts more into the folder before it appears.
 
     Raises:
         UserError: The storage cannot be written.
@@ -95,6 +98,7 @@ def make_folder(
         config=dict(tree) if tree is not None else to_dict(config),
         info=info,
         run_id=settled if settled and not (storage / settled).exists() else None,
+        fill=fill,
         say=say or _silent,
     )
 
@@ -125,11 +129,12 @@ def start(
             is left behind.
         RayloomError: Training failed; the run folder says so.
     """
-    from rayloom_pipelines.recipes import attempt
+    from rayloom_pipelines.recipes import attempt, stages
 
     began = time.monotonic()
     with quiet(None):
         prepared = attempt.prepare(config, options)
+    interrupt.check()
     folder = make_folder(
         config,
         name,
@@ -140,7 +145,9 @@ def start(
             "data": prepared.data,
             "choices": prepared.choices,
             **({"trial": trial} if trial is not None else {}),
+            **({"stages": stages.record(prepared.stages)} if prepared.stages else {}),
         },
+        fill=lambda place: stages.copy_into(place, prepared.stages),
     )
     task = Task(config, options, prepared, observer, should_stop, resume=False, began=began)
     return _attempt(folder, task)
@@ -186,8 +193,9 @@ def resume(
         return folder
     with quiet(folder.log_path):
         built_from = first.model_copy(update={"resources": config.resources})
-        prepared = attempt.prepare(built_from, options, choices=about.get("choices", {}))
+        prepared = attempt.prepare(built_from, options, choices=about.get("choices", {}), path=path)
         _same_data(prepared.data, about.get("data"))
+    interrupt.check()
     task = Task(config, options, prepared, observer, should_stop, resume=True, began=began)
     return _attempt(folder, task)
 
@@ -236,17 +244,10 @@ def _attempt(folder: Any, task: Task) -> Any:
         follower = attempt.start_follower(folder, config, options, observer)
         try:
             outcome = attempt.train(folder, task)
+            attempt.finish(folder, config, options, outcome, follower, observer)
         except BaseException as error:
-            cause = str(error) if isinstance(error, RayloomError) else repr(error)
-            stopped = isinstance(error, KeyboardInterrupt | SystemExit)
-            status = "interrupted" if stopped else "failed"
-            folder.update(status=status, reason=cause[:2000])
-            folder.journal().status(status)
-            folder.journal().close()
-            if follower is not None:
-                follower.close("KILLED" if stopped else "FAILED")
+            attempt.give_up(folder, error, follower, observer)
             raise
-        attempt.finish(folder, config, options, outcome, follower, observer)
     elapsed = time.monotonic() - task.began
     observer.on_end({"run": folder.run_id, "elapsed_s": elapsed, **outcome})
     return folder

@@ -93,6 +93,7 @@ def train_worker(payload: Mapping[str, Any], collective: Collective) -> dict[str
         config,
         collective,
         "cuda" if config.resources.gpus_per_worker else "cpu",
+        stages=weights.stages_of(folder.path),
         initial=weights.of_run(Path(payload["init"])) if payload["init"] else None,
         overfit_batch=payload["overfit_batch"],
         profile=Path(payload["profile"]) if payload["profile"] and not collective.rank else None,

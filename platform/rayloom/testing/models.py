@@ -3,7 +3,8 @@
 Dimension key: B examples of a slice, N examples of the global batch.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from rayloom.core.noise import Noise
 from rayloom.core.protocols import Batch, DataSpec, FieldSpec, Model
+from rayloom.nn.frozen import freeze
 
 IMAGES = DataSpec(
     fields={
@@ -51,15 +53,18 @@ def check_model(
     config: Any,
     spec: DataSpec = IMAGES,
     *,
+    stages: Mapping[str, nn.Module] | None = None,
     per_example: bool = True,
     num: int = 6,
 ) -> None:
     """Check a model class against the contract, in float64.
 
     Args:
-        model_class: Built as `model_class(config, spec)`.
+        model_class: Built as `model_class(config, spec)`; with `stages`, as
+            `model_class(config, spec, stages=stages)`.
         config: Its settings.
         spec: The data to build it for.
+        stages: First stages of a two-stage model, built for the same spec; they are frozen here.
         per_example: Whether examples do not influence each other; False for batch statistics.
         num: N, examples of the batch.
 
@@ -69,9 +74,8 @@ def check_model(
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            model = model_class(config, spec).to(torch.float64)
+        build = _builder(model_class, config, spec, stages)
+        model = build(0)
         batch = random_batch(spec, num)
         assert isinstance(model, nn.Module), f"{model_class.__name__} is no torch.nn.Module"
         assert isinstance(model, Model), f"{model_class.__name__} lacks a method of the contract"
@@ -82,12 +86,31 @@ def check_model(
             _check_loss(model, batch, player.name, per_example=per_example)
         _check_evaluation(model, batch)
         _check_pictures(model, batch)
-        _check_export(model, model_class, config, spec, batch)
+        _check_export(model, build(1), batch)
         assert torch.equal(state, torch.get_rng_state()), (
             "torch's global generator was used: draw from `rng`, or a run cannot be repeated"
         )
     finally:
         torch.set_default_dtype(before)
+
+
+def _builder(
+    model_class: type, config: Any, spec: DataSpec, stages: Mapping[str, nn.Module] | None
+) -> Callable[[int], Any]:
+    """What makes the model, its first weights drawn from a seed."""
+    frozen = {field: freeze(deepcopy(stage)) for field, stage in (stages or {}).items()}
+    extra = {} if stages is None else {"stages": frozen}
+
+    def build(seed: int) -> Any:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            model = model_class(config, spec, **extra).to(torch.float64)
+        kept = {id(part) for part in model.modules()}
+        lost = [field for field, stage in frozen.items() if id(stage) not in kept]
+        assert not lost, f"{', '.join(lost)} must be a submodule of the model"
+        return model
+
+    return build
 
 
 def _noise(total: int, start: int = 0, stop: int | None = None) -> Noise:
@@ -100,6 +123,7 @@ def _check_players(model: Any) -> None:
         parameters = list(player.parameters)
         assert parameters, f"player {player.name!r} owns no parameters"
         ids = {id(p) for p in parameters}
+        assert all(p.requires_grad for p in parameters), f"player {player.name!r} owns frozen ones"
         assert not ids & owned, f"player {player.name!r} shares parameters with another player"
         owned |= ids
     idle = [n for n, p in model.named_parameters() if p.requires_grad and id(p) not in owned]
@@ -181,12 +205,9 @@ def _check_pictures(model: Any, batch: Batch) -> None:
 
 
 @torch.no_grad()
-def _check_export(model: Any, model_class: type, config: Any, spec: DataSpec, batch: Batch) -> None:
+def _check_export(model: Any, other: Any, batch: Batch) -> None:
     module = model.export_module()
     assert isinstance(module, nn.Module), "export_module() must give a torch.nn.Module"
-    with torch.random.fork_rng():
-        torch.manual_seed(1)
-        other = model_class(config, spec).to(torch.float64)
     other.load_state_dict(model.state_dict())
     model.eval()
     other.eval()

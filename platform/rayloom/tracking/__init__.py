@@ -12,6 +12,7 @@ _HOME = {
     "ensure_parent": "client",
     "fetch_version": "registry",
     "find_run": "client",
+    "numbered": "registry",
     "register_model": "registry",
     "resolve_uri": "uri",
     "run_of_mlflow_id": "registry",

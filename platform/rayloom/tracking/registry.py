@@ -269,6 +269,16 @@ def fetch_version(reference: str, uri: str, *, target: str | Path | None = None)
     )
 
 
+def numbered(reference: str, uri: str) -> str:
+    """The version that a reference means now, as `models:/name/number`: aliases move.
+
+    Raises:
+        UserError: No such version.
+    """
+    version = _version(make_client(uri), reference)
+    return f"models:/{version.name}/{version.version}"
+
+
 def run_of_model(reference: str, uri: str) -> str:
     """The path, as noted when it was tracked, of the run folder that a registered version is from.
 

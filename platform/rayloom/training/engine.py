@@ -36,6 +36,7 @@ from rayloom.core.sections import Config, RunConfig
 from rayloom.core.seeding import stream_seed
 from rayloom.nn.batch_norm import set_collective
 from rayloom.nn.ema import EMA
+from rayloom.nn.frozen import averaged_buffers, frozen_parts, frozen_state
 from rayloom.optim import make_schedule
 from rayloom.training.compiled import compile_networks
 from rayloom.training.evaluate import evaluate_split
@@ -97,6 +98,8 @@ class Engine:
         self.grad_step = 0
         self.batch_number = 0  # of the next batch
         self._rounds = [(p.every, p.repeats) for p in players]
+        self._frozen = [part for _, part in frozen_parts(model)]
+        self._frozen_sha256: str | None = None  # once asked for
         horizon = max(1, self.to_clock(*config.train.length))
         self.choices: dict[str, Any] = {
             "horizon": horizon,
@@ -144,8 +147,7 @@ class Engine:
         section = self.config.train.ema
         if section is None:
             return None
-        buffers = [b for b in self.model.buffers() if b.is_floating_point()]
-        tensors = [*(p.flat.data for p in self.players), *buffers]
+        tensors = [*(p.flat.data for p in self.players), *averaged_buffers(self.model)]
         return EMA(tensors, decay=section.decay, warmup=section.warmup)
 
     def _prepare(self) -> None:
@@ -346,6 +348,8 @@ class Engine:
     def _enter(self, training: bool) -> None:
         if self._training != training or self.model.training != training:
             self.model.train(training)
+            for part in self._frozen:
+                part.training = False
             self._training = training
 
     # Looking ------------------------------------------------------------------------------------
@@ -410,9 +414,11 @@ class Engine:
     # State --------------------------------------------------------------------------------------
 
     def state_dict(self) -> State:
-        """Everything that training depends on, as copies."""
+        """Everything that training depends on, as copies; of frozen parts, their hash alone."""
+        frozen = frozen_state(self.model)
+        moving = {k: v for k, v in self.model.state_dict().items() if k not in frozen}
         state: State = {
-            "model": {k: _copy(v) for k, v in self.model.state_dict().items()},
+            "model": {k: _copy(v) for k, v in moving.items()},
             "players": {p.name: p.state_dict() for p in self.players},
             "grad_step": self.grad_step,
             "batch_number": self.batch_number,
@@ -420,20 +426,32 @@ class Engine:
         }
         if self.ema is not None:
             state["ema"] = self.ema.state_dict()
+        if frozen:
+            state["frozen_sha256"] = self._hash_frozen(frozen)
         return state
+
+    def _hash_frozen(self, frozen: dict[str, Tensor]) -> str:
+        if self._frozen_sha256 is None:
+            self._frozen_sha256 = parameters_sha256(frozen)
+        return self._frozen_sha256
 
     def load_state_dict(self, state: State) -> None:
         """Back to a state.
 
         Raises:
-            UserError: It belongs to another model, other players, or a run with(out) EMA.
+            UserError: It belongs to another model, other players, another frozen part, or a run
+                with(out) EMA.
         """
         if set(state["players"]) != {p.name for p in self.players}:
             raise UserError(f"the state has the players {', '.join(state['players'])}")
         if ("ema" in state) != (self.ema is not None):
             raise UserError("train.ema cannot be switched on or off on resume")
+        frozen = frozen_state(self.model)
+        if state.get("frozen_sha256") != (self._hash_frozen(frozen) if frozen else None):
+            raise UserError("the state was trained around another frozen first stage")
         try:
-            self.model.load_state_dict({k: torch.as_tensor(v) for k, v in state["model"].items()})
+            moving = {k: torch.as_tensor(v) for k, v in state["model"].items()}
+            self.model.load_state_dict(frozen | moving)
             for player in self.players:
                 player.load_state_dict(state["players"][player.name])
             if self.ema is not None:
@@ -489,8 +507,11 @@ def _check_metrics(model: nn.Module, config: RunConfig) -> None:
 
 
 def _check_batch_statistics(model: nn.Module, accumulate: int, world: int) -> None:
-    """Batch statistics must be those of the global batch."""
+    """Batch statistics must be those of the global batch; a frozen part takes none."""
+    frozen = {id(part) for _, part in frozen_parts(model)}
     for name, part in model.named_modules():
+        if id(part) in frozen:
+            continue
         plain = isinstance(part, nn.modules.batchnorm._BatchNorm)
         if plain and world > 1:
             raise UserError(

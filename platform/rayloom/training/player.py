@@ -192,7 +192,8 @@ def check_players(model: nn.Module, players: tuple[Player, ...]) -> None:
     """Make sure that the players share out the trainable parameters.
 
     Raises:
-        UserError: No players, a name or parameter twice, or a trainable parameter that nobody owns.
+        UserError: No players, a name or parameter twice, a frozen parameter in a player, or a
+            trainable one that nobody owns.
     """
     if not players:
         raise UserError(f"{type(model).__name__} has no players, so there is nothing to train")
@@ -203,6 +204,11 @@ def check_players(model: nn.Module, players: tuple[Player, ...]) -> None:
     for player in players:
         for parameter in {id(p): p for p in player.parameters}.values():
             other = owner.setdefault(id(parameter), player.name)
+            if not parameter.requires_grad:
+                raise UserError(
+                    f"player {player.name!r} owns {names.get(id(parameter), '?')}, which is "
+                    "frozen: leave it out of `players`"
+                )
             if other != player.name:
                 name = names.get(id(parameter), "?")
                 raise UserError(

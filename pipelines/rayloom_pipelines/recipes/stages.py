@@ -1,0 +1,151 @@
+"""Two-stage models: the first stage is found by its run, checked, and copied into the new run.
+
+    <run>/stages/<field>/{config.yaml, run.json, checkpoints/, stages/}
+
+The copy is what resumes, workers, `sample` and `evaluate` load: the run stands alone, whatever
+becomes of the first one. See docs/training.md, "Two stages".
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rayloom.core import catalogue
+from rayloom.core.config import Resolved
+from rayloom.core.errors import ConfigError, Problem, UserError
+from rayloom.core.protocols import DataSpec
+from rayloom.core.references import references
+from rayloom.core.sections import RunConfig
+from rayloom_pipelines.recipes import weights
+from rayloom_pipelines.recipes.weights import Stage
+from rayloom_pipelines.resolve import run_path, storage_path, tracking_uri, version_path
+
+
+def pin(resolved: Resolved) -> list[str]:
+    """Overrides that name every first stage for good: `latest` and aliases move.
+
+    A run in the config's own storage is named by its id, another by its absolute path, a
+    registered model by its version's number.
+
+    Raises:
+        ConfigError: A first stage cannot be used, and why.
+    """
+    config, changes, problems = resolved.config, [], []
+    for field, word in references(config.model).items():
+        path = f"model.{field}"
+        if path in resolved.spaces:  # each trial finds its own
+            continue
+        try:
+            folder = _source(word, config)
+        except UserError as error:
+            problems.append(Problem(path, str(error), resolved.place(path)))
+            continue
+        if word.startswith("models:/"):
+            from rayloom.tracking import numbered
+
+            settled = numbered(word, tracking_uri(config.tracking.uri))
+        else:
+            inside = folder.parent == storage_path(config.storage)
+            settled = folder.name if inside else str(folder)
+        changes.append(f"{path}={json.dumps(settled)}")
+    if problems:
+        raise ConfigError(problems)
+    return changes
+
+
+def find(config: RunConfig, spec: DataSpec) -> dict[str, Stage]:
+    """Find, load and freeze what a config names, by field.
+
+    Args:
+        config: Resolved config.
+        spec: The data that the new run is to train on.
+
+    Raises:
+        UserError: A first stage cannot be used: no such run, no checkpoint, an agent, an unknown
+            plugin, or other data.
+    """
+    found = {}
+    for field, word in references(config.model).items():
+        try:
+            path = _source(word, config)
+            _check_spec(path, spec)
+            found[field] = weights.load_stage(path)
+        except UserError as error:
+            raise UserError(f"model.{field}: {error}") from error
+    return found
+
+
+def record(stages: Mapping[str, Stage]) -> dict[str, Any]:
+    """What `run.json` holds of the first stages."""
+    return {
+        field: {
+            "run": stage.run,
+            "step": stage.info.step,
+            "parameters_sha256": stage.sha256,
+            "path": str(stage.path),
+        }
+        for field, stage in stages.items()
+    }
+
+
+def copy_into(folder: Path, stages: Mapping[str, Stage]) -> None:
+    """Put slim copies of the first stages into a run folder.
+
+    Raises:
+        UserError: The disk refuses.
+    """
+    for field, stage in stages.items():
+        target = folder / weights.STAGES / field
+        target.mkdir(parents=True)
+        weights.write_slim(stage.path, target, dict(stage.module.state_dict()), stage.info)
+
+
+def _source(word: str, config: RunConfig) -> Path:
+    """The folder of the run that a word names; of a group, of its best run."""
+    from rayloom.records import RunFolder
+    from rayloom_pipelines.facade import Run
+
+    uri = config.tracking.uri
+    if word.startswith("models:/"):
+        path = version_path(word, uri=uri)
+    else:
+        path = Run(run_path(word, config.storage, uri=uri))._member().path
+    folder = RunFolder.open(path)
+    about = folder.read()
+    if about.get("task") == "rl":
+        raise UserError(f"run {about['run_id']} is of an agent; a generative model's is needed")
+    _check_known(about, path)
+    if not folder.checkpoints(read_only=True).complete():
+        raise UserError(f"run {about['run_id']} has no checkpoint ({about['status']})")
+    return path
+
+
+def _check_known(about: Mapping[str, Any], path: Path) -> None:
+    """The run's model must be in the catalogue; a config never brings code in."""
+    import yaml
+
+    name = (yaml.safe_load((path / "config.yaml").read_text()).get("model") or {}).get("name")
+    if name in catalogue.entries("models"):
+        return
+    files = " or ".join(f"--plugin {plugin['path']}" for plugin in about.get("plugins", []))
+    hint = f"give its plugin, as {files}" if files else "give its plugin by --plugin"
+    raise UserError(f"run {about['run_id']} is of the model {name!r}, which is unknown: {hint}")
+
+
+def _check_spec(path: Path, spec: DataSpec) -> None:
+    """The data must look like what the first stage was trained on; labels are its own affair."""
+    from rayloom.records import RunFolder
+
+    about = RunFolder.open(path).read()
+    first = weights.spec_from(about)
+    for name, field in first.fields.items():
+        given = spec.fields.get(name)
+        if field.kind == "label":
+            continue
+        if given is None or (given.shape, given.dtype) != (field.shape, field.dtype):
+            have = f"{given.dtype} {given.shape}" if given else "none"
+            raise UserError(
+                f"run {about['run_id']} was trained on {first.name!r} with {name} "
+                f"{field.dtype} {field.shape}; the data set {spec.name!r} has {have}"
+            )
