@@ -138,6 +138,15 @@ def test_a_sweep_finds_the_best_and_one_failing_or_dying_trial_does_not_end_it(
     assert kinds == {"trial_started", "trial_result", "trial_ended"}
 
 
+def test_tune_prints_nothing(ray_cluster, tmp_path, capfd):
+    """Nor for a trial that ends without a result, for which Tune's verbosity does not count."""
+    payload = {"folder": str(tmp_path / "t"), "evaluations": 0}
+    result = run_sweep(spec(trials=2), "toy_entries:bowl", payload, folder=tmp_path)
+    assert [row["status"] for row in result.trials] == ["done", "done"]
+    shown = capfd.readouterr()
+    assert shown.out + shown.err == ""
+
+
 def test_asha_stops_bad_trials_and_writes_down_why(ray_cluster, tmp_path):
     values = tuple(3.0 + 0.5 * k for k in range(6))  # best first: later ones are cut
     asha = spec(

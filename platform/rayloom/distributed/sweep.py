@@ -271,7 +271,7 @@ class _Host:
             _trial_function(trial, payload, self.book, self.spec.metric),
             tune.PlacementGroupFactory([dict(bundle) for bundle in demand.bundles]),
         )
-        from rayloom.distributed.tune_parts import callback_of, scheduler_of, searcher_of
+        from rayloom.distributed.tune_parts import callbacks_of, scheduler_of, searcher_of
 
         tuner = tune.Tuner(
             trainable,
@@ -286,7 +286,7 @@ class _Host:
                 name="sweep",
                 storage_path=str(scratch),
                 verbose=0,
-                callbacks=[callback_of(self)],
+                callbacks=callbacks_of(self),
                 failure_config=tune.FailureConfig(max_failures=max_failures),
             ),
         )

@@ -8,6 +8,7 @@ import math
 from typing import Any, Protocol
 
 from ray.tune import Callback
+from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
@@ -160,6 +161,19 @@ class _Callback(_Shared, Callback):
         self.host.trial_over(trial.config["trial"], "its process died")
 
 
+class _NoProgress(_Shared, TrialProgressCallback):
+    """Stands where Tune's own progress callback would.
+
+    That one prints a line for a trial that ends without a result, whatever the verbosity.
+    """
+
+    def log_result(self, trial: Any, result: dict[str, Any], error: bool = False) -> None:
+        """Nothing."""
+
+    def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        """Nothing."""
+
+
 def searcher_of(host: Host) -> Searcher:
     """The searcher of a sweep."""
     return _Searcher(host)
@@ -170,6 +184,6 @@ def scheduler_of(host: Host) -> TrialScheduler:
     return _Schedule(host)
 
 
-def callback_of(host: Host) -> Callback:
-    """The callback of a sweep."""
-    return _Callback(host)
+def callbacks_of(host: Host) -> list[Callback]:
+    """The callbacks of a sweep."""
+    return [_Callback(host), _NoProgress()]
