@@ -129,7 +129,8 @@ class Console:
 
     def on_start(self, event: Mapping[str, Any]) -> None:
         """Which run, and where."""
-        where = f"{event['workers']} workers" if event.get("workers") else "in process"
+        count = event.get("workers")
+        where = f"on {count} worker{'s' * (count > 1)}" if count else "in process"
         how = "resuming" if event.get("resumed") else event.get("verb", "training")
         self.line(f"{how} {event['name']} {where}, run {event['run']} in {event['path']}")
         self._last = time.monotonic()

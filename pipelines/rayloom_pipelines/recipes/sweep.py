@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 TRIAL = "rayloom_pipelines.recipes.sweep:train_trial"
 EVALUATIONS = 20  # of a trial whose `evaluation.every` is null, as in rayloom.training
+STOPPED = {2: "Ctrl-C", 15: "SIGTERM"}
 
 
 class Sweep(Run):
@@ -116,7 +117,7 @@ def _go_on(folder: Any, resolved: Resolved, options: run.Options, observer: RunO
             {
                 "run": folder.run_id,
                 "path": str(folder.path),
-                "name": f"{len(resolved.spaces)} keys of {about['name']}",
+                "name": f"{', '.join(resolved.spaces)} of {about['name']}",
                 "verb": "sweeping",
                 "workers": config.resources.workers,
                 "resumed": "resumed" in about,
@@ -137,7 +138,7 @@ def _go_on(folder: Any, resolved: Resolved, options: run.Options, observer: RunO
         best = result.best
         end |= {
             "exit_code": 128 + result.signal if result.signal else 0,
-            "reason": "interrupted" if result.signal else f"{len(result.trials)} trials are done",
+            "reason": STOPPED.get(result.signal) or f"{len(result.trials)} trials are done",
             "step": len(result.trials),
             "concurrent": result.concurrent,
             "failed_trials": result.failed,
