@@ -155,7 +155,9 @@ def test_runs_are_named_as_everywhere(how, vae, prior, place, tmp_path):
 def test_latest_is_settled_once_for_all_seeds(vae, place, tmp_path):
     storage = tmp_path / "runs"
     shutil.copytree(vae.path, storage / vae.id)
-    group = rayloom.train(PRIOR, [f"storage={storage}"], seeds=2, track=False, smoke=True)
+    group = rayloom.train(
+        PRIOR, [f"storage={storage}", "train.epochs=1"], seeds=2, track=False, name="prior"
+    )
     assert [r.about["stages"]["first_stage"]["run"] for r in group.children] == [vae.id] * 2
 
 
@@ -177,6 +179,33 @@ def test_a_trial_of_a_sweep_finds_its_first_stage(vae, place, tmp_path):
     values = {"model.first_stage": str(vae.path)}
     ended = train_trial(payload, values, "0", lambda metrics, step: False)
     assert rayloom.load(tmp_path / ended["run_id"]).about["stages"]["first_stage"]["run"] == vae.id
+
+
+def test_submit_sends_the_settled_name(vae, place, monkeypatch):
+    from rayloom.distributed import jobs
+    from rayloom_pipelines.cli import submit
+
+    sent = {}
+
+    def fake(command, *, files, **rest):
+        sent.update(command=command, files=files)
+        return 0
+
+    monkeypatch.setattr(jobs, "submit", fake)
+    monkeypatch.setattr(jobs, "check_durable", lambda **facts: None)
+    config = PRIOR | {"storage": str(place / "runs")}
+    config["model"] = {"name": "mixture-prior", "first_stage": vae.id[:-2]}
+    (place / "prior.yaml").write_text(json.dumps(config))
+    assert submit.run(["--", "train", "prior.yaml", "--plugin", PLUGIN]) == 0
+    assert f"first_stage: {vae.id}" in sent["files"]["prior.yaml"]
+    assert any(word.endswith("mixture_prior_plugin.py") for word in sent["command"])
+
+
+def test_runs_show_names_the_first_stage(vae, prior, capsys):
+    from rayloom_pipelines.cli import runs
+
+    assert runs.run(["show", prior.id]) == 0
+    assert f"first_stage        {vae.id} at step {vae.best['step']}" in capsys.readouterr().out
 
 
 def test_weights_of_another_run_start_the_second_stage_alone(vae, prior):

@@ -113,6 +113,8 @@ def _show(argv: Sequence[str]) -> int:
             print(f"  {key:<18} {about[key]}")
     if about.get("data"):
         print(f"  {'data':<18} {about['data']['name']} {about['data']['fingerprint'][:12]}")
+    for field, stage in about.get("stages", {}).items():
+        print(f"  {field:<18} {stage['run']} at step {stage['step']:,}")
     git = about.get("git") or {}
     if git.get("commit"):
         print(f"  {'git':<18} {git['commit'][:12]}{' with changes' if git.get('dirty') else ''}")
