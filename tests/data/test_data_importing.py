@@ -137,6 +137,22 @@ def test_unreadable_pictures_are_named(tmp_path):
     assert not (tmp_path / "r" / "x").exists()
 
 
+def test_pictures_are_not_scaled_beyond_measure(tmp_path):
+    picture(tmp_path / "in" / "a.png")
+    for size in (-3, 0, 100_000):
+        refused("between 1 and", import_images, tmp_path / "in", "x", root=tmp_path, size=size)
+
+
+def test_hidden_files_and_other_kinds_are_passed_over(tmp_path):
+    for name in ("a/1.png", "b/1.png", "a/.hidden.png", ".git/1.png"):
+        picture(tmp_path / "in" / name)
+    (tmp_path / "in" / "a" / "._1.png").write_bytes(b"junk")
+    (tmp_path / "in" / "notes.txt").write_text("beside the classes")
+    made = import_images(tmp_path / "in", "x", root=tmp_path)
+    assert sum(len(made.split(name)) for name in made.splits) == 2
+    assert made.manifest["fields"]["label"]["classes"] == ["a", "b"]
+
+
 def test_a_picture_bomb_is_named(tmp_path, monkeypatch):
     picture(tmp_path / "in" / "bomb.png", (20, 20))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 300)
@@ -285,6 +301,67 @@ def test_unfit_arrays_are_named(tmp_path):
     refused("d.npy", import_arrays, tmp_path / "d.npy", "x", root=tmp_path)
 
 
+def save_header(path, shape):
+    with path.open("wb") as file:
+        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        file.write(b"x" * 100)
+
+
+def test_foreign_and_damaged_arrays_are_named(tmp_path):
+    npy, npz = tmp_path / "d.npy", tmp_path / "d.npz"
+    npy.write_bytes(b"garbage" * 50)
+    refused([str(npy), "no .npy file"], import_data, npy, "x", root=tmp_path / "r")
+    for shape in [(10**12, 64), (10**30,)]:
+        save_header(npy, shape)
+        refused(str(npy), import_data, npy, "x", root=tmp_path / "r")
+    np.save(npy, np.zeros((40, 9, 9), np.uint8))
+    npy.write_bytes(npy.read_bytes()[:1000])
+    refused([str(npy), "cut short"], import_data, npy, "x", root=tmp_path / "r")
+    with zipfile.ZipFile(npz, "w") as archive:
+        archive.writestr("hello.txt", "no array")
+    refused([str(npz), "'hello.txt' is no array"], import_data, npz, "x", root=tmp_path / "r")
+    np.savez(npz, **{"a key!": np.zeros(3)})
+    refused([str(npz), "field name 'a key!'"], import_data, npz, "x", root=tmp_path / "r")
+
+
+@pytest.mark.parametrize("top", [2**20, 2**40, 2**63 + 5])
+def test_labels_that_number_no_classes_are_refused(tmp_path, top):
+    """Statistics and conditional models keep a number for each class up to the highest."""
+    label = np.array([0, top], np.uint64)
+    np.savez(tmp_path / "d.npz", x=np.zeros((2, 3)), y=label)
+    pq.write_table(pa.table({"label": label}), tmp_path / "d.parquet")
+    for name in ("d.npz", "d.parquet"):
+        refused([name, "classes"], import_data, tmp_path / name, "x", root=tmp_path / "r")
+    assert not (tmp_path / "r" / "x").exists()
+
+
+def test_what_is_not_finite_is_named_by_row(tmp_path):
+    values = np.zeros((60, 3), np.float32)
+    values[41, 2] = np.nan
+    np.save(tmp_path / "d.npy", values)
+    refused(["d.npy", "row 41"], import_data, tmp_path / "d.npy", "x", root=tmp_path / "r")
+    values[41, 2], values[17, 0] = 0, -np.inf
+    lists = pa.array([row[: k % 4].tolist() for k, row in enumerate(values)])
+    for column in (values[:, 0], lists):
+        pq.write_table(pa.table({"a": column}), tmp_path / "d.parquet")
+        refused(["'a'", "row 17"], import_data, tmp_path / "d.parquet", "x", root=tmp_path / "r")
+
+
+def test_an_array_in_any_order_of_bytes_is_the_same_set(tmp_path):
+    values = RNG.integers(0, 256, (40, 9, 7), np.uint8)
+    prints = set()
+    for name, array in {"c": values, "f": np.asfortranarray(values)}.items():
+        np.save(tmp_path / f"{name}.npy", array)
+        prints.add(import_data(tmp_path / f"{name}.npy", name, root=tmp_path / "r").fingerprint)
+    assert len(prints) == 1
+    real = values.astype(np.float32)
+    for name, array in {"little": real, "big": real.astype(">f4")}.items():
+        np.save(tmp_path / f"{name}.npy", array)
+        prints.add(import_data(tmp_path / f"{name}.npy", name, root=tmp_path / "r").fingerprint)
+    assert len(prints) == 2
+
+
 def test_a_zip_bomb_and_a_zip_with_paths(tmp_path, monkeypatch):
     """Members are read in memory: a path in a name leads nowhere, and sizes are looked at first."""
     import rayloom.data.arrays as arrays
@@ -403,6 +480,9 @@ def test_unfit_tables_are_named(tmp_path):
     attempt(["labels must be"], {"label": [-1, 2]})
     attempt(["lists"], {"a": [[[1], [2, 3]], [[4]]]})
     attempt(["'s'", "no column of numbers"], {"s": ["a"], "x": [1.0]}, columns=["x"], vector=["s"])
+    attempt(["has no rows"], {"a": pa.array([], pa.float32())})
+    attempt(["field name 'a b'"], {"a b": [1.0]})
+    attempt(["--columns"], {"id": ["text"], "a": [1.0]})
     path.write_bytes(b"PAR1 nothing PAR1")
     refused([str(path), "Parquet"], import_table, path, "x", root=tmp_path)
     refused("no such", import_table, tmp_path / "none.parquet", "x", root=tmp_path)
@@ -436,3 +516,38 @@ def test_export_and_import_are_inverse(tmp_path):
     assert back.manifest["fields"] == dataset.manifest["fields"]
     refused(["train.parquet", "--force"], export_parquet, dataset, tmp_path / "out")
     assert json.loads(pq.read_schema(paths[0]).metadata[b"rayloom.fields"])["label"]
+
+
+def test_damage_and_lies_in_a_table_are_named(tmp_path):
+    """Pages are written with checksums, and what the metadata promise is looked at."""
+    columns = table_of(200)
+    write_table(tmp_path / "t.parquet", {k: columns[k] for k in ("x", "count")})
+    made = import_data(tmp_path / "t.parquet", "t", root=tmp_path / "r")
+    [path, _] = export_parquet(made, tmp_path / "out")
+    kept = path.read_bytes()
+    values = pq.read_metadata(path).row_group(0).column(0).dictionary_page_offset
+    for place in range(values + 300, values + 1200, 300):  # 180 different numbers of 8 bytes
+        path.write_bytes(kept[:place] + bytes([kept[place] ^ 0x55]) + kept[place + 1 :])
+        refused(str(path), import_data, path, "d", root=tmp_path / "r")
+    table = pq.read_table(tmp_path / "t.parquet")
+    for shape in ([3], [-1]):
+        lie = {"x": {"shape": shape, "dtype": "float64"}}
+        table = table.replace_schema_metadata({"rayloom.fields": json.dumps(lie)})
+        pq.write_table(table, tmp_path / "lie.parquet")
+        refused(["lie.parquet", "'x'"], import_data, tmp_path / "lie.parquet", "l", root=tmp_path)
+
+
+def test_tables_by_the_command_line(tmp_path, capsys):
+    from rayloom_pipelines.cli import main
+
+    write_table(tmp_path / "t.parquet", table_of(30))
+    words = ["--root", str(tmp_path / "r"), "--columns", "label", "--vector", "x,count"]
+    assert main(["data", "import", str(tmp_path / "t.parquet"), "mine", *words]) == 0
+    assert main(["data", "show", "mine", "--root", str(tmp_path / "r")]) == 0
+    shown = capsys.readouterr().out
+    for word in ("green red", "counts", "float32 (2,)", "mean", "27 rows", "3 rows"):
+        assert word in shown
+    assert main(["data", "import", str(tmp_path / "t.parquet"), "b", "--columns", "x,z"]) == 2
+    assert "no column 'z'" in capsys.readouterr().err
+    np.save(tmp_path / "a.npy", np.zeros(5))
+    assert main(["data", "import", str(tmp_path / "a.npy"), "b", "--vector", "x"]) == 2

@@ -6,6 +6,8 @@ import shutil
 import subprocess
 import sys
 
+import memory_limit
+import numpy as np
 import pytest
 
 from rayloom.core.errors import UserError
@@ -101,6 +103,69 @@ def test_four_gib_within_one_and_a_half(big):
     assert told["seen"] == size // 4096
     assert told["peak_rss_bytes"] < 1536 * MIB
     assert told["writing"] < 256 * MIB
+
+
+def write_npy(path, size):
+    """A `.npy` of random 64x64 pictures, one quarter of each black, in bounded memory."""
+    rng, block = np.random.default_rng(0), 2048
+    header = {"descr": "|u1", "fortran_order": False, "shape": (size // 4096, 64, 64)}
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for start in range(0, size // 4096, block):
+            count = min(block, size // 4096 - start)
+            image = rng.integers(0, 256, (count, 4, 16, 64), np.uint8)
+            image[np.arange(count), rng.integers(0, 4, count)] = 0
+            file.write(image.tobytes())
+
+
+CONFIG = """
+model:
+  name: vae
+  latent_dim: 4
+  network: mlp
+  widths: [32]
+  likelihood: {name: bernoulli, binarise: threshold}
+data: {name: noise, batch_size: 256, eval_batch_size: 256}
+optimizer: {name: adam, lr: 1e-3}
+train: {epochs: 1, clip_norm: 100, ema: {decay: 0.99}}
+evaluation: {every: 1}
+"""
+
+
+@pytest.mark.bench
+@pytest.mark.timeout(3600)
+def test_the_command_line_trains_on_four_gib_within_one_and_a_half(big):
+    """`data import` of a 4 GiB array, then `train` with Adam for an epoch, each in 1.5 GiB."""
+    size, limit = 4096 * MIB, 1536 * MIB
+    big.mkdir()
+    write_npy(big / "noise.npy", size)
+    (big / "noise.yaml").write_text(CONFIG)
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("RAYLOOM_", "MLFLOW_"))}
+    env |= {"RAYLOOM_DATA_ROOT": str(big / "data"), "OMP_NUM_THREADS": "1"}
+
+    def rayloom(*words):
+        command = [sys.executable, "-m", "rayloom_pipelines.cli", *words]
+        told = memory_limit.run_limited(command, limit, env=env, cwd=big, timeout=3000)
+        print(
+            f"\nrayloom {words[0]}: limit {limit / MIB:.0f} MiB by {told.limited_by}, "
+            f"peak resident set {told.peak_rss / MIB:.0f} MiB"
+        )
+        assert told.returncode == 0, told.output
+        assert 0 < told.peak_rss < limit
+        return told.output
+
+    rayloom("data", "import", "noise.npy", "noise", "--test-fraction", "0.01")
+    (big / "noise.npy").unlink()
+    rayloom("train", "noise.yaml", "--json")
+    [run] = (big / "runs").iterdir()
+    about = json.loads((run / "run.json").read_text())
+    assert about["status"] == "finished"
+    lines = [json.loads(line) for line in (run / "journal.jsonl").read_text().splitlines()]
+    points = [line["values"] for line in lines if line["type"] == "scalars"]
+    losses = [point["loss/total"] for point in points if "loss/total" in point]
+    steps = max(point.get("train/grad_steps", 0) for point in points)
+    assert steps == -(-round(0.99 * (size // 4096)) // 256)  # every example, once
+    assert losses[-1] < losses[0] - 20
 
 
 @pytest.mark.parametrize(("budget", "streamed"), [("64M", False), ("1M", True)])

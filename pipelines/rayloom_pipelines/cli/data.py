@@ -1,8 +1,9 @@
 """`rayloom data`: prepare, import, show, export data sets."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rayloom_pipelines.cli.options import Parser, action
 
@@ -42,11 +43,21 @@ def _prepare(argv: Sequence[str]) -> int:
     return 0
 
 
+def _names(text: str) -> list[str]:
+    return [name for name in text.split(",") if name]
+
+
 def _import(argv: Sequence[str]) -> int:
     parser = _parser("import")
     parser.add_argument("path", metavar="PATH", help="folder of images, .npy, .npz, .parquet")
     parser.add_argument("name", metavar="NAME", help="configs then say data.name=NAME")
     parser.add_argument("--size", type=int, metavar="PIXELS", help="images: side length")
+    parser.add_argument(
+        "--columns", type=_names, default=(), metavar="A,B", help="Parquet: use these only"
+    )
+    parser.add_argument(
+        "--vector", type=_names, default=(), metavar="A,B", help="Parquet: join these into `vector`"
+    )
     parser.add_argument("--test-fraction", type=float, default=0.1, metavar="F")
     parser.add_argument("--force", action="store_true", help="replace a data set of that name")
     given = parser.read(argv)
@@ -57,6 +68,8 @@ def _import(argv: Sequence[str]) -> int:
         given.name,
         root=given.root,
         size=given.size,
+        columns=given.columns,
+        vector=given.vector,
         test_fraction=given.test_fraction,
         force=given.force,
     )
@@ -91,9 +104,32 @@ def _show(argv: Sequence[str]) -> int:
         print(f"{key:<12} {about[key]}")
     for name, field in about["fields"].items():
         print(f"{'field':<12} {name}: {field['dtype']} {tuple(field['shape'])} {field['kind']}")
+        if field["classes"]:
+            print(f"{'classes':<12} {_some(field['classes'])}")
     for name, split in about["splits"].items():
-        print(f"{'split':<12} {name}: {split['rows']:,} rows")
+        seen = "" if split["examples"] == split["rows"] else f", of {split['examples']:,} of them"
+        print(f"{'split':<12} {name}: {split['rows']:,} rows{seen}")
+        for key, numbers in split["fields"].items():
+            print(f"{'':<12}   {key}: {_statistics(numbers)}")
     return 0
+
+
+def _statistics(numbers: Mapping[str, Any]) -> str:
+    """One line for what `describe` says of a field."""
+    parts = []
+    if "counts" in numbers:
+        parts.append(f"counts {_some(numbers['counts'])}")
+    if "mean" in numbers:
+        parts += [f"{name} {numbers[name]:.4g}" for name in ("mean", "std", "min", "max")]
+    if "length" in numbers:
+        length = numbers["length"]
+        parts.append(f"length {length['min']} to {length['max']}, mean {length['mean']:.4g}")
+    return ", ".join(parts)
+
+
+def _some(values: Sequence[object], most: int = 20) -> str:
+    shown = " ".join(map(str, values[:most]))
+    return f"{shown} ... ({len(values)} in all)" if len(values) > most else shown
 
 
 def _export(argv: Sequence[str]) -> int:

@@ -4,6 +4,7 @@ Names: `image(s)` or `x` of uint8 become `image` (C, H, W); `label(s)`, `y`, `ta
 `label`. In an `.npz`, keys such as `train_images` or `y_test` say the split.
 """
 
+import io
 import re
 import zipfile
 from collections.abc import Mapping
@@ -13,10 +14,13 @@ import numpy as np
 
 from rayloom.core.errors import UserError
 from rayloom.core.protocols import FieldSpec
+from rayloom.data.columns import read_rows
 from rayloom.data.dataset import Dataset, open_store
 from rayloom.data.importing import (
     LABEL_NAMES,
     SPLIT_NAMES,
+    check_finite,
+    check_import,
     label_codes,
     row_hash,
     split_order,
@@ -29,6 +33,7 @@ from rayloom.data.store import CHUNK, StoreWriter
 
 _CHANNELS = ((1, 3), (4,))  # likelier ones first
 _SPLITS = "|".join(SPLIT_NAMES)
+_MAGIC = b"\x93NUMPY"
 _KEY = re.compile(rf"(?:(?P<a>{_SPLITS})_(?P<x>.+)|(?P<y>.+)_(?P<b>{_SPLITS}))", re.IGNORECASE)
 
 
@@ -64,6 +69,7 @@ def import_arrays(
         for split, values in _by_split(path, arrays).items()
     }
     fields, classes = _fields(path, splits)
+    check_import(path, fields)
     with (
         store_lock(target),
         StoreWriter(
@@ -74,11 +80,11 @@ def import_arrays(
             rows = len(next(iter(splits[""].values())))
             order = np.argsort(row_hash(rows), kind="stable")
             for split, chosen in split_order(order, test_fraction).items():
-                _write(writer, split, splits[""], chosen, fields)
+                _write(writer, split, splits[""], chosen, fields, path)
         else:
             for split, values in splits.items():
                 everything = np.arange(len(next(iter(values.values()))))
-                _write(writer, split, values, everything, fields)
+                _write(writer, split, values, everything, fields, path)
     return open_store(target)
 
 
@@ -90,7 +96,7 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
     """
     try:
         if path.suffix.lower() == ".npy":
-            return {"": np.load(path, mmap_mode="r", allow_pickle=False)}
+            return {"": _load_npy(path)}
         with zipfile.ZipFile(path) as archive:
             size = sum(member.file_size for member in archive.infolist())
         if size > available_memory() // 2:
@@ -108,11 +114,34 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
                 "save plain numeric arrays"
             ) from None
         raise UserError(f"{path}: cannot be read ({str(error)[:100]})") from None
-    except (OSError, EOFError, zipfile.BadZipFile, MemoryError, SyntaxError) as error:
+    except (
+        *(OSError, EOFError, zipfile.BadZipFile, NotImplementedError, MemoryError),
+        *(SyntaxError, RecursionError, OverflowError),
+    ) as error:
         raise UserError(f"{path}: cannot be read ({type(error).__name__}: {error})") from None
     if not found:
         raise UserError(f"{path}: holds no arrays")
+    for key, value in found.items():
+        if not isinstance(value, np.ndarray):
+            raise UserError(f"{path}: its member {key!r} is no array; leave it out")
     return found
+
+
+def _load_npy(path: Path) -> np.ndarray:
+    with path.open("rb") as file:
+        if file.read(len(_MAGIC)) != _MAGIC:
+            raise UserError(
+                f"{path}: is no .npy file; nor are pickled objects taken, because loading them "
+                "can run code"
+            )
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except ValueError as error:
+        if "Python objects" in str(error):  # not a word of pickle: memory mapping says no first
+            raise ValueError("allow_pickle") from None
+        if "mmap length" in str(error):
+            raise UserError(f"{path}: is cut short: its header promises more") from None
+        raise
 
 
 def _by_split(path: Path, arrays: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
@@ -221,12 +250,25 @@ def _write(
     values: Mapping[str, np.ndarray],
     rows: np.ndarray,
     fields: Mapping[str, FieldSpec],
+    path: Path,
 ) -> None:
     """Copy rows in chunks, so that a memory-mapped array larger than memory passes too."""
     width = max(value[:1].nbytes for value in values.values())
     step = max(1, CHUNK // max(1, width))
     for start in range(0, len(rows), step):
         some = rows[start : start + step]
-        writer.add(
-            split, {key: value[some].astype(fields[key].dtype) for key, value in values.items()}
-        )
+        chunk = {k: _take(value, some).astype(fields[k].dtype) for k, value in values.items()}
+        for key, value in chunk.items():
+            check_finite(f"{path}: {key!r}", value, some)
+        writer.add(split, chunk)
+
+
+def _take(value: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Rows of an array. Of a file they are read: mapped pages would make the resident set grow."""
+    width = value.nbytes // len(value)
+    if not isinstance(value, np.memmap) or value.strides[0] != width:
+        return value[rows]  # in memory, or a file in Fortran's order
+    raw = np.empty(len(rows) * width, np.uint8)
+    with io.FileIO(str(value.filename), "rb") as file:
+        read_rows(file, rows, raw.data, width=width, offset=value.offset)
+    return np.ndarray((len(rows), *value.shape[1:]), value.dtype, raw, strides=value.strides)

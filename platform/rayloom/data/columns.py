@@ -80,26 +80,42 @@ class StreamedRows:
         if len(wanted) and not (0 <= wanted.min() and wanted.max() < self.rows):
             raise IndexError(f"row numbers must lie in 0..{self.rows - 1}")
         out = np.empty((len(wanted), *self.shape), self.dtype)
-        self._read(wanted, out.reshape(-1).view(np.uint8).data)
-        return torch.from_numpy(out)
-
-    def _read(self, wanted: np.ndarray, target: memoryview) -> None:
-        breaks = np.flatnonzero(np.diff(wanted) != 1) + 1
-        starts = [0, *breaks.tolist()] if len(wanted) else []
-        stops = [*breaks.tolist(), len(wanted)]
-        rows, width, base = wanted.tolist(), self.width, self.offset
         if self._file is None:
             self._file = io.FileIO(self.path, "rb")
-        descriptor, readv = self._file.fileno(), os.preadv
-        for start, stop in zip(starts, stops, strict=False):
-            view = target[start * width : stop * width]
-            position = base + rows[start] * width
-            got = readv(descriptor, [view], position)
-            while got < len(view):  # at most 2 GiB come at once
-                more = readv(descriptor, [view[got:]], position + got)
-                if more == 0:
-                    raise RayloomError(f"{self.path} became shorter while it was in use")
-                got += more
+        target = out.reshape(-1).view(np.uint8).data
+        read_rows(self._file, wanted, target, width=self.width, offset=self.offset)
+        return torch.from_numpy(out)
+
+
+def read_rows(
+    file: io.FileIO, wanted: np.ndarray, target: memoryview, *, width: int, offset: int
+) -> None:
+    """Read rows of a file into a buffer, one read per run of neighbours.
+
+    Args:
+        file: The open file.
+        wanted: int64 (B,), rows.
+        target: B * width bytes.
+        width: Bytes of a row.
+        offset: First byte of row 0.
+
+    Raises:
+        RayloomError: The file ends before a row does.
+    """
+    breaks = np.flatnonzero(np.diff(wanted) != 1) + 1
+    starts = [0, *breaks.tolist()] if len(wanted) else []
+    stops = [*breaks.tolist(), len(wanted)]
+    rows = wanted.tolist()
+    descriptor, readv = file.fileno(), os.preadv
+    for start, stop in zip(starts, stops, strict=False):
+        view = target[start * width : stop * width]
+        position = offset + rows[start] * width
+        got = readv(descriptor, [view], position)
+        while got < len(view):  # at most 2 GiB come at once
+            more = readv(descriptor, [view[got:]], position + got)
+            if more == 0:
+                raise RayloomError(f"{file.name} became shorter while it was in use")
+            got += more
 
 
 class FixedColumn:

@@ -49,7 +49,9 @@ def export_parquet(dataset: Dataset, folder: str | Path, *, force: bool = False)
         temporary = path.with_name(f".{path.name}.tmp")
         split = dataset.split(name)
         try:
-            with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+            with pq.ParquetWriter(
+                temporary, schema, compression="zstd", write_page_checksum=True
+            ) as writer:
                 for start in range(0, len(split), _ROWS):
                     index = torch.arange(start, min(start + _ROWS, len(split)))
                     writer.write_batch(_to_arrow(split.take(index), infos, schema))

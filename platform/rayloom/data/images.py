@@ -13,21 +13,27 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from rayloom.core.errors import UserError
 from rayloom.core.protocols import FieldSpec
 from rayloom.data.dataset import Dataset, open_store
-from rayloom.data.importing import SPLIT_NAMES, label_codes, split_order, target_folder
+from rayloom.data.importing import (
+    SPLIT_NAMES,
+    check_import,
+    label_codes,
+    split_order,
+    target_folder,
+)
 from rayloom.data.ordering import content_order
 from rayloom.data.prepare import store_lock
-from rayloom.data.store import StoreWriter
+from rayloom.data.store import CHUNK, StoreWriter
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 _GREY = ("1", "L", "LA")
 _COLOUR = ("P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV", "La", "RGBa")
 _ORIENTATION = 274  # EXIF tag; values above 4 exchange width and height
-_CHUNK = 256  # images decoded at once
+MAX_SIDE = 8192  # pixels: a third of Pillow's own bound on what is no bomb
 _log = logging.getLogger(__name__)
 
 
@@ -71,8 +77,7 @@ def import_images(
     folder = Path(folder).expanduser().absolute()
     if mode not in ("auto", "L", "RGB"):
         raise UserError(f"mode is {mode!r}; it must be auto, L or RGB")
-    if size is not None and size < 1:
-        raise UserError(f"size is {size}; it must be at least 1 pixel")
+    check_size(size)
     target = target_folder(name, root, force=force)
     paths = list(_walk(folder))
     if not paths:
@@ -84,6 +89,8 @@ def import_images(
     fields = {"image": FieldSpec((1 if grey else 3, height, width), "uint8", "image")}
     if classes:
         fields["label"] = FieldSpec((), "int64", "label", len(classes))
+    check_import(folder, fields)
+    step = max(1, CHUNK // (width * height * (1 if grey else 3)))  # images decoded at once
     with (
         store_lock(target),
         StoreWriter(
@@ -96,14 +103,24 @@ def import_images(
         ) as writer,
     ):
         for split, rows in splits.items():
-            for start in range(0, len(rows), _CHUNK):
-                some = rows[start : start + _CHUNK]
+            for start in range(0, len(rows), step):
+                some = rows[start : start + step]
                 images = [decode(paths[k], str(paths[k]), (width, height), grey) for k in some]
                 batch = {"image": np.stack(images)}
                 if classes:
                     batch["label"] = labels[some]
                 writer.add(split, batch)
     return open_store(target)
+
+
+def check_size(size: int | None) -> None:
+    """Check a side length to scale to.
+
+    Raises:
+        UserError: It is not between 1 and `MAX_SIDE` pixels.
+    """
+    if size is not None and not 1 <= size <= MAX_SIDE:
+        raise UserError(f"size is {size}; it must be between 1 and {MAX_SIDE} pixels")
 
 
 def _walk(folder: Path) -> Iterator[Path]:
@@ -179,6 +196,8 @@ def decode(file: Path | BytesIO, what: str, size: tuple[int, int], grey: bool) -
 
 
 def _short(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):  # its text is the path, or an address in memory
+        return "in no format that Pillow knows"
     return f"{type(error).__name__}: {str(error).splitlines()[0][:100] if str(error) else ''}"
 
 

@@ -5,15 +5,16 @@ Splits: given by folder or file names where those say `train`, `test` or `valida
 everywhere.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from rayloom.core import catalogue
 from rayloom.core.errors import UserError
+from rayloom.core.protocols import FieldSpec
 from rayloom.data.dataset import Dataset
-from rayloom.data.manifest import check_name
+from rayloom.data.manifest import check_fields, check_name
 from rayloom.data.prepare import data_root
 
 SPLIT_NAMES = {
@@ -76,12 +77,46 @@ def label_codes(values: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:
     return codes.astype(np.int64), tuple(str(name) for name in names)
 
 
+def check_import(path: Path, fields: Mapping[str, FieldSpec]) -> None:
+    """`check_fields`, with the file that the fields come from.
+
+    Raises:
+        UserError: A name, shape or number of classes that the store cannot hold.
+    """
+    try:
+        check_fields(fields)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def check_finite(where: str, values: np.ndarray, rows: np.ndarray | range) -> None:
+    """Refuse NaN and infinities: training on them fails late and far from the file.
+
+    Args:
+        where: File, and key or column.
+        values: `[n, ...]`.
+        rows: Number of each of the n rows in the file, for the message.
+
+    Raises:
+        UserError: A number is not finite; names the first row.
+    """
+    if values.dtype.kind != "f" or np.isfinite(values).all():
+        return
+    bad = ~np.isfinite(values.reshape(len(values), -1)).all(axis=1)
+    raise UserError(
+        f"{where}: row {rows[int(np.argmax(bad))]} holds NaN or infinity; fill or drop such rows "
+        "first"
+    )
+
+
 def import_data(
     path: str | Path,
     name: str,
     *,
     root: str | Path | None = None,
     size: int | None = None,
+    columns: Sequence[str] = (),
+    vector: Sequence[str] = (),
     test_fraction: float = 0.1,
     force: bool = False,
 ) -> Dataset:
@@ -92,6 +127,8 @@ def import_data(
         name: Name of the data set; configs then say `data: {name: NAME}`.
         root: Folder of the stores; see `prepare.data_root`.
         size: Images: side length in pixels to crop and scale to.
+        columns: Parquet: columns to use; all by default.
+        vector: Parquet: numeric columns to be joined into one float32 field `vector`.
         test_fraction: Part of the examples that becomes the split `test` where names say nothing.
         force: Replace a data set of that name.
 
@@ -106,8 +143,17 @@ def import_data(
         from rayloom.data.tables import import_table
 
         return import_table(
-            path, name, root=root, size=size, test_fraction=test_fraction, force=force
+            path,
+            name,
+            root=root,
+            columns=columns,
+            vector=vector,
+            size=size,
+            test_fraction=test_fraction,
+            force=force,
         )
+    if columns or vector:
+        raise UserError(f"{path}: --columns and --vector are for Parquet")
     if path.is_dir():
         from rayloom.data.images import import_images
 

@@ -24,6 +24,7 @@ from rayloom.core.sections import Config, NonNegativeInt, PositiveInt
 MANIFEST = "manifest.json"
 SCHEMA_VERSION = 1
 MAX_MANIFEST_BYTES = 16 << 20
+MAX_CLASSES = 1 << 20
 DTYPES = (
     *("bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64"),
     *("float16", "float32", "float64"),
@@ -121,6 +122,11 @@ def check_fields(fields: Mapping[str, FieldSpec]) -> None:
             )
         if 0 in field.shape:
             raise UserError(f"field {name!r}: shape {field.shape} holds nothing")
+        if not 0 <= field.num_classes <= MAX_CLASSES:
+            raise UserError(
+                f"field {name!r}: {field.num_classes} classes (the highest label, plus one), at "
+                f"most {MAX_CLASSES} can be kept; number the classes from 0"
+            )
         if varies(field):
             for extra in (f"{name}_mask", f"{name}_length"):
                 if extra in fields:
@@ -165,7 +171,7 @@ def broken(folder: Path, why: str) -> UserError:
     if folder.name in CATALOGUE["datasets"]:
         cure = f"make it again with `rayloom data prepare {folder.name} --force`"
     else:
-        cure = f"import it again with `rayloom data import ... --name {folder.name} --force`"
+        cure = f"import it again with `rayloom data import PATH {folder.name} --force`"
     return UserError(f"data set {folder.name!r} in {folder}: {why}; {cure}")
 
 

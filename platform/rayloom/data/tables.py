@@ -8,6 +8,7 @@ scalars, lists of one length vectors, lists of several lengths varying fields; b
 
 import itertools
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -22,10 +23,18 @@ from rayloom.core.errors import UserError
 from rayloom.core.protocols import FieldSpec
 from rayloom.data.dataset import Dataset, open_store
 from rayloom.data.exporting import METADATA
-from rayloom.data.importing import LABEL_NAMES, SPLIT_NAMES, num_test, row_hash, target_folder
+from rayloom.data.importing import (
+    LABEL_NAMES,
+    SPLIT_NAMES,
+    check_finite,
+    check_import,
+    num_test,
+    row_hash,
+    target_folder,
+)
 from rayloom.data.manifest import FieldInfo, inner_shape, varies
 from rayloom.data.prepare import store_lock
-from rayloom.data.store import StoreWriter
+from rayloom.data.store import CHUNK, StoreWriter
 
 _ROWS = 1024  # rows read at once
 
@@ -58,8 +67,13 @@ def import_table(
     """
     path = Path(path).expanduser().absolute()
     target = target_folder(name, root, force=force)
+    if size is not None:
+        from rayloom.data.images import check_size
+
+        check_size(size)
     files = _files(path)
     plan = _Plan(files, columns, vector, size)
+    check_import(path, plan.fields)
     with (
         store_lock(target),
         StoreWriter(
@@ -68,6 +82,8 @@ def import_table(
     ):
         for split, file in files.items():
             total = pq.read_metadata(file).num_rows
+            if not total:
+                raise UserError(f"{file}: has no rows")
             test = _test_rows(total, test_fraction) if split == "" else np.zeros(0, bool)
             start = 0
             for batch in plan.batches(file):
@@ -99,7 +115,7 @@ def _files(path: Path) -> dict[str, Path]:
         found[split] = file
     if not found:
         raise UserError(f"{path}: no .parquet files in it")
-    return found
+    return {split: found[split] for split in dict.fromkeys(SPLIT_NAMES.values()) if split in found}
 
 
 def _test_rows(total: int, fraction: float) -> np.ndarray:
@@ -203,16 +219,21 @@ class _Plan:
         elif pa.types.is_integer(value) or pa.types.is_floating(value):
             dtype = np.dtype(value.to_pandas_dtype()).name
         else:
-            raise self._refuse(name, f"is of type {kind}, which is neither numbers nor images")
+            raise self._refuse(
+                name,
+                f"is of type {kind}, which is neither numbers nor images; choose others with "
+                "--columns",
+            )
         image = dtype == "uint8" and len(shape) == 3 and shape[0] in (1, 3, 4)
         return shape, dtype, "image" if image else "vector"
 
     def _plan_label(self, name: str, kind: pa.DataType) -> FieldSpec:
-        values = [
-            pc.unique(pq.read_table(path, columns=[name]).column(0).combine_chunks())
+        found = {
+            value
             for path in self.paths
-        ]
-        found = {v for part in values for v in part.to_pylist()} - {None}
+            for batch in _read(path, [name], _ROWS)
+            for value in pc.unique(batch.column(0)).to_pylist()
+        } - {None}
         if not found:
             raise self._refuse(name, "has no values")
         if not pa.types.is_integer(kind) and not pa.types.is_boolean(kind):
@@ -244,11 +265,10 @@ class _Plan:
     def _encoded(self, name: str) -> Iterator[tuple[Path, int, bytes]]:
         for path in self.paths:
             row = 0
-            with pq.ParquetFile(path) as file:
-                for batch in file.iter_batches(_ROWS, columns=[name]):
-                    for data in _image_bytes(batch.column(0), self._where(path, name)):
-                        yield path, row, data
-                        row += 1
+            for batch in _read(path, [name], _ROWS):
+                for data in _image_bytes(batch.column(0), self._where(path, name)):
+                    yield path, row, data
+                    row += 1
 
     def _where(self, path: Path, name: str) -> str:
         return f"{path}: column {name!r}"
@@ -256,25 +276,32 @@ class _Plan:
     def batches(self, path: Path) -> Iterator[dict[str, Any]]:
         """Examples of a file, some rows at a time."""
         names = [*self.readers.values(), *self.vector]
+        width = sum(abs(math.prod(field.shape)) for field in self.fields.values())
         row = 0
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(_ROWS, columns=names):
-                made = {}
-                for field, name in self.readers.items():
-                    array = batch.column(batch.schema.get_field_index(name))
-                    made[field] = self._convert(path, field, name, array, row)
-                if self.vector:
-                    parts = []
-                    for name in self.vector:
-                        array = batch.column(batch.schema.get_field_index(name))
-                        where = self._where(path, name)
-                        if not _is_number(array.type):
-                            raise UserError(f"{where}: is no column of numbers")
-                        parts.append(_no_nulls(array, where).to_numpy(zero_copy_only=False))
-                    made["vector"] = np.stack(parts, 1).astype(np.float32)
-                if batch.num_rows:
-                    yield made
-                row += batch.num_rows
+        for batch in _read(path, names, max(1, min(_ROWS, CHUNK // width))):
+            made = {}
+            for field, name in self.readers.items():
+                array = batch.column(batch.schema.get_field_index(name))
+                made[field] = self._convert(path, field, name, array, row)
+            if self.vector:
+                made["vector"] = self._join(path, batch)
+            for field, values in made.items():
+                if not isinstance(values, list):
+                    rows = range(row, row + batch.num_rows)
+                    check_finite(f"{path}: {field!r}", values, rows)
+            if batch.num_rows:
+                yield made
+            row += batch.num_rows
+
+    def _join(self, path: Path, batch: pa.RecordBatch) -> np.ndarray:
+        parts = []
+        for name in self.vector:
+            array = batch.column(batch.schema.get_field_index(name))
+            where = self._where(path, name)
+            if not _is_number(array.type):
+                raise UserError(f"{where}: is no column of numbers")
+            parts.append(_no_nulls(array, where).to_numpy(zero_copy_only=False))
+        return np.stack(parts, 1).astype(np.float32)
 
     def _convert(self, path: Path, field: str, name: str, array: pa.Array, row: int) -> Any:
         spec, where = self.fields[field], self._where(path, name)
@@ -294,11 +321,15 @@ class _Plan:
             codes = {name: code for code, name in enumerate(self.classes["label"])}
             return np.array([codes[str(v)] for v in array.to_pylist()], np.int64)
         array = array.storage if isinstance(array, pa.ExtensionArray) else array
-        if not varies(spec):
-            flat = _flat(array, where)
-            return flat.astype(spec.dtype).reshape(len(array), *spec.shape)
-        starts = np.concatenate([[0], np.cumsum(pc.list_value_length(array).to_numpy())])
-        steps = _flat(array.flatten(), where).astype(spec.dtype).reshape(-1, *inner_shape(spec))
+        try:
+            if not varies(spec):
+                return _flat(array, where).astype(spec.dtype).reshape(len(array), *spec.shape)
+            starts = np.concatenate([[0], np.cumsum(pc.list_value_length(array).to_numpy())])
+            steps = _flat(array.flatten(), where).astype(spec.dtype)
+            steps = steps.reshape(-1, *inner_shape(spec))
+        except (ValueError, TypeError, AttributeError, pa.ArrowException) as error:
+            raise UserError(f"{where}: does not hold what its metadata say ({error})") from None
+        check_finite(where, steps, np.repeat(np.arange(row, row + len(array)), np.diff(starts)))
         return [steps[a:b] for a, b in itertools.pairwise(starts.tolist())]
 
 
@@ -312,6 +343,16 @@ def _no_nulls(array: pa.Array, where: str) -> pa.Array:
     if array.null_count:
         raise UserError(f"{where}: {array.null_count} missing values; fill or drop them first")
     return array
+
+
+def _read(path: Path, columns: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
+    """Some rows at a time; pages that carry a checksum are checked."""
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            yield from file.iter_batches(rows, columns=list(columns))
+    except (pa.ArrowException, OSError) as error:
+        text = str(error).splitlines()[0][:120]
+        raise UserError(f"{path}: is damaged ({text})") from None
 
 
 def _schema(path: Path) -> pa.Schema:
