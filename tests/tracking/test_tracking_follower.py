@@ -306,6 +306,25 @@ def test_a_locked_database_stops_nothing_and_loses_nothing(tmp_path, uri):
     assert len(heard) == 1
 
 
+@pytest.mark.parametrize("in_a_hurry", [False, True])
+def test_patience_at_the_end_lasts_while_something_is_sent(monkeypatch, in_a_hurry):
+    from rayloom.tracking import follower
+
+    class Slow:
+        offset = 0
+
+    now, slow = [0.0], Slow()
+    monkeypatch.setattr(follower.time, "monotonic", lambda: now[0])
+    patience = follower._Patience(None if in_a_hurry else slow, 30.0)
+    for _ in range(5):
+        now[0] += 20.0
+        slow.offset += 1
+        over = patience.is_over()
+    assert over == in_a_hurry
+    now[0] += 31.0
+    assert patience.is_over()
+
+
 @pytest.mark.parametrize(
     "server", [forked_server, pytest.param(plain_mlflow_ui, marks=pytest.mark.faults)]
 )

@@ -213,7 +213,7 @@ def finish(
     if follower is None:
         return
     if status == "finished" and options.register and not options.smoke:
-        if follower.flush(30.0):
+        if follower.flush(CLOSE_S):
             _register(folder, config, observer)
     follower.close(_ENDED[status], CLOSE_S)
 
@@ -231,7 +231,8 @@ def give_up(folder: Any, error: BaseException, follower: Any | None, observer: R
         folder.journal().status(status)
     folder.journal().close()
     if follower is not None:
-        follower.close(_ENDED.get(status, "FAILED"), HURRY_S if stopped else CLOSE_S)
+        patience = HURRY_S if stopped else CLOSE_S
+        follower.close(_ENDED.get(status, "FAILED"), patience, in_a_hurry=stopped)
 
 
 def _exit_code(error: BaseException) -> int:

@@ -115,30 +115,39 @@ class MlflowFollower:
     def flush(self, timeout_s: float = 10.0) -> bool:
         """Wait until MLflow has what the journal file holds now.
 
+        Args:
+            timeout_s: Give up after so long without progress.
+
         Returns:
-            Whether it has; False after the time limit.
+            Whether it has.
         """
         target = self._size()
-        deadline = time.monotonic() + timeout_s
+        patience = _Patience(self, timeout_s)
         with self._state:
             while self.offset < target or (target and self._sender is None):
                 self._hurry = True
                 self._state.notify_all()
-                left = deadline - time.monotonic()
-                if left <= 0 or self._thread is None or self._done:
+                if patience.is_over() or self._thread is None or self._done:
                     return False
-                self._state.wait(min(left, 0.2))
+                self._state.wait(0.2)
         return True
 
     def close(
-        self, status: Status, timeout_s: float = CLOSE_S, *, ended_ms: int | None = None
+        self,
+        status: Status,
+        timeout_s: float = CLOSE_S,
+        *,
+        ended_ms: int | None = None,
+        in_a_hurry: bool = False,
     ) -> bool:
         """Send the rest, set the run's status and end the thread.
 
         Args:
             status: How the run ended.
-            timeout_s: Then give up, and say what is unsent and how to send it.
+            timeout_s: Give up after so long without progress, and say what is unsent and how to
+                send it.
             ended_ms: When it ended, ms since the epoch; None: now.
+            in_a_hurry: Give up after `timeout_s` with progress, too.
 
         Returns:
             Whether MLflow has everything.
@@ -150,7 +159,9 @@ class MlflowFollower:
             ended_ms = ended_ms or time.time_ns() // 1_000_000
             self._memory |= {"status": status, "ended_ms": ended_ms}
             self._state.notify_all()
-        self._thread.join(timeout_s)
+        patience = _Patience(None if in_a_hurry else self, timeout_s)
+        while self._thread.is_alive() and not patience.is_over():
+            self._thread.join(0.2)
         if self._thread.is_alive():
             with self._state:
                 self._done = True  # the thread, wherever it hangs, does nothing more
@@ -325,6 +336,22 @@ class MlflowFollower:
                 raise
 
 
+class _Patience:
+    """Runs out after some seconds in which a follower, if there is one, sent nothing."""
+
+    def __init__(self, follower: MlflowFollower | None, seconds: float) -> None:
+        self._follower, self._seconds = follower, seconds
+        self._seen = follower.offset if follower else 0
+        self._end = time.monotonic() + seconds
+
+    def is_over(self) -> bool:
+        """Whether it ran out."""
+        if self._follower is not None and self._follower.offset != self._seen:
+            self._seen = self._follower.offset
+            self._end = time.monotonic() + self._seconds
+        return time.monotonic() >= self._end
+
+
 def _read_memory(folder: Path) -> dict[str, Any]:
     try:
         value = json.loads((folder / TRACKING_JSON).read_bytes())
@@ -338,7 +365,7 @@ def sync_run(
     uri: str | None = None,
     *,
     say: Say | None = None,
-    timeout_s: float = 600.0,
+    timeout_s: float = CLOSE_S,
 ) -> bool:
     """Send what a run's MLflow lacks (`rayloom runs sync`).
 
@@ -346,7 +373,7 @@ def sync_run(
         run_path: The run folder.
         uri: Another MLflow than the run's own; needed where the stored one hid a password.
         say: Hears about trouble.
-        timeout_s: When to give up.
+        timeout_s: Give up after so long without progress.
 
     Returns:
         Whether MLflow has everything.
