@@ -18,7 +18,7 @@ from rayloom.core.references import RunReference
 from rayloom.core.sections import Config
 from rayloom.records import RunFolder
 from rayloom.testing import check_model
-from rayloom_pipelines.recipes.sweep import train_trial
+from rayloom_pipelines.recipes.trial import train_trial
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "faults"))
 from kill_harness import Site, journal_points, killed, summary

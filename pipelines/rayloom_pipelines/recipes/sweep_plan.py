@@ -1,0 +1,99 @@
+"""What a sweep's section means once every null is decided, and its table for whoever watches."""
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from rayloom.core.config import Resolved
+from rayloom.core.sections import RunConfig
+from rayloom_pipelines.console import RunObserver
+
+if TYPE_CHECKING:
+    from rayloom.distributed.sweep import SweepResult, SweepSpec
+
+EVALUATIONS = 20  # of a trial whose `evaluation.every` is null, as in rayloom.training
+STOPPED = {2: "Ctrl-C", 15: "SIGTERM"}
+
+
+def settle(resolved: Resolved) -> "SweepSpec":
+    """The sweep's section with everything that is null decided."""
+    from rayloom.distributed.sweep import SweepSpec
+    from rayloom.training.plan import metric_direction
+
+    config = resolved.config
+    wanted = config.sweep
+    metric = wanted.metric or config.checkpoint.metric or default_metric(config)
+    amount, every = config.train.length[1], config.evaluation.every
+    return SweepSpec(
+        spaces=resolved.spaces,
+        metric=metric,
+        mode=wanted.mode or metric_direction(metric, "sweep.metric"),
+        trials=wanted.trials,
+        searcher=wanted.searcher,
+        scheduler=wanted.scheduler,
+        grace=wanted.grace,
+        reduction=wanted.reduction,
+        evaluations=max(1, math.ceil(amount / every)) if every else EVALUATIONS,
+        max_concurrent=wanted.max_concurrent,
+        seed=wanted.seed,
+    )
+
+
+def default_metric(config: RunConfig) -> str:
+    """What the kind of run is judged by where the config does not say."""
+    if config.task == "rl":
+        return "eval/return_mean"
+    from rayloom.core import catalogue
+
+    assert config.model is not None
+    model_class = catalogue.load("models", config.model.name)  # type: ignore[attr-defined]
+    return "eval/elbo_nats" if hasattr(model_class, "elbo") else "eval/loss"
+
+
+def ending(result: "SweepResult", spec: "SweepSpec") -> dict[str, Any]:
+    """How a sweep ended, for its `run.json`."""
+    end: dict[str, Any] = {
+        "exit_code": 128 + result.signal if result.signal else 0,
+        "reason": STOPPED.get(result.signal) or f"{len(result.trials)} trials are done",
+        "step": len(result.trials),
+        "concurrent": result.concurrent,
+        "failed_trials": result.failed,
+    }
+    best = result.best
+    if best is not None:
+        score = math.nan if best.score is None else float(best.score)
+        end["metrics"] = {"sweep/best": score}
+        end["best"] = {"metric": spec.metric, "value": best.score, "step": int(best.trial)}
+        end["best_run"], end["best_values"] = best.outcome.get("run_id"), best.values
+    elif not result.signal:
+        end |= {"exit_code": 1, "reason": "every trial failed"}
+    return end
+
+
+class Board:
+    """Turns a sweep's events into a table for whoever watches.
+
+    Args:
+        observer: Who watches.
+        spec: The sweep.
+    """
+
+    def __init__(self, observer: RunObserver, spec: Any) -> None:
+        self.observer, self.spec = observer, spec
+        self.rows: dict[str, dict[str, Any]] = {}
+
+    def hear(self, event: Mapping[str, Any]) -> None:
+        """One event of `run_sweep`; others are ignored."""
+        if "row" not in event:
+            return
+        row = dict(event["row"])
+        self.rows[row["trial"]] = row
+        self.observer.on_table(
+            {
+                "kind": event["event"],
+                "row": row,
+                "rows": [self.rows[trial] for trial in sorted(self.rows)],
+                "metric": self.spec.metric,
+                "trials": self.spec.trials,
+            }
+        )

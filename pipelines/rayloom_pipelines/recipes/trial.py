@@ -1,0 +1,128 @@
+"""One trial of a sweep: a run of its own (one per seed), in a process of its own."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from rayloom.core.config import Resolved, resolve
+from rayloom.core.errors import RayloomError
+from rayloom.core.sections import RunConfig
+from rayloom_pipelines.console import Silent
+from rayloom_pipelines.recipes import run
+from rayloom_pipelines.recipes.group import child_options, children_of
+from rayloom_pipelines.recipes.smoke import shorten
+
+
+def payload_of(folder: Any, resolved: Resolved, options: run.Options) -> dict[str, Any]:
+    """What `train_trial` needs to know of a sweep, JSON-able.
+
+    Args:
+        folder: The sweep's run folder.
+        resolved: Its config, with spaces.
+        options: Its options.
+    """
+    about = folder.read()
+    inside = replace(child_options(options, folder.run_id), searched=list(resolved.spaces))
+    return {
+        "tree": resolved.to_dict() | {"storage": str(folder.path.parent)},
+        "name": about["name"],
+        "sweep": folder.run_id,
+        "seeds": about.get("sweep_seeds", 1),
+        "options": asdict(inside),
+        "plugins": [plugin["path"] for plugin in about.get("plugins", [])],
+        "plugin_facts": about.get("plugins", []),
+        "tracking_uri": (about.get("tracking") or {}).get("uri"),
+    }
+
+
+class _Reporter(Silent):
+    """Hands a trial's evaluations to the sweep, and knows when it is told to stop."""
+
+    def __init__(self, report: Callable[..., bool]) -> None:
+        self.report, self.told = report, False
+
+    def on_evaluation(self, event: Mapping[str, Any]) -> None:
+        """Report, and remember the verdict."""
+        self.told = bool(self.report(event["metrics"], event["position"])) or self.told
+
+    def should_stop(self) -> int:
+        """SIGTERM's number once the sweep says stop, else what the driver process was sent."""
+        from rayloom.distributed.train import stop_signal
+
+        return stop_signal() or (15 if self.told else 0)
+
+
+def train_trial(
+    payload: Mapping[str, Any], values: Mapping[str, Any], trial: str, report: Callable[..., bool]
+) -> dict[str, Any]:
+    """What Tune runs for one trial, in a process of its own.
+
+    Args:
+        payload: Of `payload_of`.
+        values: What the search chose, by dotted path.
+        trial: Its number as text.
+        report: `report(metrics, step)` after each evaluation; True: stop.
+    """
+    from rayloom.core.plugins import load_plugins
+    from rayloom.distributed.train import stop_signal
+
+    load_plugins(payload["plugins"])
+    resolved = resolve(payload["tree"], search=True, name=payload["name"])
+    config = resolved.apply(values)
+    options = run.Options(**payload["options"])
+    if options.smoke:
+        config = shorten(config)
+    tracking = config.tracking.model_copy(update={"uri": payload["tracking_uri"]})
+    config = config.model_copy(update={"tracking": tracking})
+    scores, first = [], None
+    for number in range(payload["seeds"]):
+        own = config.model_copy(update={"seed": config.seed + number})
+        reporter = _Reporter(report if number == 0 else _never)
+        done = _one(own, payload, trial, options, reporter)
+        about = done.read()
+        if stop_signal():
+            return {"interrupted": True}
+        if about["status"] == "failed":
+            raise RayloomError(about.get("reason", "the run failed"))
+        first = first or done.run_id
+        scores.append((about["summary"].get("best") or {}).get("value"))
+        if reporter.told:
+            break
+    ended: dict[str, Any] = {"run_id": first}
+    if len(scores) > 1 and None not in scores:
+        ended["score"] = sum(scores) / len(scores)
+    return ended
+
+
+def _never(metrics: Mapping[str, float], step: int) -> bool:
+    return False
+
+
+def _one(
+    config: RunConfig,
+    payload: Mapping[str, Any],
+    trial: str,
+    options: run.Options,
+    reporter: _Reporter,
+) -> Any:
+    """Start the run of a trial and seed, or go on with it."""
+    from rayloom.records import RunFolder
+
+    storage = Path(payload["tree"]["storage"])
+    group = RunFolder(storage / payload["sweep"])
+    for child in children_of(group):
+        if child.about.get("trial") == trial and child.seed == config.seed:
+            return run.resume(
+                child.path, observer=reporter, plugins=payload["plugins"],
+                should_stop=reporter.should_stop,
+            )  # fmt: skip
+    return run.start(
+        config,
+        payload["name"],
+        options,
+        observer=reporter,
+        plugins=payload["plugin_facts"],
+        should_stop=reporter.should_stop,
+        trial=trial,
+    )
