@@ -168,8 +168,9 @@ class Model(Protocol):
 
     Constructed as `cls(config, spec)` with `config_class` naming the config's type; as
     `cls(config, spec, stages=stages)` where that has fields of type `RunReference`: the frozen
-    models of those runs, by field. Knows nothing of devices, Ray, MLflow, YAML or files. Optional methods, found by name: `evaluate_batch`,
-    `sample`, `log_prob`, `elbo`, `encode`, `decode`, `reconstruct`, `after_step`.
+    models of those runs, by field. Knows nothing of devices, Ray, MLflow, YAML or files. Optional
+    methods, found by name: `evaluate_batch`, `sample`, `log_prob`, `elbo`, `encode`, `decode`,
+    `reconstruct`, `after_step`.
     """
 
     config_class: ClassVar[type]

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from rayloom.core.collective import Solo
-from rayloom.core.errors import UserError, nearest
+from rayloom.core.errors import UserError
 from rayloom.core.failpoints import hit
 from rayloom.core.noise import Noise
 from rayloom.core.protocols import (
@@ -32,23 +32,23 @@ from rayloom.core.protocols import (
     State,
     parameters_sha256,
 )
-from rayloom.core.sections import Config, RunConfig
+from rayloom.core.sections import RunConfig
 from rayloom.core.seeding import stream_seed
 from rayloom.nn.batch_norm import set_collective
 from rayloom.nn.ema import EMA
 from rayloom.nn.frozen import averaged_buffers, frozen_parts, frozen_state
 from rayloom.optim import make_schedule
+from rayloom.training.checks import check_batch_statistics, check_metrics, optimizer_of
 from rayloom.training.compiled import compile_networks
-from rayloom.training.evaluate import evaluate_split
+from rayloom.training.evaluate import evaluate_split, scorer
 from rayloom.training.meter import Part, merge_names
 from rayloom.training.pictures import tile
-from rayloom.training.player import PlayerStep, check_players
+from rayloom.training.player import PlayerStep, check_players, rounds_for
 from rayloom.training.precision import probe, under_precision
 from rayloom.training.profile import StepProfiler
 
 LOG_POINTS = 200  # per budget, where `train.log_every` is null
 VOTE_EVERY_GPU = 16  # grad_steps between looks at the stop vote where a look waits for the GPU
-EXTRA_METRICS = ("nll",)  # `evaluation.metrics`: methods of the model
 
 
 class Engine:
@@ -92,12 +92,12 @@ class Engine:
         self.profiler = StepProfiler(profile) if profile is not None else None
         players: tuple[Player, ...] = tuple(self.model.players)
         check_players(model, players)
-        _check_batch_statistics(model, config.train.accumulate, self.collective.world)
-        _check_metrics(model, config)
+        check_batch_statistics(model, config.train.accumulate, self.collective.world)
+        check_metrics(model, config)
         set_collective(model, self.collective)
         self.grad_step = 0
         self.batch_number = 0  # of the next batch
-        self._rounds = [(p.every, p.repeats) for p in players]
+        self._turns = [(p.every, p.repeats) for p in players]
         self._frozen = [part for _, part in frozen_parts(model)]
         self._frozen_sha256: str | None = None  # once asked for
         horizon = max(1, self.to_clock(*config.train.length))
@@ -123,7 +123,7 @@ class Engine:
         train = self.config.train
         return PlayerStep(
             player,
-            _optimizer_of(self.config, player.name, [p.name for p in self.model.players]),
+            optimizer_of(self.config, player.name, [p.name for p in self.model.players]),
             collective=self.collective,
             device=self.device,
             clip_norm=train.clip_norm,
@@ -209,18 +209,7 @@ class Engine:
             return round(amount)
         if unit != "epochs":
             raise UserError(f"train.{unit}: a generative run counts epochs or grad_steps")
-        batches = round(amount * self.train_source.batches_per_epoch)
-        high = 1
-        while self._batches_in(high) < batches:
-            high *= 2
-        low = 0
-        while low < high:  # the fewest rounds that use so many batches
-            middle = (low + high) // 2
-            low, high = (middle + 1, high) if self._batches_in(middle) < batches else (low, middle)
-        return low
-
-    def _batches_in(self, rounds: int) -> int:
-        return sum(repeats * -(-rounds // every) for every, repeats in self._rounds)
+        return rounds_for(round(amount * self.train_source.batches_per_epoch), self._turns)
 
     # Training -----------------------------------------------------------------------------------
 
@@ -358,8 +347,8 @@ class Engine:
         """Metrics of the evaluation split with the averaged parameters; see `evaluate_split`."""
         if self.evaluation_source is None:
             return {}
-        own = getattr(self.model, "evaluate_batch", None)
-        score = self._score_loss if own is None else self._score_own
+        names = [player.name for player in self.players]
+        score = scorer(self.model, self.config.evaluation, names, self.grad_step)
         with self._looking():
             return evaluate_split(
                 score,
@@ -374,25 +363,6 @@ class Engine:
         """Evaluation mode; averages stand in for the parameters where there are some."""
         self._enter(False)
         return self.ema.swapped() if self.ema is not None else nullcontext()
-
-    def _score_own(self, batch: Batch, rng: Noise) -> dict[str, Any]:
-        with torch.no_grad():
-            values = dict(self.model.evaluate_batch(batch, rng=rng))
-            if "nll" in self.config.evaluation.metrics:
-                samples = self.config.evaluation.importance_samples
-                values["nll_nats"] = self.model.nll(batch, num_samples=samples, rng=rng)
-        return values
-
-    def _score_loss(self, batch: Batch, rng: Noise) -> dict[str, Any]:
-        """Loss parts of every player; gradients stay on, for losses that need some inside."""
-        values: dict[str, Any] = {}
-        for player in self.players:
-            parts = self.model.loss(batch, player=player.name, rng=rng, step=self.grad_step)
-            for name, value in parts.items():
-                key = name if len(self.players) == 1 else f"{player.name}_{name}"
-                pair = isinstance(value, tuple | list)
-                values[key] = tuple(v.detach() for v in value) if pair else value.detach()
-        return values
 
     def show(self, sink: Sink) -> None:
         """The model's pictures of the first evaluation batch, with the same noise every time."""
@@ -476,50 +446,3 @@ class Engine:
 
 def _copy(value: Tensor) -> Tensor:
     return value.detach().clone()
-
-
-def _optimizer_of(config: RunConfig, player: str, players: list[str]) -> Config:
-    """The optimizer section of a player."""
-    section = config.optimizer
-    if not isinstance(section, dict):
-        return section
-    unknown = sorted(set(section) - set(players))
-    if unknown:
-        near = nearest(unknown[0], players)
-        hint = f" (did you mean {near!r}?)" if near else ""
-        raise UserError(
-            f"optimizer.{unknown[0]}: the model has no such player{hint}; "
-            f"it has {', '.join(players)}"
-        )
-    if player not in section:
-        raise UserError(f"optimizer: no section for player {player!r}; give one to each player")
-    return section[player]
-
-
-def _check_metrics(model: nn.Module, config: RunConfig) -> None:
-    for metric in config.evaluation.metrics:
-        if metric not in EXTRA_METRICS or not hasattr(model, metric):
-            can = [m for m in EXTRA_METRICS if hasattr(model, m)]
-            raise UserError(
-                f"evaluation.metrics: {type(model).__name__} has no metric {metric!r}; "
-                f"it has: {', '.join(can) or 'none'}"
-            )
-
-
-def _check_batch_statistics(model: nn.Module, accumulate: int, world: int) -> None:
-    """Batch statistics must be those of the global batch; a frozen part takes none."""
-    frozen = {id(part) for _, part in frozen_parts(model)}
-    for name, part in model.named_modules():
-        if id(part) in frozen:
-            continue
-        plain = isinstance(part, nn.modules.batchnorm._BatchNorm)
-        if plain and world > 1:
-            raise UserError(
-                f"{name} is a {type(part).__name__}: on {world} workers its statistics would be "
-                "those of a slice; use rayloom.nn.batch_norm.GlobalBatchNorm"
-            )
-        if accumulate > 1 and (plain or getattr(part, "whole_batch", False)):
-            raise UserError(
-                f"train.accumulate is {accumulate}, but {name} ({type(part).__name__}) needs the "
-                "whole batch at once; set train.accumulate=1"
-            )

@@ -7,7 +7,7 @@ Dimension key: B examples of a batch, M metrics, S = 6 sums per metric.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from torch import Tensor
 from rayloom.core.failpoints import hit
 from rayloom.core.noise import Noise
 from rayloom.core.protocols import Batch, BatchSource, Collective
+from rayloom.core.sections import EvaluationConfig
 
 SUMS = 6  # rows, sum, count, and the sums of s^2, s c and c^2 (c = 1 for plain values: mean, M2)
 Values = dict[str, Any]  # name: (B,) or a pair (sums (B,), counts (B,))
@@ -58,6 +59,40 @@ def _combine_paired(table: np.ndarray) -> tuple[float, float]:
     ratio = s / c
     residual = max(0.0, ss - 2 * ratio * sc + ratio * ratio * cc)
     return ratio, math.sqrt(residual * n / (n - 1)) / c if n > 1 else float("nan")
+
+
+def scorer(
+    model: Any, wanted: EvaluationConfig, players: Sequence[str], step: int
+) -> Callable[[Batch, Noise], Values]:
+    """What scores a batch: the model's `evaluate_batch`, else the loss parts of every player.
+
+    Args:
+        model: A `core.protocols.Model`.
+        wanted: Extra metrics.
+        players: Names of its players.
+        step: The grad_step, which a loss may depend on.
+    """
+
+    def by_model(batch: Batch, rng: Noise) -> Values:
+        with torch.no_grad():
+            values = dict(model.evaluate_batch(batch, rng=rng))
+            if "nll" in wanted.metrics:
+                samples = wanted.importance_samples
+                values["nll_nats"] = model.nll(batch, num_samples=samples, rng=rng)
+        return values
+
+    def by_loss(batch: Batch, rng: Noise) -> Values:
+        """Gradients stay on, for losses that need some inside."""
+        values: Values = {}
+        for player in players:
+            parts = model.loss(batch, player=player, rng=rng, step=step)
+            for name, value in parts.items():
+                key = name if len(players) == 1 else f"{player}_{name}"
+                pair = isinstance(value, tuple | list)
+                values[key] = tuple(v.detach() for v in value) if pair else value.detach()
+        return values
+
+    return by_model if hasattr(model, "evaluate_batch") else by_loss
 
 
 def evaluate_split(

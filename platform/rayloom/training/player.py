@@ -6,7 +6,7 @@ of sums. Nothing is moved off the device and nothing is allocated that could be 
 Dimension key: B examples of the local slice, N of the global batch, W columns of sums.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -220,3 +220,23 @@ def check_players(model: nn.Module, players: tuple[Player, ...]) -> None:
             f"no player owns {', '.join(orphans[:5])}{' and more' if len(orphans) > 5 else ''}: "
             "name them in `players`, or freeze them with requires_grad_(False)"
         )
+
+
+def rounds_for(batches: int, turns: Sequence[tuple[int, int]]) -> int:
+    """The fewest rounds that use so many batches.
+
+    Args:
+        batches: How many.
+        turns: (every, repeats) of each player.
+    """
+
+    def used(rounds: int) -> int:
+        return sum(repeats * -(-rounds // every) for every, repeats in turns)
+
+    low, high = 0, 1
+    while used(high) < batches:
+        high *= 2
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (middle + 1, high) if used(middle) < batches else (low, middle)
+    return low
