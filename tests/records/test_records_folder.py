@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from records_help import Ear, SmallDisk, run_forked
@@ -22,7 +23,9 @@ def make(storage, **info):
 
 
 def test_a_run_folder_comes_whole_and_opens_again(tmp_path):
-    folder = make(tmp_path / "deep" / "runs", seed=3, git={"commit": "abc", "diff": "+x\n"})
+    library = {"commit": "def", "diff": "+y\n"}
+    own = {"commit": "abc", "diff": "+x\n"}
+    folder = make(tmp_path / "deep" / "runs", seed=3, git=own, library_git=library)
     again = RunFolder.open(folder.path)
     about = again.read()
     assert about["run_id"] == folder.run_id == folder.path.name
@@ -32,6 +35,9 @@ def test_a_run_folder_comes_whole_and_opens_again(tmp_path):
     assert about["git"]["commit"] == "abc"
     assert "diff" not in about["git"]
     assert (folder.path / "git.diff").read_text() == "+x\n"
+    assert about["library_git"]["commit"] == "def"
+    assert "diff" not in about["library_git"]
+    assert (folder.path / "library.diff").read_text() == "+y\n"
     import yaml
 
     assert yaml.safe_load(again.config_text) == CONFIG
@@ -317,6 +323,19 @@ def test_a_repository_without_commits_and_no_git_at_all(tmp_path, monkeypatch):
     assert describe_git(tmp_path) == {}
     about = describe_environment()
     assert about["python"]
+
+
+def test_the_library_s_own_changes_are_known_wherever_one_works(tmp_path, monkeypatch):
+    from rayloom.records import environment
+
+    repository = environment.describe_git(Path(environment.__file__).parent)
+    if not repository:
+        pytest.skip("the library does not lie in a git work tree")
+    monkeypatch.chdir(tmp_path)
+    found = environment.describe_environment()
+    assert found["git"] == {}
+    assert found["library_git"]["commit"] == repository["commit"]
+    assert found["library_git"].keys() == repository.keys()
 
 
 def test_the_environment_is_json_and_hides_secrets(monkeypatch):

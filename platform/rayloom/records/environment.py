@@ -176,7 +176,7 @@ def describe_environment(*, command: list[str] | None = None) -> dict[str, Any]:
     Returns:
         `command`, `cwd`, `python`, `packages`, `git` (see `describe_git`), `machine`, `threads`,
         `environment` (variables that change results; secrets hidden) and, where the library lies in
-        another work tree than the working folder, `library_git` without its diff.
+        another work tree than the working folder, `library_git`, as `git`.
     """
     cwd = Path.cwd()
     git = describe_git(cwd)
@@ -191,9 +191,8 @@ def describe_environment(*, command: list[str] | None = None) -> dict[str, Any]:
         "environment": _environment(),
     }
     home = Path(__file__).resolve().parent
-    if not git or not home.is_relative_to(git["root"]):
-        commit = (_git(home, "rev-parse", "HEAD") or "").strip()
-        if commit and "site-packages" not in home.parts:
-            dirty = bool(_git(home, "status", "--porcelain", "--untracked-files=no"))
-            about["library_git"] = {"commit": commit, "dirty": dirty}
+    if "site-packages" not in home.parts and (not git or not home.is_relative_to(git["root"])):
+        library = describe_git(home)
+        if library:
+            about["library_git"] = library
     return about

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 RUN_JSON = "run.json"
+DIFFS = {"git": "git.diff", "library_git": "library.diff"}  # of run.json: the file of its diff
 HEAD = ("run_id", "name", "created", "status")  # texts that every run.json has
 _LETTERS = "23456789abcdefghjkmnpqrstuvwxyz"  # no two look alike
 
@@ -102,7 +103,8 @@ class RunFolder:
             name: The config's name, such as `generative/vae-digits`.
             config: Resolved config, as a JSON-able tree or YAML text.
             info: Facts for `run.json` (`describe_environment`, seed, data fingerprint, ...). A
-                diff under `info["git"]["diff"]` goes to `git.diff`.
+                diff under `info["git"]["diff"]` goes to `git.diff`, the library's to
+                `library.diff`.
             run_id: Its id, if that is settled already (a submitted job's); None makes one.
             fill: Puts more into the folder before it appears; gets its temporary path.
             say: Hears about disks that refuse.
@@ -140,13 +142,14 @@ class RunFolder:
         info: dict[str, Any],
     ) -> None:
         text, digest = _as_yaml(config)
-        if isinstance(info.get("git"), Mapping) and "diff" in info["git"]:
-            git = dict(info["git"])
-            diff = git.pop("diff")
-            git["diff_sha256"] = hashlib.sha256(diff.encode()).hexdigest() if diff else ""
-            info["git"] = git
-            if diff:
-                write_bytes(folder / "git.diff", diff.encode())
+        for key, name in DIFFS.items():
+            if isinstance(info.get(key), Mapping) and "diff" in info[key]:
+                git = dict(info[key])
+                diff = git.pop("diff")
+                git["diff_sha256"] = hashlib.sha256(diff.encode()).hexdigest() if diff else ""
+                info[key] = git
+                if diff:
+                    write_bytes(folder / name, diff.encode())
         head = {
             "schema_version": SCHEMA_VERSION,
             "run_id": run_id,

@@ -248,7 +248,7 @@ class MlflowFollower:
         sender = Sender(self._client, run_id, self.folder)
         sender.params(self._params)
         sender.tags(self._all_tags())
-        for name in ("config.yaml", "git.diff"):
+        for name in ("config.yaml", "git.diff", "library.diff"):
             sender.artifact(self.folder / name)
         return sender
 
@@ -291,7 +291,7 @@ class MlflowFollower:
             "mlflow.source.type": "LOCAL",
         }
         about = self.about()
-        git = about.get("git")
+        git = about.get("git") or about.get("library_git")
         if isinstance(git, Mapping) and git.get("commit"):
             tags["mlflow.source.git.commit"] = str(git["commit"])
         with contextlib.suppress(OSError, KeyError, ImportError):
