@@ -149,6 +149,9 @@ def test_unknown_jobs_and_wrong_tokens_are_told_in_words(head, tmp_path):
     env.pop("RAY_AUTH_MODE")
     done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True)
     assert "wants a token, and this machine has a token that the cluster refuses" in done.stderr
+    looked = f"from rayloom.distributed.doctor import examine; print(examine({head[0]!r})[-1])"
+    done = subprocess.run([sys.executable, "-c", looked], env=env, capture_output=True, text=True)
+    assert "copy the head's ~/.ray/auth_token here" in done.stdout, done.stderr
 
 
 def test_nobody_there_is_told_in_words():

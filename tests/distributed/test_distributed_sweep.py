@@ -16,7 +16,7 @@ from rayloom.core.spaces import Space
 from rayloom.distributed.cluster import Cluster
 from rayloom.distributed.ledger import Ledger
 from rayloom.distributed.searchers import make_proposer
-from rayloom.distributed.sweep import SweepSpec, concurrency, demand_of, run_sweep
+from rayloom.distributed.sweep import SweepSpec, concurrency, demand_of, proposer_of, run_sweep
 
 HERE = Path(__file__).parent
 SPACES = {
@@ -145,6 +145,25 @@ def test_tune_prints_nothing(ray_cluster, tmp_path, capfd):
     assert [row["status"] for row in result.trials] == ["done", "done"]
     shown = capfd.readouterr()
     assert shown.out + shown.err == ""
+
+
+def test_a_metric_that_no_evaluation_gives_is_named(ray_cluster, tmp_path):
+    payload = {"folder": str(tmp_path / "t"), "evaluations": 2}
+    wrong = spec(metric="eval/nll_nats", trials=1)
+    result = run_sweep(wrong, "toy_entries:bowl", payload, folder=tmp_path)
+    assert result.best is None
+    assert result.failed == ["0000"]
+    words = "sweep.metric: no evaluation gives 'eval/nll_nats'; there are eval/loss"
+    assert result.trials[0]["error"] == words
+
+
+def test_an_impossible_search_is_refused_before_anything_starts():
+    with pytest.raises(UserError, match="a grid needs choice"):
+        proposer_of(spec(searcher="grid"))
+    points = {"n": SPACES["n"]}
+    with pytest.raises(UserError, match=r"4 points .* sweep.trials=4 to try them all"):
+        proposer_of(spec(spaces=points, searcher="grid", trials=3))
+    assert len(proposer_of(spec(spaces=points, searcher="grid", trials=4))) == 4
 
 
 def test_asha_stops_bad_trials_and_writes_down_why(ray_cluster, tmp_path):

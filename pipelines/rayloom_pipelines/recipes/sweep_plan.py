@@ -51,11 +51,16 @@ def default_metric(config: RunConfig) -> str:
 
 
 def ending(result: "SweepResult", spec: "SweepSpec") -> dict[str, Any]:
-    """How a sweep ended, for its `run.json`."""
+    """How a sweep ended, for its `run.json`.
+
+    Its clock is the number of trials that are over: the best one depends on them alone, so the
+    point that an interrupted sweep wrote stays true when it goes on.
+    """
+    over = sum(row["status"] != "running" for row in result.trials)
     end: dict[str, Any] = {
         "exit_code": 128 + result.signal if result.signal else 0,
         "reason": STOPPED.get(result.signal) or f"{len(result.trials)} trials are done",
-        "step": len(result.trials),
+        "step": over,
         "concurrent": result.concurrent,
         "failed_trials": result.failed,
     }

@@ -278,6 +278,8 @@ def _on_cluster(address: str, storage: str) -> list[Finding]:
             views = look_from_nodes(storage)
     except RayloomError as error:
         remedy = "start it, or correct --address"
+        if "token" in str(error):
+            remedy = "copy the head's ~/.ray/auth_token here, mode 600"
         return [Finding("cluster", "fail", str(error), remedy)]
     return [joined, *judge(own_versions(), views, storage)]
 

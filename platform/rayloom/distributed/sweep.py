@@ -11,7 +11,6 @@ returns; so no worker group or placement group is left behind by a stopped trial
 
 import json
 import logging
-import math
 import shutil
 import tempfile
 import threading
@@ -143,6 +142,21 @@ def concurrency(cluster: Cluster, demand: Demand, cap: int | None = None) -> int
     return min(count, cap) if cap else count
 
 
+def proposer_of(spec: SweepSpec) -> Proposer:
+    """What proposes the trials of a sweep; a recipe may ask before anything is written.
+
+    Raises:
+        UserError: Nothing to search, a grid over real numbers, or one that is too large.
+    """
+    proposer = make_proposer(spec.searcher, spec.spaces, mode=spec.mode, seed=spec.seed)
+    if isinstance(proposer, Grid) and len(proposer) > spec.trials:
+        raise UserError(
+            f"the grid has {len(proposer)} points and sweep.trials is {spec.trials}; set"
+            f" sweep.trials={len(proposer)} to try them all, or use sweep.searcher=random"
+        )
+    return proposer
+
+
 def run_sweep(
     spec: SweepSpec,
     trial: str,
@@ -183,12 +197,7 @@ def run_sweep(
     Raises:
         UserError: Nothing to search, a grid that is too large, a trial that fits nowhere.
     """
-    proposer = make_proposer(spec.searcher, spec.spaces, mode=spec.mode, seed=spec.seed)
-    if isinstance(proposer, Grid) and len(proposer) > spec.trials:
-        raise UserError(
-            f"the grid has {len(proposer)} points and sweep.trials is {spec.trials}; set"
-            f" sweep.trials={len(proposer)} to try them all, or use sweep.searcher=random"
-        )
+    proposer = proposer_of(spec)
     resources = resources or ResourcesConfig()
     demand = demand_of(resources, task)
     with start_ray(address, cpus=demand.cpus, gpus=demand.gpus, env=env, plugins=plugins) as here:
@@ -392,7 +401,10 @@ def _trial_function(entry: str, payload: dict[str, Any], book: Any, metric: str)
         failpoints.set_side("worker")
 
         def report(metrics: Mapping[str, float], step: int) -> bool:
-            score = float(metrics.get(metric, math.nan))
+            if metric not in metrics:
+                have = ", ".join(sorted(metrics))
+                raise UserError(f"sweep.metric: no evaluation gives {metric!r}; there are {have}")
+            score = float(metrics[metric])
             kept = json.dumps(dict(metrics))  # Tune flattens mappings
             tune.report({"score": score, "step": int(step), "metrics": kept})
             stop, line.signal = ray.get(book.verdict.remote(trial))
