@@ -74,6 +74,20 @@ def test_a_video_has_one_frame_per_step_and_the_right_return(ending, tmp_path):
     assert again.read_bytes() == path.read_bytes()
 
 
+@pytest.mark.parametrize("episodes", [0, -3])
+def test_no_episodes_are_a_mistake_not_a_default(episodes, tmp_path):
+    policy = RandomPolicy(spec_of(CARTPOLE))
+    with pytest.raises(UserError, match=f"at least 1, not {episodes}"):
+        run_episodes(policy, CARTPOLE, episodes=episodes, num_envs=2, seed=0, greedy=False)
+    with pytest.raises(UserError, match=f"at least 1, not {episodes}"):
+        record(policy, CARTPOLE, tmp_path / "a.gif", episodes=episodes, greedy=False)
+
+
+def test_a_path_that_is_no_video_is_told_before_anything_is_played(tmp_path):
+    with pytest.raises(UserError, match=r"ends in \.mp4 or \.gif"):
+        record(RandomPolicy(spec_of(CARTPOLE)), EnvConfig(name="nothing-v0"), tmp_path / "a.avi")
+
+
 def test_videos_that_cannot_be_are_told(tmp_path):
     blind = EnvConfig(name="rayloom/ProbeTwoStep-v0")
     with pytest.raises(UserError, match="draw"):

@@ -85,8 +85,10 @@ def run_episodes(
         max_steps: Environment steps of the longest slot before giving up.
 
     Raises:
-        UserError: An episode does not end within `max_steps` steps of its slot.
+        UserError: No episode is wanted, or one does not end within `max_steps` steps of its slot.
     """
+    if episodes < 1:
+        raise UserError(f"episodes must be at least 1, not {episodes}")
     spec = spec or spec_of(env)
     slots = max(1, min(num_envs, episodes))
     quota = np.full(slots, episodes // slots) + (np.arange(slots) < episodes % slots)

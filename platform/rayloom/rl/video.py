@@ -61,8 +61,10 @@ def frames(
         uint8 pictures (H, W, 3), the returns of the episodes that ended, frames per second.
 
     Raises:
-        UserError: The environment cannot draw.
+        UserError: The environment cannot draw, or no episode is wanted.
     """
+    if episodes < 1:
+        raise UserError(f"episodes must be at least 1, not {episodes}")
     with _no_screen():
         return _play(
             policy,
@@ -148,9 +150,7 @@ def write_video(path: str | Path, pictures: list[np.ndarray], *, fps: int) -> Pa
     """
     import imageio.v2 as imageio
 
-    path = Path(path)
-    if path.suffix not in (".mp4", ".gif"):
-        raise UserError(f"--out {path}: a video ends in .mp4 or .gif")
+    path = checked_path(path)
     if not pictures:
         raise UserError(f"{path}: nothing to write, no pictures were drawn")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -160,6 +160,18 @@ def write_video(path: str | Path, pictures: list[np.ndarray], *, fps: int) -> Pa
     with imageio.get_writer(path, fps=fps, codec="libx264", macro_block_size=1) as writer:
         for picture in pictures:
             writer.append_data(_padded(picture))
+    return path
+
+
+def checked_path(path: str | Path) -> Path:
+    """The path of a video.
+
+    Raises:
+        UserError: It does not end in .mp4 or .gif.
+    """
+    path = Path(path)
+    if path.suffix not in (".mp4", ".gif"):
+        raise UserError(f"--out {path}: a video ends in .mp4 or .gif")
     return path
 
 
@@ -185,6 +197,7 @@ def record(
     Raises:
         UserError: The environment cannot draw, or the path's ending is unknown.
     """
+    checked_path(path)  # before anything is played
     pictures, returns, fps = frames(
         policy,
         env,
