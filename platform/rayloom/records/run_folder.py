@@ -142,14 +142,14 @@ class RunFolder:
         info: dict[str, Any],
     ) -> None:
         text, digest = _as_yaml(config)
-        for key, name in DIFFS.items():
+        for key, file in DIFFS.items():
             if isinstance(info.get(key), Mapping) and "diff" in info[key]:
                 git = dict(info[key])
                 diff = git.pop("diff")
                 git["diff_sha256"] = hashlib.sha256(diff.encode()).hexdigest() if diff else ""
                 info[key] = git
                 if diff:
-                    write_bytes(folder / name, diff.encode())
+                    write_bytes(folder / file, diff.encode())
         head = {
             "schema_version": SCHEMA_VERSION,
             "run_id": run_id,
