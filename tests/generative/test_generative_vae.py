@@ -187,6 +187,12 @@ def test_catalogue_names_are_the_config_names():
         assert cls.config_class().name == name
 
 
+def test_data_without_images_are_refused():
+    spec = DataSpec({"vector": FieldSpec((3,), "float32")}, "points")
+    with pytest.raises(UserError, match="'points' has no field 'image'"):
+        VAE(VAEConfig(), spec)
+
+
 def test_images_without_a_size_are_refused():
     with pytest.raises(UserError, match="fixed"):
         VAE(VAEConfig(), spec_of((1, -1, 28)))

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rayloom.core.errors import UserError
 from rayloom.core.noise import Noise
 
 Batch = dict[str, Tensor]  # named fields, uint8 stays uint8; `<field>_mask`, `<field>_length`
@@ -66,11 +67,11 @@ class DataSpec:
         """The field called `image`, shape (C, H, W).
 
         Raises:
-            ValueError: The data set has no field of that name.
+            UserError: The data set has no field of that name.
         """
         if "image" not in self.fields:
             have = ", ".join(self.fields)
-            raise ValueError(f"data set {self.name!r} has no field 'image' (it has: {have})")
+            raise UserError(f"data set {self.name!r} has no field 'image' (it has: {have})")
         return self.fields["image"]
 
 
