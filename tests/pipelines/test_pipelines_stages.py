@@ -308,9 +308,16 @@ def test_a_missing_plugin_is_told(prior, monkeypatch):
     config = {"model": {"name": "shift", "base": str(prior.path)}, "data": {"name": "digits"}}
     del table["mixture-prior"]
     monkeypatch.setitem(catalogue.CATALOGUE, "models", table)
-    with pytest.raises(ConfigError, match="unknown: give its plugin, as --plugin") as caught:
+    with pytest.raises(ConfigError, match="it was trained with --plugin") as caught:
         rayloom.train(config, model=Shift, track=False)
     assert PLUGIN in str(caught.value)
+    assert "no model is called 'mixture-prior'" in str(caught.value)
+
+
+def test_a_first_run_without_a_config_is_told(vae, tmp_path):
+    bare = Path(shutil.copytree(vae.path, tmp_path / vae.id))
+    (bare / "config.yaml").unlink()
+    assert f"the config of run {vae.id} does not load" in refusal(str(bare))
 
 
 def test_other_images_are_refused(vae, tmp_path):

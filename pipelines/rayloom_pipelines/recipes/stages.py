@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rayloom.core import catalogue
 from rayloom.core.config import Resolved
 from rayloom.core.errors import ConfigError, Problem, UserError
 from rayloom.core.protocols import DataSpec
@@ -115,22 +114,22 @@ def _source(word: str, config: RunConfig) -> Path:
     about = folder.read()
     if about.get("task") == "rl":
         raise UserError(f"run {about['run_id']} is of an agent; a generative model's is needed")
-    _check_known(about, path)
+    _check_config(about, path)
     if not folder.checkpoints(read_only=True).complete():
         raise UserError(f"run {about['run_id']} has no checkpoint ({about['status']})")
     return path
 
 
-def _check_known(about: Mapping[str, Any], path: Path) -> None:
-    """The run's model must be in the catalogue; a config never brings code in."""
-    import yaml
-
-    name = (yaml.safe_load((path / "config.yaml").read_text()).get("model") or {}).get("name")
-    if name in catalogue.entries("models"):
-        return
-    files = " or ".join(f"--plugin {plugin['path']}" for plugin in about.get("plugins", []))
-    hint = f"give its plugin, as {files}" if files else "give its plugin by --plugin"
-    raise UserError(f"run {about['run_id']} is of the model {name!r}, which is unknown: {hint}")
+def _check_config(about: Mapping[str, Any], path: Path) -> None:
+    """The run's config must load; its model must be in the catalogue: no config brings code in."""
+    try:
+        weights.config_of_folder(path)
+    except ConfigError as error:
+        files = " and ".join(f"--plugin {plugin['path']}" for plugin in about.get("plugins", []))
+        hint = f" (it was trained with {files})" if files else ""
+        reason = "; ".join(map(str, error.problems))
+        message = f"the config of run {about['run_id']} does not load{hint}: {reason}"
+        raise UserError(message) from error
 
 
 def _check_spec(path: Path, spec: DataSpec) -> None:
