@@ -71,6 +71,7 @@ def train(
         RayloomError: Training failed.
     """
     from rayloom_pipelines.recipes import own, run
+    from rayloom_pipelines.recipes.folder import Options
     from rayloom_pipelines.recipes.smoke import shorten
 
     resolved = _resolved(config, overrides, name=name, model=model, env=env)
@@ -82,7 +83,7 @@ def train(
     if settings.resources.workers and (model is not None or env is not None):
         raise UserError("a class of your own on workers comes from a file: use --plugin FILE.py")
     start = None if init is None else str((init if isinstance(init, Run) else load(init)).path)
-    options = run.Options(
+    options = Options(
         init=start, smoke=smoke, overfit_batch=overfit_batch, profile=profile, track=track
     )
     watcher = observer or Silent()

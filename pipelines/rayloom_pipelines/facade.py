@@ -171,14 +171,14 @@ class Run:
         Raises:
             CheckpointError: No checkpoint verifies.
         """
-        from rayloom_pipelines.recipes import weights
+        from rayloom_pipelines.recipes import copies, weights
 
         values, member = self._weights(which), self._member()
         config = weights.config_of_folder(member.path)
         if config.task == "rl":
             module = weights.learner_of(config, values).export_module()
             return module.eval()  # type: ignore[no-any-return]
-        stages = weights.stages_of(member.path)
+        stages = copies.stages_of(member.path)
         return weights.model_of(config, weights.spec_from(member.about), values, stages)
 
     def policy(self, which: Which | int = "best") -> Any:
@@ -264,9 +264,9 @@ class Run:
         return self.best_run or self
 
     def _weights(self, which: Which | int) -> "dict[str, torch.Tensor]":
-        from rayloom_pipelines.recipes import weights
+        from rayloom_pipelines.recipes import copies
 
-        return weights.of_run(self._member().path, which)
+        return copies.of_run(self._member().path, which)
 
     def _generative(self, which: Which | int) -> "torch.nn.Module":
         if self.config.task != "generative":

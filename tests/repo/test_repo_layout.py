@@ -112,3 +112,11 @@ def test_files_stay_readable():
             if count > 550:
                 long[str(path.relative_to(ROOT))] = count
     assert not long
+
+
+def test_recipes_are_short():
+    """They wire rooms together; what takes more than 150 lines belongs into a room."""
+    folder = ROOT / "pipelines" / "rayloom_pipelines" / "recipes"
+    counts = {path.name: len(path.read_text().splitlines()) for path in folder.glob("*.py")}
+    assert len(counts) > 10
+    assert {name: count for name, count in counts.items() if count > 150} == {}

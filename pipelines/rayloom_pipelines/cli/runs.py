@@ -194,7 +194,7 @@ def _sync(argv: Sequence[str]) -> int:
     given = parser.read(argv)
     from rayloom.records import RunFolder
     from rayloom_pipelines.cli.watch import watch
-    from rayloom_pipelines.recipes.attempt import send_rest
+    from rayloom_pipelines.recipes.publish import send_rest
     from rayloom_pipelines.resolve import run_path
 
     with watch(json=False) as observer:

@@ -1,7 +1,5 @@
 """A config to something that the driver can drive: the engine, or the RL loop."""
 
-import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,47 +14,9 @@ from rayloom.core.references import reference_fields
 from rayloom.core.sections import RunConfig
 from rayloom.core.seeding import stream_seed
 from rayloom.nn.frozen import frozen_state
+from rayloom_pipelines.recipes import machine
 
 Stages = Mapping[str, torch.nn.Module]  # frozen first stages, by the config field that names each
-
-
-def choose_device(config: RunConfig) -> str:
-    """`resources.device`, with `auto` decided: CUDA where there is one.
-
-    Raises:
-        UserError: A CUDA device was asked for and there is none.
-    """
-    asked = config.resources.device
-    available = torch.cuda.is_available()
-    if asked == "auto":
-        return "cuda" if available and config.task == "generative" else "cpu"
-    if asked.startswith("cuda") and not available:
-        raise UserError(f"resources.device: {asked!r}, but this machine has no CUDA device")
-    return asked
-
-
-SMALL_BATCH = 50_000  # values in a batch: 128 pictures of 28x28 are 100,000, of 8x8 8,000
-
-
-def choose_threads(config: RunConfig, spec: DataSpec | None = None) -> int:
-    """Torch threads: the config's, else OMP_NUM_THREADS, else what the task gains from.
-
-    Small networks of RL lose by more than one thread, and so do batches of tiny examples; larger
-    ones gain up to the machine's cores.
-    """
-    if config.resources.threads != "auto":
-        return int(config.resources.threads)
-    said = os.environ.get("OMP_NUM_THREADS", "")
-    if said.isdigit() and int(said) > 0:
-        return int(said)
-    if config.task == "rl":
-        return 1
-    if spec is not None and config.data is not None:
-        values = sum(abs(math.prod(field.shape)) for field in spec.fields.values())
-        if values * config.data.batch_size < SMALL_BATCH:
-            return 1
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, min(usable or 1, 8))
 
 
 def build_model(config: RunConfig, spec: DataSpec, stages: Stages | None = None) -> torch.nn.Module:
@@ -174,5 +134,5 @@ def build(config: RunConfig) -> Trainable:
     if config.task == "rl":
         built: Trainable = build_rl(config)
     else:
-        built = build_generative(config, device=choose_device(config))
+        built = build_generative(config, device=machine.choose_device(config))
     return built

@@ -29,7 +29,7 @@ def afresh(run: Any, *, episodes: int | None, seed: int | None, which: Any) -> d
         found = run_episodes(
             policy,
             config.env,
-            episodes=episodes or EPISODES,
+            episodes=EPISODES if episodes is None else episodes,
             num_envs=wanted.num_envs,
             seed=chosen,
             greedy=wanted.greedy,
@@ -39,13 +39,13 @@ def afresh(run: Any, *, episodes: int | None, seed: int | None, which: Any) -> d
         return dict(found.metrics())
     if episodes is not None:
         raise UserError("--episodes is for agents; a model is evaluated on its whole split")
-    from rayloom_pipelines.recipes import build, weights
+    from rayloom_pipelines.recipes import build, copies, machine
 
     given = config.model_copy(update={"seed": config.seed if seed is None else seed})
     engine = build.build_generative(
-        given, device=build.choose_device(config), stages=weights.stages_of(run.path)
+        given, device=machine.choose_device(config), stages=copies.stages_of(run.path)
     )
-    weights.fit_weights(engine.model, weights.of_run(run.path, which))
+    build.fit_weights(engine.model, copies.of_run(run.path, which))
     if engine.ema is not None:  # the weights are the averages already
         for shadow, tensor in zip(engine.ema.shadow, engine.ema.tensors, strict=True):
             shadow.copy_(tensor)

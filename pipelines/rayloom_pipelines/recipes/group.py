@@ -9,9 +9,9 @@ from typing import Any
 
 from rayloom.core.sections import RunConfig
 from rayloom_pipelines.console import RunObserver
-from rayloom_pipelines.recipes import attempt
+from rayloom_pipelines.recipes.attempt import start_follower
+from rayloom_pipelines.recipes.folder import Options
 from rayloom_pipelines.recipes.quiet import quiet
-from rayloom_pipelines.recipes.run import Options
 
 _STATUS = {0: "finished", 130: "interrupted", 143: "interrupted"}
 
@@ -41,7 +41,7 @@ def open_group(
         folder.update(status="running")
         folder.journal().tags({"rayloom.kind": str(folder.read()["kind"])})
         folder.journal().flush()
-        follower = attempt.start_follower(folder, config, options, observer)
+        follower = start_follower(folder, config, options, observer)
         end: dict[str, Any] = {"exit_code": 1, "reason": "", "metrics": {}, "step": 0, "best": None}
         try:
             yield end
@@ -76,13 +76,14 @@ def _close(folder: Any, end: Mapping[str, Any], status: str, follower: Any | Non
 def promote(folder: Any, child: Path, observer: RunObserver) -> dict[str, str] | None:
     """Register the model of a group's best run; gives what `run.json` notes of it."""
     from rayloom.records import RunFolder
-    from rayloom_pipelines.recipes import weights
+    from rayloom_pipelines.recipes.publish import register
+    from rayloom_pipelines.recipes.weights import config_of_folder
 
     best = RunFolder.open(child)
     if not (best.read().get("tracking") or {}).get("uri"):
         return None
     try:
-        version = weights.register(best, weights.config_of_folder(child), say=observer.on_message)
+        version = register(best, config_of_folder(child), say=observer.on_message)
     except Exception as error:  # MLflow may be away: the runs themselves are complete
         first = str(error).strip().partition("\n")[0]
         observer.on_message(f"the best model was not registered ({type(error).__name__}: {first})")

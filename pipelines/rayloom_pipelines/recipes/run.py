@@ -1,9 +1,7 @@
 """One training run: its folder, its tracking, its trainable, the driver, and the end."""
 
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,95 +10,13 @@ from rayloom.core.config import to_dict
 from rayloom.core.errors import UserError
 from rayloom.core.sections import RunConfig
 from rayloom_pipelines.console import RunObserver
+from rayloom_pipelines.recipes.attempt import Task, make_attempt
+from rayloom_pipelines.recipes.folder import Options, make_folder
+from rayloom_pipelines.recipes.prepare import prepare
 from rayloom_pipelines.recipes.quiet import quiet
-from rayloom_pipelines.resolve import storage_path
 
 RESUMABLE = ("train.epochs", "train.grad_steps", "train.env_steps", "train.stop",
              "train.early_stopping", "train.time_limit_s", "resources", "tracking")  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Options:
-    """What a command says beside the config; part of `run.json`.
-
-    Attributes:
-        init: Run folder whose best parameters this run starts from.
-        smoke: A run of seconds, hidden from lists.
-        overfit_batch: Train on the first batch again and again.
-        profile: Write a profile of some steps.
-        track: Whether MLflow is told.
-        parent: Id of the run that groups this one with others.
-        register: Whether the best checkpoint becomes a registered model.
-        tags: Further MLflow tags.
-        searched: Keys that a sweep searches; they are MLflow params whatever their value.
-    """
-
-    init: str | None = None
-    smoke: bool = False
-    overfit_batch: bool = False
-    profile: bool = False
-    track: bool = True
-    parent: str | None = None
-    register: bool = True
-    tags: Mapping[str, str] = field(default_factory=dict)
-    searched: Sequence[str] = ()
-
-
-def make_folder(
-    config: RunConfig,
-    name: str,
-    options: Options,
-    *,
-    tree: Mapping[str, Any] | None = None,
-    plugins: Sequence[Mapping[str, Any]] = (),
-    say: Any = None,
-    facts: Mapping[str, Any] | None = None,
-    fill: Callable[[Path], object] | None = None,
-) -> Any:
-    """The run folder of a new run, with all that a resume and a reader need to know.
-
-    Args:
-        config: Resolved config.
-        name: Its name.
-        options: See `Options`.
-        tree: What config.yaml holds; None: the config (a sweep's has spaces in it).
-        plugins: `Plugin.to_dict()` of each.
-        say: Hears about disks that refuse.
-        facts: More fields of `run.json`.
-        fill: Puts more into the folder before it appears.
-
-    Raises:
-        UserError: The storage cannot be written.
-    """
-    from rayloom.records import RunFolder, describe_environment
-    from rayloom.tracking import resolve_uri
-
-    info = describe_environment() | {
-        "kind": "run",
-        "task": config.task,
-        "seed": config.seed,
-        "smoke": options.smoke,
-        "parent": options.parent,
-        "options": asdict(options),
-        "plugins": list(plugins),
-        "tracking": {
-            "uri": resolve_uri(config.tracking.uri, Path.cwd()) if options.track else None,
-            "experiment": config.tracking.experiment,
-        },
-        "tags": dict(config.tracking.tags) | dict(options.tags),
-        **(facts or {}),
-    }
-    storage = storage_path(config.storage)
-    settled = os.environ.get("RAYLOOM_JOB") if options.parent is None else None
-    return RunFolder.create(
-        storage,
-        name,
-        config=dict(tree) if tree is not None else to_dict(config),
-        info=info,
-        run_id=settled if settled and not (storage / settled).exists() else None,
-        fill=fill,
-        say=say or _silent,
-    )
 
 
 def start(
@@ -129,11 +45,11 @@ def start(
             is left behind.
         RayloomError: Training failed; the run folder says so.
     """
-    from rayloom_pipelines.recipes import attempt, stages
+    from rayloom_pipelines.recipes import stages
 
     began = time.monotonic()
     with quiet(None):
-        prepared = attempt.prepare(config, options)
+        prepared = prepare(config, options)
     interrupt.check()
     folder = make_folder(
         config,
@@ -150,7 +66,7 @@ def start(
         fill=lambda place: stages.copy_into(place, prepared.stages),
     )
     task = Task(config, options, prepared, observer, should_stop, resume=False, began=began)
-    return _attempt(folder, task)
+    return make_attempt(folder, task)
 
 
 def resume(
@@ -176,7 +92,7 @@ def resume(
     from rayloom.core.config import config_from_dict, load_config, with_overrides
     from rayloom.core.plugins import require_plugins
     from rayloom.records import RunFolder
-    from rayloom_pipelines.recipes import attempt
+    from rayloom_pipelines.recipes.publish import send_rest
 
     began = time.monotonic()
     folder = RunFolder.open(path, say=observer.on_message)
@@ -189,68 +105,15 @@ def resume(
     options = Options(**about["options"])
     if about["status"] == "finished" and not _longer(config, about):
         observer.on_message(f"{folder.run_id} is finished; nothing to do")
-        attempt.send_rest(folder, observer)
+        send_rest(folder, observer)
         return folder
     with quiet(folder.log_path):
         built_from = first.model_copy(update={"resources": config.resources})
-        prepared = attempt.prepare(built_from, options, choices=about.get("choices", {}), path=path)
+        prepared = prepare(built_from, options, choices=about.get("choices", {}), path=path)
         _same_data(prepared.data, about.get("data"))
     interrupt.check()
     task = Task(config, options, prepared, observer, should_stop, resume=True, began=began)
-    return _attempt(folder, task)
-
-
-@dataclass(frozen=True)
-class Task:
-    """What one attempt needs to know beside its folder.
-
-    Attributes:
-        config: What holds now: length, rules, resources and tracking may differ from the first.
-        options: Of the command.
-        prepared: `attempt.Prepared`.
-        observer: Who watches.
-        should_stop: Another source of stop requests.
-        resume: Whether there was an attempt before.
-        began: `time.monotonic()` of the command.
-    """
-
-    config: RunConfig
-    options: Options
-    prepared: Any
-    observer: RunObserver
-    should_stop: Callable[[], int] | None
-    resume: bool
-    began: float
-
-
-def _attempt(folder: Any, task: Task) -> Any:
-    """One attempt on a run folder, under its lock; whatever happens is written down."""
-    from rayloom_pipelines.recipes import attempt
-
-    config, options, observer = task.config, task.options, task.observer
-    with folder.lock(), quiet(folder.log_path):
-        if task.resume:
-            attempt.note_resume(folder, config)
-        folder.update(status="running", config_now=to_dict(config))
-        observer.on_start(
-            {
-                "run": folder.run_id,
-                "path": str(folder.path),
-                "name": folder.read()["name"],
-                "workers": config.resources.workers,
-                "resumed": task.resume,
-            }
-        )
-        follower = attempt.start_follower(folder, config, options, observer)
-        try:
-            outcome = attempt.train(folder, task)
-            attempt.finish(folder, config, options, outcome, follower, observer)
-        except BaseException as error:
-            attempt.give_up(folder, error, follower, observer)
-            raise
-    elapsed = time.monotonic() - task.began
-    observer.on_end({"run": folder.run_id, "elapsed_s": elapsed, **outcome})
-    return folder
+    return make_attempt(folder, task)
 
 
 def _one_length(config: RunConfig, overrides: Sequence[str]) -> list[str]:
@@ -274,7 +137,3 @@ def _same_data(now: Mapping[str, Any] | None, before: Mapping[str, Any] | None) 
             f"the data set {now['name']} has changed since the run was started (fingerprint "
             f"{before['fingerprint'][:12]} then, {now['fingerprint'][:12]} now)"
         )
-
-
-def _silent(text: str) -> None:
-    """Default of `say`."""

@@ -2,8 +2,7 @@
 
     <run>/stages/<field>/{config.yaml, run.json, checkpoints/, stages/}
 
-The copy is what resumes, workers, `sample` and `evaluate` load: the run stands alone, whatever
-becomes of the first one. See docs/training.md, "Two stages".
+The copy is what every later use loads: the run stands alone. See docs/training.md, "Two stages".
 """
 
 import json
@@ -16,8 +15,8 @@ from rayloom.core.errors import ConfigError, Problem, UserError
 from rayloom.core.protocols import DataSpec
 from rayloom.core.references import references
 from rayloom.core.sections import RunConfig
-from rayloom_pipelines.recipes import weights
-from rayloom_pipelines.recipes.weights import Stage
+from rayloom_pipelines.recipes.copies import STAGES, Stage, load_stage, write_slim
+from rayloom_pipelines.recipes.weights import config_of_folder, spec_from
 from rayloom_pipelines.resolve import run_path, storage_path, tracking_uri, version_path
 
 
@@ -69,7 +68,7 @@ def find(config: RunConfig, spec: DataSpec) -> dict[str, Stage]:
         try:
             path = _source(word, config)
             _check_spec(path, spec)
-            found[field] = weights.load_stage(path)
+            found[field] = load_stage(path)
         except UserError as error:
             raise UserError(f"model.{field}: {error}") from error
     return found
@@ -95,9 +94,9 @@ def copy_into(folder: Path, stages: Mapping[str, Stage]) -> None:
         UserError: The disk refuses.
     """
     for field, stage in stages.items():
-        target = folder / weights.STAGES / field
+        target = folder / STAGES / field
         target.mkdir(parents=True)
-        weights.write_slim(stage.path, target, dict(stage.module.state_dict()), stage.info)
+        write_slim(stage.path, target, dict(stage.module.state_dict()), stage.info)
 
 
 def _source(word: str, config: RunConfig) -> Path:
@@ -123,7 +122,7 @@ def _source(word: str, config: RunConfig) -> Path:
 def _check_config(about: Mapping[str, Any], path: Path) -> None:
     """The run's config must load; its model must be in the catalogue: no config brings code in."""
     try:
-        weights.config_of_folder(path)
+        config_of_folder(path)
     except ConfigError as error:
         files = " and ".join(f"--plugin {plugin['path']}" for plugin in about.get("plugins", []))
         hint = f" (it was trained with {files})" if files else ""
@@ -137,7 +136,7 @@ def _check_spec(path: Path, spec: DataSpec) -> None:
     from rayloom.records import RunFolder
 
     about = RunFolder.open(path).read()
-    first = weights.spec_from(about)
+    first = spec_from(about)
     for name, field in first.fields.items():
         given = spec.fields.get(name)
         if field.kind == "label":

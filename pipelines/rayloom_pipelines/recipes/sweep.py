@@ -8,7 +8,7 @@ from rayloom.core.config import Resolved
 from rayloom.core.errors import UserError
 from rayloom_pipelines.console import RunObserver
 from rayloom_pipelines.facade import Run
-from rayloom_pipelines.recipes import run
+from rayloom_pipelines.recipes.folder import Options, make_folder
 from rayloom_pipelines.recipes.group import open_group, promote
 from rayloom_pipelines.recipes.sweep_plan import Board, ending, settle
 from rayloom_pipelines.recipes.trial import payload_of
@@ -41,15 +41,19 @@ def start_sweep(
     """Make the sweep's folder and run its trials.
 
     Raises:
-        UserError: There is nothing to search, or no trial fits on the cluster.
+        UserError: There is nothing to search, the grid cannot be one, or no trial fits on the
+            cluster.
     """
     if not resolved.spaces:
         raise UserError(
             "there is nothing to search: give a key a space, such as "
             "optimizer.lr=loguniform(1e-5,1e-2), or {search: loguniform, low: 1e-5, high: 1e-2}"
         )
-    options = run.Options(smoke=smoke, track=track)
-    folder = run.make_folder(
+    from rayloom.distributed.sweep import proposer_of
+
+    proposer_of(settle(resolved))  # an impossible search leaves no folder behind
+    options = Options(smoke=smoke, track=track)
+    folder = make_folder(
         resolved.config,
         resolved.name or "sweep",
         options,
@@ -85,10 +89,10 @@ def resume_sweep(
         observer.on_message(f"{folder.run_id} is finished; nothing to do")
         return
     resolved = load_config(path / "config.yaml", overrides, search=True, site=None)
-    _go_on(folder, resolved, run.Options(**about["options"]), observer)
+    _go_on(folder, resolved, Options(**about["options"]), observer)
 
 
-def _go_on(folder: Any, resolved: Resolved, options: run.Options, observer: RunObserver) -> None:
+def _go_on(folder: Any, resolved: Resolved, options: Options, observer: RunObserver) -> None:
     """Run what is left of a sweep and write down how it ended."""
     from rayloom.distributed.sweep import run_sweep
 
@@ -132,7 +136,7 @@ def _go_on(folder: Any, resolved: Resolved, options: run.Options, observer: RunO
     )
 
 
-def _promote(folder: Any, options: run.Options, observer: RunObserver, end: dict[str, Any]) -> None:
+def _promote(folder: Any, options: Options, observer: RunObserver, end: dict[str, Any]) -> None:
     """Register the best trial's model once the sweep is complete."""
     run_id = end.get("best_run")
     complete = end["exit_code"] == 0 and options.register and not options.smoke

@@ -10,11 +10,12 @@ from rayloom.core.errors import RayloomError
 from rayloom.core.sections import RunConfig
 from rayloom_pipelines.console import Silent
 from rayloom_pipelines.recipes import run
+from rayloom_pipelines.recipes.folder import Options
 from rayloom_pipelines.recipes.group import child_options, children_of
 from rayloom_pipelines.recipes.smoke import shorten
 
 
-def payload_of(folder: Any, resolved: Resolved, options: run.Options) -> dict[str, Any]:
+def payload_of(folder: Any, resolved: Resolved, options: Options) -> dict[str, Any]:
     """What `train_trial` needs to know of a sweep, JSON-able.
 
     Args:
@@ -70,7 +71,7 @@ def train_trial(
     load_plugins(payload["plugins"])
     resolved = resolve(payload["tree"], search=True, name=payload["name"])
     config = resolved.apply(values)
-    options = run.Options(**payload["options"])
+    options = Options(**payload["options"])
     if options.smoke:
         config = shorten(config)
     tracking = config.tracking.model_copy(update={"uri": payload["tracking_uri"]})
@@ -103,7 +104,7 @@ def _one(
     config: RunConfig,
     payload: Mapping[str, Any],
     trial: str,
-    options: run.Options,
+    options: Options,
     reporter: _Reporter,
 ) -> Any:
     """Start the run of a trial and seed, or go on with it."""

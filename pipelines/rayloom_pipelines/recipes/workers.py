@@ -82,8 +82,8 @@ def train_worker(payload: Mapping[str, Any], collective: Collective) -> dict[str
     from rayloom.core.plugins import load_plugins
     from rayloom.distributed.train import stop_signal
     from rayloom.records import RunFolder
-    from rayloom.training import Plan, drive
-    from rayloom_pipelines.recipes import build, weights
+    from rayloom.training import Nowhere, Plan, drive
+    from rayloom_pipelines.recipes import build, copies
 
     load_plugins(payload["plugins"])
     config, plan = config_from_dict(payload["config"]), config_from_dict(payload["plan"])
@@ -93,13 +93,13 @@ def train_worker(payload: Mapping[str, Any], collective: Collective) -> dict[str
         config,
         collective,
         "cuda" if config.resources.gpus_per_worker else "cpu",
-        stages=weights.stages_of(folder.path),
-        initial=weights.of_run(Path(payload["init"])) if payload["init"] else None,
+        stages=copies.stages_of(folder.path),
+        initial=copies.of_run(Path(payload["init"])) if payload["init"] else None,
         overfit_batch=payload["overfit_batch"],
         profile=Path(payload["profile"]) if payload["profile"] and not collective.rank else None,
     )
     chief = collective.rank == 0
-    journal = folder.journal() if chief else _Nothing()
+    journal = folder.journal() if chief else Nowhere()
     outcome = drive(
         engine,
         Plan.from_config(plan),
@@ -110,22 +110,8 @@ def train_worker(payload: Mapping[str, Any], collective: Collective) -> dict[str
         resume=payload["resume"] or payload["attempt"] > 0,
         should_stop=stop_signal,
     )
-    if chief:
-        journal.close()
+    journal.close()
     return outcome.to_dict()
-
-
-class _Nothing:
-    """The sink of ranks above 0."""
-
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Nothing."""
-
-    def image(self, step: int, key: str, pixels: Any) -> None:
-        """Nothing."""
-
-    def file(self, step: int, key: str, path: Path) -> None:
-        """Nothing."""
 
 
 def train_rl(folder: Any, task: Any) -> dict[str, Any]:
@@ -133,7 +119,7 @@ def train_rl(folder: Any, task: Any) -> dict[str, Any]:
     config, options, observer = task.config, task.options, task.observer
     from rayloom.distributed.rllib import remote_parts
     from rayloom.training import Plan, drive
-    from rayloom_pipelines.recipes import build, weights
+    from rayloom_pipelines.recipes import build, copies, weights
 
     about = folder.read()
     plugins = [plugin["path"] for plugin in about.get("plugins", [])]
@@ -144,7 +130,7 @@ def train_rl(folder: Any, task: Any) -> dict[str, Any]:
         trainable = build.build_rl(base, collector=collector, updater=updater)
         if options.init and not task.resume:
             local = build.build_rl(base)
-            weights.put_into(local, weights.of_run(Path(options.init)))
+            weights.put_into(local, copies.of_run(Path(options.init)))
             updater.load_state_dict(local.updater.state_dict())
             local.close()
         outcome = drive(

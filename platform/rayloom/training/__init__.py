@@ -6,6 +6,7 @@ from typing import Any
 _HOME = {
     "Engine": "engine",
     "FitResult": "fitting",
+    "Nowhere": "driver",
     "Observer": "driver",
     "Outcome": "driver",
     "Plan": "plan",

@@ -154,7 +154,7 @@ class _Drive:
             Cadence(trainable, plan.unit, plan.checkpoint_every) if plan.checkpoint_every else None
         )
         self.start = trainable.position()
-        self.sink = _Tee(sink, self) if self.chief else _Nowhere()
+        self.sink = _Tee(sink, self) if self.chief else Nowhere()
 
     # The loop -----------------------------------------------------------------------------------
 
@@ -389,17 +389,21 @@ class _Tee:
         self._sink.file(step, key, path)
 
 
-class _Nowhere:
-    """The sink of ranks above 0."""
+class Nowhere:
+    """The sink of ranks above 0: takes everything, keeps nothing."""
 
     def scalars(self, step: int, values: Scalars) -> None:
-        pass
+        """Nothing."""
 
     def image(self, step: int, key: str, pixels: np.ndarray) -> None:
-        pass
+        """Nothing."""
 
     def file(self, step: int, key: str, path: Path) -> None:
-        pass
+        """Nothing."""
+
+    def close(self) -> bool:
+        """Nothing to close."""
+        return True
 
 
 def _shows_often(trainable: Trainable) -> bool:

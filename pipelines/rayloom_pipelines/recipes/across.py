@@ -1,0 +1,81 @@
+"""The report across the seeds of one config."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def across(children: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The report across finished runs: of the best checkpoints' metric and of the last ones'.
+
+    Returns:
+        `metrics` (mean, standard deviation, extremes, interquartile mean and 95 % bootstrap
+        interval), `best`, `best_run`, `step` and `seeds_table`.
+    """
+    import numpy as np
+
+    from rayloom.core.metric_table import direction
+    from rayloom.metrics.returns import bootstrap, iqm
+
+    rows: list[dict[str, Any]] = []
+    for about in children:
+        summary = about.get("summary", {})
+        best = summary.get("best") or {}
+        last = summary.get("metrics", {}).get(best.get("metric", ""))
+        rows.append(
+            {
+                "seed": about["seed"],
+                "run": about["run_id"],
+                "metric": best.get("metric"),
+                "best": best.get("value"),
+                "step": best.get("step"),
+                "last": last,
+            }
+        )
+    scored = [row for row in rows if row["best"] is not None]
+    step = max((int(about.get("position", 0)) for about in children), default=0)
+    if not scored:
+        none = {"metrics": {}, "best": None, "best_run": None}
+        return {**none, "step": step, "seeds_table": rows}
+    metric = scored[0]["metric"]
+    values = np.array([row["best"] for row in scored], float)
+    last = np.array([row["last"] for row in scored if row["last"] is not None], float)
+    interval = bootstrap(values)
+    metrics = {
+        "seeds/best_mean": float(values.mean()),
+        "seeds/best_std": float(values.std(ddof=1)) if len(values) > 1 else 0.0,
+        "seeds/best_min": float(values.min()),
+        "seeds/best_max": float(values.max()),
+        "seeds/best_iqm": float(iqm(values)),
+        "seeds/best_low": interval.low,
+        "seeds/best_high": interval.high,
+        "seeds/count": float(len(values)),
+    }
+    if len(last):
+        metrics["seeds/last_mean"] = float(last.mean())
+    pick = min if direction(metric) == "min" else max
+    first = pick(scored, key=lambda row: row["best"])
+    return {
+        "metrics": metrics,
+        "best": {"metric": metric, "value": first["best"], "step": first["step"]},
+        "best_run": first["run"],
+        "step": step,
+        "seeds_table": rows,
+    }
+
+
+def table(rows: Sequence[Mapping[str, Any]], metrics: Mapping[str, float]) -> list[str]:
+    """The report as lines for a person."""
+    if not metrics:
+        return ["no seed has an evaluation"]
+    metric = next(row["metric"] for row in rows if row["metric"])
+    lines = [f"{'seed':>6}  {'best':>10}  {'at step':>10}  {'last':>10}  run"]
+    for row in rows:
+        best, last = ("-" if row[key] is None else f"{row[key]:.5g}" for key in ("best", "last"))
+        at = "-" if row["step"] is None else f"{row['step']:,}"
+        lines.append(f"{row['seed']:>6}  {best:>10}  {at:>10}  {last:>10}  {row['run']}")
+    lines.append(
+        f"{metric} of {metrics['seeds/count']:.0f} seeds, best checkpoints: mean "
+        f"{metrics['seeds/best_mean']:.5g}, sd {metrics['seeds/best_std']:.3g}, 95 % interval "
+        f"{metrics['seeds/best_low']:.5g} to {metrics['seeds/best_high']:.5g}"
+    )
+    return lines

@@ -1,0 +1,119 @@
+"""Runs as others use them: their weights, their frozen first stages, and slim copies of them."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rayloom.core.errors import UserError
+from rayloom.core.protocols import parameters_sha256
+from rayloom.core.references import references
+from rayloom.nn.frozen import freeze
+from rayloom_pipelines.recipes.weights import (
+    Weights,
+    Which,
+    config_of_folder,
+    model_of,
+    of_state,
+    read_state,
+    spec_from,
+)
+
+STAGES = "stages"  # folder inside a run folder with its copies of first stages, by config field
+
+
+def of_run(path: Path, which: Which | int = "best") -> Weights:
+    """The weights of a run folder's checkpoint."""
+    from rayloom.records import RunFolder
+
+    about = RunFolder.open(path).read()
+    config = config_of_folder(path)
+    spec = spec_from(about) if about.get("data") else None
+    return of_state(config, read_state(path, which)[0], spec, stages_of(path))
+
+
+def stages_of(path: Path) -> dict[str, torch.nn.Module]:
+    """The frozen first stages of a run folder, built from its own copies; of most runs none.
+
+    Raises:
+        UserError: A copy is missing or is not the one that the run was started with.
+        CheckpointError: A copy does not verify.
+    """
+    from rayloom.records import RunFolder
+
+    about = RunFolder.open(path).read()
+    found = {}
+    for field in references(config_of_folder(path).model):
+        copy, noted = path / STAGES / field, about.get(STAGES, {}).get(field)
+        if noted is None or not (copy / "run.json").is_file():
+            raise UserError(f"{path} has lost {STAGES}/{field}, its copy of the first stage")
+        stage = load_stage(copy)
+        if stage.sha256 != noted["parameters_sha256"]:
+            raise UserError(f"{copy} is not the copy of {noted['run']} that the run started with")
+        found[field] = stage.module
+    return found
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A first stage.
+
+    Attributes:
+        path: Run folder, a copy inside another, or the folder of a registered version.
+        run: Id of the run that trained it.
+        info: The checkpoint, the run's best.
+        sha256: Of the parameters.
+        module: The frozen model.
+    """
+
+    path: Path
+    run: str
+    info: Any
+    sha256: str
+    module: torch.nn.Module
+
+
+def load_stage(path: Path) -> Stage:
+    """The model of a run's best checkpoint, frozen.
+
+    Raises:
+        CheckpointError: There is no checkpoint that verifies.
+    """
+    from rayloom.records import RunFolder
+
+    about = RunFolder.open(path).read()
+    config, spec, stages = config_of_folder(path), spec_from(about), stages_of(path)
+    state, info = read_state(path, "best")
+    weights = of_state(config, state, spec, stages)
+    module = freeze(model_of(config, spec, weights, stages))
+    return Stage(path, about["run_id"], info, parameters_sha256(weights), module)
+
+
+def write_slim(run: Path, target: Path, weights: Weights, info: Any, *, env_step: int = 0) -> None:
+    """What rebuilds a run's model: config, facts, first stages, a checkpoint of weights alone.
+
+    Args:
+        run: Run folder.
+        target: Existing empty folder.
+        weights: See `of_state`.
+        info: Of the checkpoint that they come from.
+        env_step: RL: where its clock stood.
+
+    Raises:
+        UserError: The disk refuses.
+    """
+    from rayloom.records import Checkpoints
+
+    for name in ("config.yaml", "run.json"):
+        shutil.copyfile(run / name, target / name)
+    if (run / STAGES).is_dir():
+        shutil.copytree(run / STAGES, target / STAGES)
+    slim = {"trainable": {"weights": weights, "env_step": env_step}}
+    said: list[str] = []
+    saved = Checkpoints(target / "checkpoints", say=said.append).save(
+        info.step, slim, metrics=info.metrics, score=info.score, direction=info.direction
+    )
+    if saved is None:
+        raise UserError(f"{target} cannot be written: {'; '.join(said)}")

@@ -1,0 +1,85 @@
+"""How an attempt on a run folder ends, well or badly: whatever happens is written down."""
+
+import datetime
+import time
+from collections.abc import Callable
+from typing import Any
+
+from rayloom.core.errors import RayloomError
+from rayloom.core.sections import RunConfig
+from rayloom_pipelines.console import RunObserver
+
+END_TRIES = 60  # a second apart
+CLOSE_S, HURRY_S = 30.0, 5.0  # how long MLflow may take at the end; after a second signal
+_ENDED = {"finished": "FINISHED", "interrupted": "KILLED", "time_limit": "KILLED"}
+
+
+def finish(
+    folder: Any,
+    config: RunConfig,
+    options: Any,
+    outcome: dict[str, Any],
+    follower: Any | None,
+    observer: RunObserver,
+) -> None:
+    """Journal, `run.json`, MLflow and the model registry learn how it ended."""
+    status = outcome["status"]
+    journal = folder.journal()
+    journal.status(status)
+    _until_written(journal.close)
+    about = dict(
+        status=status,
+        ended=datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        reason=outcome["reason"],
+        exit_code=outcome["exit_code"],
+        position=outcome["position"],
+        progress=outcome["progress"],
+        summary={
+            "step": outcome["position"],
+            "metrics": outcome["metrics"],
+            "best": outcome["best"],
+        },
+        parameters_sha256=outcome["parameters_sha256"],
+    )
+    _until_written(lambda: folder.update(**about))
+    if follower is None:
+        return
+    if status == "finished" and options.register and not options.smoke:
+        if follower.flush(CLOSE_S):
+            from rayloom_pipelines.recipes.publish import publish
+
+            publish(folder, config, observer)
+    follower.close(_ENDED[status], CLOSE_S)
+
+
+def give_up(folder: Any, error: BaseException, follower: Any | None, observer: RunObserver) -> None:
+    """An error or a second signal ended the attempt: written down, and how to go on is said."""
+    stopped = isinstance(error, KeyboardInterrupt | SystemExit)
+    if stopped:
+        observer.on_message(f"stopped at once; go on with: rayloom resume {folder.run_id}")
+    status = folder.read()["status"]
+    if status not in _ENDED:  # else training is over and only MLflow lacks something
+        status = "interrupted" if stopped else "failed"
+        cause = str(error) if isinstance(error, RayloomError) else repr(error)
+        folder.update(status=status, reason=cause[:2000], exit_code=_exit_code(error))
+        folder.journal().status(status)
+    folder.journal().close()
+    if follower is not None:
+        patience = HURRY_S if stopped else CLOSE_S
+        follower.close(_ENDED.get(status, "FAILED"), patience, in_a_hurry=stopped)
+
+
+def _exit_code(error: BaseException) -> int:
+    code = getattr(error, "exit_code", getattr(error, "code", None))
+    if isinstance(code, int):
+        return code
+    return 130 if isinstance(error, KeyboardInterrupt) else 1
+
+
+def _until_written(write: Callable[[], bool]) -> bool:
+    """Try once a second for a minute: a disk that is full at the very end may be made free."""
+    for _ in range(END_TRIES):
+        if write():
+            return True
+        time.sleep(1.0)
+    return write()

@@ -1,0 +1,99 @@
+"""The run folder of a new run, and what a command says beside its config."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rayloom.core.config import to_dict
+from rayloom.core.sections import RunConfig
+from rayloom_pipelines.resolve import storage_path
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a command says beside the config; part of `run.json`.
+
+    Attributes:
+        init: Run folder whose best parameters this run starts from.
+        smoke: A run of seconds, hidden from lists.
+        overfit_batch: Train on the first batch again and again.
+        profile: Write a profile of some steps.
+        track: Whether MLflow is told.
+        parent: Id of the run that groups this one with others.
+        register: Whether the best checkpoint becomes a registered model.
+        tags: Further MLflow tags.
+        searched: Keys that a sweep searches; they are MLflow params whatever their value.
+    """
+
+    init: str | None = None
+    smoke: bool = False
+    overfit_batch: bool = False
+    profile: bool = False
+    track: bool = True
+    parent: str | None = None
+    register: bool = True
+    tags: Mapping[str, str] = field(default_factory=dict)
+    searched: Sequence[str] = ()
+
+
+def make_folder(
+    config: RunConfig,
+    name: str,
+    options: Options,
+    *,
+    tree: Mapping[str, Any] | None = None,
+    plugins: Sequence[Mapping[str, Any]] = (),
+    say: Any = None,
+    facts: Mapping[str, Any] | None = None,
+    fill: Callable[[Path], object] | None = None,
+) -> Any:
+    """The run folder of a new run, with all that a resume and a reader need to know.
+
+    Args:
+        config: Resolved config.
+        name: Its name.
+        options: See `Options`.
+        tree: What config.yaml holds; None: the config (a sweep's has spaces in it).
+        plugins: `Plugin.to_dict()` of each.
+        say: Hears about disks that refuse.
+        facts: More fields of `run.json`.
+        fill: Puts more into the folder before it appears.
+
+    Raises:
+        UserError: The storage cannot be written.
+    """
+    from rayloom.records import RunFolder, describe_environment
+    from rayloom.tracking import resolve_uri
+
+    info = describe_environment() | {
+        "kind": "run",
+        "task": config.task,
+        "seed": config.seed,
+        "smoke": options.smoke,
+        "parent": options.parent,
+        "options": asdict(options),
+        "plugins": list(plugins),
+        "tracking": {
+            "uri": resolve_uri(config.tracking.uri, Path.cwd()) if options.track else None,
+            "experiment": config.tracking.experiment,
+        },
+        "tags": dict(config.tracking.tags) | dict(options.tags),
+        **(facts or {}),
+    }
+    storage = storage_path(config.storage)
+    settled = os.environ.get("RAYLOOM_JOB") if options.parent is None else None
+    return RunFolder.create(
+        storage,
+        name,
+        config=dict(tree) if tree is not None else to_dict(config),
+        info=info,
+        run_id=settled if settled and not (storage / settled).exists() else None,
+        fill=fill,
+        say=say or _silent,
+    )
+
+
+def _silent(text: str) -> None:
+    """Default of `say`."""

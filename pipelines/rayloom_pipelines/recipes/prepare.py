@@ -1,0 +1,99 @@
+"""What is made and checked before a run folder exists."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rayloom.core.sections import RunConfig
+
+
+@dataclass
+class Prepared:
+    """What is made and checked before a run folder exists.
+
+    Attributes:
+        config: What the trainable is built from: the config of the first start, so that schedules
+            and horizons stay what they were when a resume changes the length.
+        data: Name, fingerprint, counts and spec of the data set, for `run.json`; None for RL.
+        choices: Every `auto` that was decided once: threads, device.
+        trainable: What to drive in this process; None where workers build it.
+        stages: First stages as found for a new run, by config field; see `recipes.stages`.
+    """
+
+    config: RunConfig
+    data: dict[str, Any] | None = None
+    choices: dict[str, Any] = field(default_factory=dict)
+    trainable: Any = None
+    stages: dict[str, Any] = field(default_factory=dict)
+
+
+def prepare(
+    config: RunConfig,
+    options: Any,
+    *,
+    choices: Mapping[str, Any] | None = None,
+    path: Path | None = None,
+) -> Prepared:
+    """Open the data or the environment, decide what is `auto`, build what can be built.
+
+    Args:
+        config: Resolved config.
+        options: `recipes.folder.Options`.
+        choices: Earlier decisions, which a resume keeps.
+        path: Run folder of a resume, which has its own copies of first stages.
+
+    Raises:
+        UserError: The config does not fit the data, the environment or this machine.
+    """
+    import torch
+
+    from rayloom_pipelines.recipes import build, copies, machine, stages, weights
+
+    kept = dict(choices or {})
+    kept["device"] = machine.choose_device(config)
+
+    def settle_threads(spec: Any = None) -> None:
+        if config.resources.threads != "auto" or not kept.get("threads"):
+            kept["threads"] = machine.choose_threads(config, spec)
+        torch.set_num_threads(int(kept["threads"]))
+
+    made = Prepared(config, choices=kept)
+    start = copies.of_run(Path(options.init)) if options.init else None
+    workers = config.resources.workers
+    if config.task == "rl":
+        settle_threads()
+        if workers == 0:
+            made.trainable = build.build_rl(config)
+            if start is not None:
+                weights.put_into(made.trainable, start)
+        return made
+    from rayloom.data import open_dataset
+
+    assert config.data is not None
+    dataset = open_dataset(config.data)
+    spec = dataset.spec
+    settle_threads(spec)
+    made.data = {
+        "name": dataset.name,
+        "fingerprint": dataset.fingerprint,
+        "spec": {"name": spec.name, "fields": {k: asdict(v) for k, v in spec.fields.items()}},
+    }
+    if path is None:
+        made.stages = stages.find(config, spec)
+        frozen = {name: stage.module for name, stage in made.stages.items()}
+    else:
+        frozen = copies.stages_of(path)
+    if workers == 0:
+        made.trainable = build.build_generative(
+            config,
+            stages=frozen,
+            device=kept["device"],
+            dataset=dataset,
+            initial=start,
+            overfit_batch=options.overfit_batch,
+            profile=Path("profile").absolute() if options.profile else None,
+        )
+    else:
+        build.build_model(config, spec, frozen)  # what does not fit is told before Ray starts
+    return made

@@ -1,0 +1,108 @@
+"""A run's best checkpoint as a registered model, and whatever else MLflow still lacks."""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rayloom.core.protocols import DataSpec, parameters_sha256
+from rayloom.core.sections import RunConfig
+from rayloom_pipelines.console import RunObserver
+from rayloom_pipelines.recipes.build import Stages
+from rayloom_pipelines.recipes.copies import stages_of, write_slim
+from rayloom_pipelines.recipes.weights import (
+    Weights,
+    learner_of,
+    model_of,
+    of_state,
+    read_state,
+    spec_from,
+)
+
+
+def publish(folder: Any, config: RunConfig, observer: RunObserver) -> None:
+    """Make the best checkpoint a registered model; a failure is said and ends nothing."""
+    try:
+        version = register(folder, config, say=observer.on_message)
+    except Exception as error:  # MLflow may be away: the run itself is complete
+        first = str(error).strip().partition("\n")[0]
+        observer.on_message(
+            f"the model was not registered ({type(error).__name__}: {first}); "
+            f"`rayloom runs sync {folder.run_id}` tries again"
+        )
+        return
+    folder.update(model={"uri": version.uri, "name": version.name, "version": version.version})
+    observer.on_message(f"registered as {version.uri}")
+
+
+def send_rest(folder: Any, observer: RunObserver) -> bool:
+    """Send what MLflow lacks of a run, and register its model if it is finished without one.
+
+    Returns:
+        Whether MLflow has everything; True where tracking is off.
+    """
+    from rayloom.core.config import load_config
+    from rayloom.tracking import sync_run
+
+    about = folder.read()
+    if not (about.get("tracking") or {}).get("uri"):
+        return True
+    sent = sync_run(folder.path, say=observer.on_message, timeout_s=60.0)
+    options = about.get("options", {})
+    wanted = options.get("register", True) and not about.get("smoke")
+    if sent and wanted and about["status"] == "finished" and not about.get("model"):
+        config = load_config(folder.path / "config.yaml", site=None).config
+        publish(folder, config, observer)
+    return sent
+
+
+def register(folder: Any, config: RunConfig, *, say: Callable[[str], Any]) -> Any:
+    """Make the best checkpoint a registered model version. Returns `tracking.Registered`."""
+    from rayloom.tracking import register_model
+
+    about = folder.read()
+    state, info = read_state(folder.path, "best")
+    spec, stages = spec_from(about) if about.get("data") else None, stages_of(folder.path)
+    weights = of_state(config, state, spec, stages)
+    module, example = exported(config, weights, spec, stages)
+    with tempfile.TemporaryDirectory(prefix="rayloom-") as scratch:
+        env_step = int(state.get("env_step", 0))
+        write_slim(folder.path, Path(scratch), weights, info, env_step=env_step)
+        return register_model(
+            folder.path,
+            module,
+            example,
+            name=config.tracking.register_as or about["name"],
+            files={file.name: file for file in Path(scratch).iterdir()},
+            sha256=parameters_sha256(weights),
+            score=info.score,
+            direction=info.direction,
+            metadata={"rayloom_run": folder.run_id, "rayloom_step": info.step},
+            say=say,
+        )
+
+
+def exported(
+    config: RunConfig, weights: Weights, spec: DataSpec | None, stages: Stages | None = None
+) -> tuple[torch.nn.Module, torch.Tensor]:
+    """The tensor-to-tensor part and an example of its input, two rows of zeros."""
+    if config.task == "rl":
+        from rayloom.rl.envs import spec_of
+
+        env = spec_of(config.env)
+        shape, dtype = tuple(env.obs_shape), torch.as_tensor(_zero(env.obs_dtype)).dtype
+        return learner_of(config, weights).export_module(), torch.zeros((2, *shape), dtype=dtype)
+    assert spec is not None
+    model = model_of(config, spec, weights, stages)
+    name = "image" if "image" in spec.fields else next(iter(spec.fields))
+    field = spec.fields[name]
+    example = torch.zeros((2, *field.shape), dtype=getattr(torch, field.dtype))
+    return model.export_module(), example  # type: ignore[operator]
+
+
+def _zero(dtype: Any) -> Any:
+    import numpy as np
+
+    return np.zeros((), dtype)
