@@ -437,6 +437,36 @@ def test_bf16_trains_and_auto_is_remembered():
         assert plain.parameters_sha256() == auto.parameters_sha256()
 
 
+@pytest.mark.parametrize(("bf16", "winner"), [(0.8, "bf16"), (0.97, "fp32"), (1.2, "fp32")])
+def test_other_work_on_the_machine_does_not_choose_the_precision(monkeypatch, bf16, winner):
+    """A burst that makes most passes of one kind slow is not taken for their speed."""
+    from rayloom.training import precision
+
+    now, passes = [0.0], []
+    monkeypatch.setattr(precision.time, "perf_counter", lambda: now[0])
+
+    def run(kind):
+        passes.append(kind)
+        slowed = kind == winner and passes.count(kind) % 5
+        now[0] += (1.0 if kind == "fp32" else bf16) * (5.0 if slowed else 1.0)
+
+    chosen, seconds = precision.probe(torch.nn.Linear(2, 2), run, torch.device("cpu"))
+    assert chosen == winner
+    assert seconds == pytest.approx({"fp32": 1.0, "bf16": bf16})
+    assert passes[:4] == ["fp32", "bf16", "fp32", "bf16"]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7])
+def test_a_short_run_is_profiled_too(tmp_path, steps):
+    model, config, source, held_out = build(
+        "regression", batch_size=7, epochs=None, grad_steps=steps
+    )
+    engine = Engine(model, config, source, held_out, profile=tmp_path / "profile")
+    engine.advance(steps, sink=MemorySink(), interrupted=never)
+    engine.close()
+    assert "Self CPU" in (tmp_path / "profile" / "operators.txt").read_text()
+
+
 def test_profile_writes_a_trace(tmp_path):
     model, config, source, held_out = build("regression", batch_size=7)
     engine = Engine(model, config, source, held_out, profile=tmp_path / "profile")

@@ -48,6 +48,7 @@ from rayloom.training.precision import probe, under_precision
 from rayloom.training.profile import StepProfiler
 
 LOG_POINTS = 200  # per budget, where `train.log_every` is null
+PROFILE_AFTER = 5  # grad_steps
 VOTE_EVERY_GPU = 16  # grad_steps between looks at the stop vote where a look waits for the GPU
 
 
@@ -89,7 +90,6 @@ class Engine:
         self.config = config
         self.train_source, self.evaluation_source = train, evaluation
         self.overfit_batch = overfit_batch
-        self.profiler = StepProfiler(profile) if profile is not None else None
         players: tuple[Player, ...] = tuple(self.model.players)
         check_players(model, players)
         check_batch_statistics(model, config.train.accumulate, self.collective.world)
@@ -101,6 +101,9 @@ class Engine:
         self._frozen = [part for _, part in frozen_parts(model)]
         self._frozen_sha256: str | None = None  # once asked for
         horizon = max(1, self.to_clock(*config.train.length))
+        self.profiler: StepProfiler | None = None
+        if profile is not None:  # a short run too has steps to show
+            self.profiler = StepProfiler(profile, start=min(PROFILE_AFTER, horizon // 2))
         self.choices: dict[str, Any] = {
             "horizon": horizon,
             "log_every": config.train.log_every or max(1, horizon // LOG_POINTS),
@@ -380,6 +383,11 @@ class Engine:
         with self._looking(), torch.no_grad():
             for name, images in make(self._to_device(local), rng=noise).items():
                 sink.image(self.grad_step, f"pictures/{name}", tile(images))
+
+    def close(self) -> None:
+        """The run is over: a profile that was to be longer is written."""
+        if self.profiler is not None:
+            self.profiler.close()
 
     # State --------------------------------------------------------------------------------------
 

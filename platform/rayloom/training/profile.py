@@ -20,6 +20,8 @@ class StepProfiler:
         self.done = False
         self._rounds = 0
         self._profile: profile | None = None
+        if start == 0:
+            self._begin()
 
     def step(self) -> None:
         """Call after each round; the files exist once enough rounds went by."""
@@ -27,13 +29,16 @@ class StepProfiler:
             return
         self._rounds += 1
         if self._rounds == self.start:
-            kinds = [ProfilerActivity.CPU]
-            if torch.cuda.is_available():
-                kinds.append(ProfilerActivity.CUDA)
-            self._profile = profile(activities=kinds, record_shapes=True)
-            self._profile.start()
+            self._begin()
         elif self._profile is not None and self._rounds == self.start + self.steps:
             self.close()
+
+    def _begin(self) -> None:
+        kinds = [ProfilerActivity.CPU]
+        if torch.cuda.is_available():
+            kinds.append(ProfilerActivity.CUDA)
+        self._profile = profile(activities=kinds, record_shapes=True)
+        self._profile.start()
 
     def close(self) -> None:
         """Write what was recorded, also after fewer rounds."""
