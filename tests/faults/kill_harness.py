@@ -1,5 +1,6 @@
 """Kill a real run at a labelled point, resume it, compare it with an unbroken one."""
 
+import hashlib
 import json
 import os
 import re
@@ -7,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,8 +31,11 @@ DQN = [
     "evaluation.episodes=4",
     "evaluation.num_envs=2",
     "algorithm.learning_starts=512",
-    "evaluation.video=false",
 ]
+IMAGE = (  # MLflow's name of a stepped picture
+    r"images/(?P<key>.+)\+step\+(?P<step>\d+)\+timestamp\+\d+\+[0-9a-f-]+"
+    r"(?P<small>\+compressed)?\.(png|webp)"
+)
 CONFIGS = {"vae": VAE, "dqn": DQN}
 
 
@@ -47,26 +52,29 @@ class Site:
         env |= {"RAYLOOM_DATA_ROOT": str(self.data), "OMP_NUM_THREADS": "1"}
         return env
 
-    def command(self, *words: str, failpoint: str | None = None) -> subprocess.CompletedProcess:
+    def command(
+        self, *words: str, failpoint: str | None = None, side: str = ""
+    ) -> subprocess.CompletedProcess:
         env = self.environment
         if failpoint:
-            env["RAYLOOM_FAILPOINT"] = failpoint
+            env |= {"RAYLOOM_FAILPOINT": failpoint, "RAYLOOM_FAILPOINT_PROCESS": side}
         return subprocess.run(
             [sys.executable, "-m", "rayloom_pipelines.cli", *words],
             cwd=self.root,
             env=env,
             capture_output=True,
             text=True,
-            timeout=240,
+            timeout=500,
         )
 
-    def train(self, half: str, *extra: str, failpoint: str | None = None):
+    def train(self, half: str, *extra: str, failpoint: str | None = None, side: str = ""):
         places = [
             f"storage={self.root / 'runs'}",
             f"tracking.uri=sqlite:///{self.root / 'mlflow.db'}",
             "resources.threads=1",
         ]
-        return self.command("train", *CONFIGS[half], *places, *extra, failpoint=failpoint)
+        words = ("train", *CONFIGS[half], *places, *extra)
+        return self.command(*words, failpoint=failpoint, side=side)
 
     @property
     def run(self) -> Path:
@@ -99,11 +107,15 @@ def journal_points(run: Path) -> tuple[dict, dict]:
     return points, pictures
 
 
-def mlflow_points(site: Site) -> tuple[dict, set]:
-    """What MLflow holds of the only run with our tag: metric points and picture names."""
+def mlflow_points(site: Site, uri: str | None = None) -> tuple[dict, dict]:
+    """What MLflow holds of the only run with our tag: metric points, and pictures and films.
+
+    Returns:
+        {(key, step): value} and {(key, step): sha256}, as `journal_points`.
+    """
     from mlflow.tracking import MlflowClient
 
-    client = MlflowClient(f"sqlite:///{site.root / 'mlflow.db'}")
+    client = MlflowClient(uri or f"sqlite:///{site.root / 'mlflow.db'}")
     experiments = [e.experiment_id for e in client.search_experiments()]
     runs = client.search_runs(experiments, f"tags.`rayloom.run_id` = '{site.run.name}'")
     assert len(runs) == 1, f"MLflow has {len(runs)} runs of {site.run.name}"
@@ -115,10 +127,38 @@ def mlflow_points(site: Site) -> tuple[dict, set]:
         for m in client.get_metric_history(runs[0].info.run_id, key):
             assert (key, m.step) not in points, f"MLflow has {key} twice at {m.step}"
             points[key, m.step] = m.value
-    paths = [a.path for a in client.list_artifacts(runs[0].info.run_id, "images")]
-    names = {re.sub(r"\+timestamp\+\d+\+[0-9a-f-]+", "", path) for path in paths}
-    assert len(names) == len(paths), f"MLflow has a picture twice: {sorted(paths)}"
-    return points, names
+    return points, _mlflow_media(client, runs[0].info.run_id)
+
+
+def _mlflow_media(client, run_id: str) -> dict:
+    pictures, thumbnails = {}, set()
+    with tempfile.TemporaryDirectory() as scratch:
+        for artifact in client.list_artifacts(run_id, "images"):
+            name = re.fullmatch(IMAGE, artifact.path)
+            where = name["key"].replace("~", "/"), int(name["step"])
+            if name["small"]:
+                assert where not in thumbnails, f"MLflow has a thumbnail twice: {artifact.path}"
+                thumbnails.add(where)
+            else:
+                assert where not in pictures, f"MLflow has a picture twice: {artifact.path}"
+                pictures[where] = _sha256(client, run_id, artifact.path, scratch)
+        assert thumbnails == pictures.keys()
+        for path in _files(client, run_id, "files"):
+            key, _, step = path.removeprefix("files/").rpartition("/step-")
+            pictures[key, int(step.partition(".")[0])] = _sha256(client, run_id, path, scratch)
+    return pictures
+
+
+def _sha256(client, run_id: str, path: str, scratch: str) -> str:
+    copy = client.download_artifacts(run_id, path, scratch)
+    return hashlib.sha256(Path(copy).read_bytes()).hexdigest()
+
+
+def _files(client, run_id: str, folder: str) -> list[str]:
+    found = []
+    for artifact in client.list_artifacts(run_id, folder):
+        found += _files(client, run_id, artifact.path) if artifact.is_dir else [artifact.path]
+    return found
 
 
 def summary(run: Path) -> dict:

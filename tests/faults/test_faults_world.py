@@ -3,6 +3,7 @@
 No metric is lost and training does not stop for it.
 """
 
+import json
 import os
 import signal
 import socket
@@ -42,7 +43,7 @@ def start(site, half, *extra, env=None):
     )
 
 
-def wait_for_points(site, count, timeout_s=90):
+def wait_for_points(site, count, timeout_s=240):
     """Wait until the run's journal has some lines."""
     end = time.monotonic() + timeout_s
     while time.monotonic() < end:
@@ -53,7 +54,7 @@ def wait_for_points(site, count, timeout_s=90):
     raise AssertionError("the run wrote no journal lines")
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("half", ["vae", "dqn"])
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signal_checkpoints_and_says_how_to_go_on(site, half, sent, code):
@@ -72,7 +73,62 @@ def test_signal_checkpoints_and_says_how_to_go_on(site, half, sent, code):
     unit = {"vae": "train.grad_steps", "dqn": "train.env_steps"}[half]
     resumed = site.command("resume", str(site.run), f"{unit}={step + 1000}")
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
-    assert mlflow_points(site)[0] == journal_points(site.run)[0]
+    assert mlflow_points(site) == journal_points(site.run)
+
+
+STOPS = """
+import os, signal
+
+def stop():
+    os.kill(os.getpid(), getattr(signal, os.environ["STOP"]))
+    signal.pthread_sigmask(signal.SIG_BLOCK, [])  # Python runs the handler here at the latest
+
+class Unused:
+    pass
+
+
+CATALOGUE = {"envs": {"unused": Unused}}
+"""
+RAISED = "stop()"
+SWALLOWED = """
+try:
+    stop()
+except BaseException:
+    pass
+"""
+WHILE_REGISTERING = """
+import rayloom.tracking
+if "STOP" in os.environ:
+    rayloom.tracking.register_model = lambda *words, **more: stop()
+"""
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("how", [RAISED, SWALLOWED], ids=["raised", "swallowed"])
+@pytest.mark.parametrize(("sent", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_signal_before_the_first_step_leaves_nothing(site, sent, code, how):
+    (site.root / "stops.py").write_text(STOPS + how)
+    process = start(site, "vae", "--plugin", "stops.py", env={"STOP": sent})
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == code, output
+    assert "Traceback" not in output
+    assert not (site.root / "runs").exists() or not list((site.root / "runs").iterdir())
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(("sent", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_signal_while_the_model_is_registered_is_made_up_for(site, sent, code):
+    (site.root / "stops.py").write_text(STOPS + WHILE_REGISTERING)
+    words = ("vae", "train.epochs=1", "--plugin", "stops.py")
+    output, _ = (process := start(site, *words, env={"STOP": sent})).communicate(timeout=240)
+    assert process.returncode == code, output
+    assert f"rayloom resume {site.run.name}" in output
+    assert "Traceback" not in output
+    assert summary(site.run)["status"] == "finished"
+    resumed = site.command("resume", "--plugin", "stops.py", str(site.run))
+    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    assert summary(site.run)["model"]["uri"] == "models:/vae-digits@champion"
+    assert mlflow_points(site) == journal_points(site.run)
 
 
 @contextmanager
@@ -91,7 +147,7 @@ def small_disk(folder, megabytes):
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("half", ["vae", "dqn"])
 def test_a_full_disk_does_not_stop_training_and_loses_no_metric(site, half):
     with small_disk(site.root / "runs", 24) as disk:
@@ -116,14 +172,14 @@ def test_a_full_disk_does_not_stop_training_and_loses_no_metric(site, half):
         relief.join()
         assert process.returncode == 0, output
         assert "Traceback" not in output
-        points, _ = journal_points(site.run)
-        assert mlflow_points(site)[0] == points
+        written = journal_points(site.run)
+        assert mlflow_points(site) == written
         reference = new_site(site.root.parent / "reference", None, site.data)
         assert reference.train(half).returncode == 0
-        assert points == journal_points(reference.run)[0]
+        assert written == journal_points(reference.run)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_a_locked_database_loses_nothing(site):
     first = site.train("vae", "train.epochs=1")  # makes the database
     assert first.returncode == 0, first.stdout + first.stderr
@@ -138,7 +194,7 @@ def test_a_locked_database_loses_nothing(site):
     output, _ = process.communicate(timeout=200)
     assert process.returncode == 0, output
     assert "Traceback" not in output
-    assert mlflow_points(site)[0] == journal_points(site.run)[0]
+    assert mlflow_points(site) == journal_points(site.run)
 
 
 def free_port():
@@ -163,7 +219,7 @@ def mlflow_server(root, port):
         start_new_session=True,
     )
     try:
-        for _ in range(600):
+        for _ in range(1800):
             try:
                 socket.create_connection(("127.0.0.1", port), 0.2).close()
                 break
@@ -176,22 +232,41 @@ def mlflow_server(root, port):
 
 
 @pytest.mark.faults
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 def test_a_stopped_mlflow_server_loses_nothing(site):
+    """The run outlives the server by a minute, is stopped, goes on and ends with it back."""
     port = free_port()
+    uri = f"http://127.0.0.1:{port}"
+    endless = ("train.epochs=1000000", "evaluation.every=20", "checkpoint.every=20")
     with mlflow_server(site.root, port):
-        process = start(site, "vae", "train.epochs=200", f"tracking.uri=http://127.0.0.1:{port}")
+        process = start(site, "vae", *endless, "train.log_every=50", f"tracking.uri={uri}")
         wait_for_points(site, 3)
-        time.sleep(5)
-    time.sleep(60)  # the server is away for a minute; the run goes on
-    assert process.poll() is None or process.returncode == 0
+        wait_for_offset(site)
+    before = len(journal_points(site.run)[0])
+    time.sleep(60)
+    assert process.poll() is None
+    assert len(journal_points(site.run)[0]) > before, "training stood still"
     with mlflow_server(site.root, port):
+        process.send_signal(signal.SIGINT)
         output, _ = process.communicate(timeout=200)
-        assert process.returncode == 0, output
+        assert process.returncode == 130, output
+        assert output.count("cannot be written") == 1, output
         assert "Traceback" not in output
-        synced = site.command("resume", str(site.run))  # sends what was left, if anything was
-        assert synced.returncode == 0, synced.stdout + synced.stderr
-    assert mlflow_points(site)[0] == journal_points(site.run)[0]
+        step = max(s for _, s in journal_points(site.run)[0])
+        resumed = site.command("resume", str(site.run), f"train.grad_steps={step + 100}")
+        assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+        assert mlflow_points(site, uri) == journal_points(site.run)
+
+
+def wait_for_offset(site, timeout_s=240):
+    """Wait until MLflow has got something of the run's journal."""
+    end = time.monotonic() + timeout_s
+    while time.monotonic() < end:
+        known = site.run / "tracking.json"
+        if known.exists() and json.loads(known.read_text()).get("offset"):
+            return
+        time.sleep(0.05)
+    raise AssertionError("MLflow got nothing")
 
 
 @pytest.mark.timeout(120)

@@ -8,7 +8,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "faults"))
 from kill_harness import journal_points, killed, mlflow_points, new_site, summary
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(1200)
 MAX_LINES = 40  # of a two-worker run when piped: header, points, evaluations, result
 
 
@@ -57,21 +57,45 @@ def test_two_workers_are_quiet_and_tracked(half, trained):
     assert 3 <= len(lines) <= MAX_LINES, "\n".join(lines)
     for noise in ("(pid=", "ray::", "INFO worker.py", "WARNING", "Traceback", "raylet"):
         assert noise not in result.stdout + result.stderr
-    assert mlflow_points(site)[0] == journal_points(site.run)[0]
+    assert mlflow_points(site) == journal_points(site.run)
+
+
+WORKER_POINTS = [  # where each is reached: in the driver, or in a worker
+    ("vae", "checkpoint.before:2", "worker"),
+    ("vae", "checkpoint.during:2", "worker"),
+    ("vae", "checkpoint.before_marker:2", "worker"),
+    ("vae", "checkpoint.after:2", "worker"),
+    ("vae", "journal.appended:3", "worker"),
+    ("vae", "tracking.run_created:1", "driver"),
+    ("vae", "tracking.batch_sent:1", "driver"),
+    ("vae", "train.step:17", "worker"),
+    ("vae", "evaluation.middle:2", "worker"),
+    ("dqn", "checkpoint.during:3", "driver"),
+    ("dqn", "checkpoint.after:3", "driver"),
+    ("dqn", "journal.appended:3", "driver"),
+    ("dqn", "tracking.run_created:1", "driver"),
+    ("dqn", "evaluation.middle:2", "driver"),
+    ("dqn", "rl.round_collected:9", "driver"),
+    ("dqn", "rl.group_collected:6", "worker"),
+]
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize(
-    ("half", "point"), [("vae", "checkpoint.after:2"), ("dqn", "checkpoint.after:3")]
-)
-def test_two_workers_killed_and_resumed_equal_unbroken(half, point, trained, tmp_path, data_root):
+@pytest.mark.parametrize(("half", "point", "side"), WORKER_POINTS)
+def test_two_workers_killed_and_resumed_equal_unbroken(
+    half, point, side, trained, tmp_path, data_root
+):
     reference, _ = trained(half, 2)
     site = new_site(tmp_path / "site", None, data_root)
-    died = site.train(half, "--workers", "2", failpoint=point)
-    if not killed(died):  # a worker died, not the driver: it is restarted within the run
+    died = site.train(half, "--workers", "2", failpoint=point, side=side)
+    assert killed(died) == (side == "driver"), died.stdout + died.stderr
+    if side == "worker":  # it is started again within the run
         assert died.returncode == 0, died.stdout + died.stderr
+        said = ("resumed from the checkpoint", "no checkpoint yet", "collected again")
+        assert any(words in died.stdout for words in said), f"{point} was not reached"
     else:
         resumed = site.command("resume", str(site.run))
         assert resumed.returncode == 0, resumed.stdout + resumed.stderr
     assert journal_points(site.run) == journal_points(reference.run)
+    assert mlflow_points(site) == journal_points(reference.run)
     assert summary(site.run)["parameters_sha256"] == summary(reference.run)["parameters_sha256"]
