@@ -141,6 +141,7 @@ def test_an_algorithm_config_runs_in_a_tuner(ray_cluster, tmp_path):
 
     config = algorithm_config("dqn").environment("CartPole-v1")
     config.env_runners(num_env_runners=1, num_envs_per_env_runner=4)
+    config.learners(num_learners=1)  # on no GPU: it books nothing, and Tune must not mind
     config.training(lr=tune.grid_search([1e-3, 1e-4]), settings={"train.env_steps": 2_000})
     results = tune.Tuner(
         config.algo_class,
@@ -163,6 +164,8 @@ def test_wrong_settings_are_told_in_words():
         algorithm_config("dqn").training(gama=0.9)
     with pytest.raises(UserError, match="gamma"):
         algorithm_config("dqn").training(gamma=1.5).run_config()
+    with pytest.raises(UserError, match="environment.* that a plugin brings"):
+        algorithm_config("dqn").environment(Points).run_config()
 
 
 def test_an_error_of_a_runner_is_told_not_retried(ray_cluster):

@@ -97,12 +97,18 @@ class RayloomConfig(AlgorithmConfig):
 
         Raises:
             ConfigError: Settings that no rayloom config may have, all at once.
+            UserError: The environment is no name.
         """
         load_plugins(self.rayloom_plugins)
         tree = json.loads(json.dumps(self.rayloom))
         env = tree.setdefault("env", {})
+        if self.env is not None and not isinstance(self.env, str):
+            raise UserError(
+                f"environment({self.env!r}): give an id of Gymnasium, or the name of an environment"
+                " that a plugin brings: algorithm_config(..., plugins=[file])"
+            )
         if self.env is not None:
-            env["name"] = str(self.env)
+            env["name"] = self.env
         env.setdefault("name", "CartPole-v1")
         if self.env_config:
             env["kwargs"] = dict(self.env_config)
@@ -198,6 +204,19 @@ class RayloomAlgorithm(Algorithm):
     def get_default_config(cls) -> RayloomConfig:
         """RLlib's default config."""
         return RayloomConfig(cls)
+
+    @classmethod
+    def default_resource_request(cls, config: Any) -> Any:
+        """What Tune books for a trial; a part that takes no CPU gets a byte.
+
+        A learner without a GPU waits most of the time and takes none, and Tune refuses a bundle of
+        nothing.
+        """
+        from ray.tune import PlacementGroupFactory
+
+        asked = super().default_resource_request(config)
+        bundles = [dict(bundle) or {"memory": 1.0} for bundle in asked.bundles]
+        return PlacementGroupFactory(bundles, strategy=asked.strategy)
 
     def setup(self, config: Any) -> None:
         """Build RLlib's groups, then our ends of them."""
