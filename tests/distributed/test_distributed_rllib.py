@@ -164,7 +164,7 @@ def test_wrong_settings_are_told_in_words():
         algorithm_config("dqn").training(gama=0.9)
     with pytest.raises(UserError, match="gamma"):
         algorithm_config("dqn").training(gamma=1.5).run_config()
-    with pytest.raises(UserError, match="environment.* that a plugin brings"):
+    with pytest.raises(UserError, match=r"environment.* that a plugin brings"):
         algorithm_config("dqn").environment(Points).run_config()
 
 

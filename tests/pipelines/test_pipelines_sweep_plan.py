@@ -1,0 +1,42 @@
+"""What a sweep writes down at its end, and what it refuses before its start."""
+
+import pytest
+
+from rayloom.core.config import resolve
+from rayloom.core.errors import UserError
+from rayloom.distributed.ledger import Ledger
+from rayloom.distributed.sweep import SweepResult
+from rayloom_pipelines import api
+from rayloom_pipelines.recipes.sweep_plan import ending, settle
+
+DQN = {"algorithm": {"name": "dqn"}, "env": {"name": "CartPole-v1"}, "train": {"env_steps": 1_000}}
+
+
+def test_an_interrupted_sweeps_best_does_not_stand_in_the_way_of_a_later_one(tmp_path):
+    """The journal keeps the first value of a step: two different bests need two steps."""
+    spec = settle(resolve(DQN, ["optimizer.lr=loguniform(1e-4,1e-2)"], search=True))
+    ledger = Ledger(tmp_path, spec.mode)
+    for number in range(3):  # all have started
+        ledger.suggested(f"{number:04d}", {"optimizer.lr": 0.001})
+    written = []
+    for number, score in enumerate((10.0, 30.0, 20.0)):
+        ledger.ended(f"{number:04d}", "done", {"run_id": "r", "score": score})
+        end = ending(SweepResult(ledger.best(), ledger.table(), signal=2), spec)
+        written.append((end["step"], end["metrics"]["sweep/best"]))
+    assert written == [(1, 10.0), (2, 30.0), (3, 30.0)]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ([], "there is nothing to search"),
+        (["optimizer.lr=uniform(0.1,0.2)", "sweep.searcher=grid"], "a grid needs choice"),
+        (["algorithm.batch_size=int(1,9)", "sweep.searcher=grid", "sweep.trials=3"], "9 points"),
+        (["optimizer.lr=uniform(0.1,0.2)", "sweep.metric=eval/x"], "no direction is known"),
+    ],
+)
+def test_an_impossible_search_leaves_nothing_behind(overrides, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=words):
+        api.sweep(DQN, overrides)
+    assert not list(tmp_path.iterdir())
