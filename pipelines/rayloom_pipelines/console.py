@@ -122,6 +122,7 @@ class Console:
         self._last = 0.0
         self._evaluated = ""
         self._block = 0  # lines of the live table
+        self._table: list[str] = []  # and what they say
         self._headed = False
         self._hook: Any = None
 
@@ -167,13 +168,11 @@ class Console:
 
     def on_table(self, event: Mapping[str, Any]) -> None:
         """The table of a sweep: redrawn on a terminal, a line per ended trial elsewhere."""
-        lines = table_lines(event["rows"], event["metric"], event["trials"])
         if self.live:
+            height = shutil.get_terminal_size().lines - 1
+            self._table = table_lines(event["rows"], event["metric"], event["trials"], height)
             self.clear()
-            width = shutil.get_terminal_size().columns - 1
-            self._out.write("".join(f"{line[:width]}\n" for line in lines))
-            self._out.flush()
-            self._block = len(lines)
+            self._draw_table()
         elif event["kind"] == "trial_ended":
             if not self._headed:
                 self.line(f"trial  status        score  evaluations  ({event['metric']})")
@@ -202,10 +201,19 @@ class Console:
     # Drawing ------------------------------------------------------------------------------------
 
     def line(self, text: str) -> None:
-        """A line that stays."""
+        """A line that stays; a live table moves below it."""
+        below = self._block > 0
         self.clear()
         self._out.write(text + "\n")
         self._out.flush()
+        if below:
+            self._draw_table()
+
+    def _draw_table(self) -> None:
+        width = shutil.get_terminal_size().columns - 1
+        self._out.write("".join(f"{line[:width]}\n" for line in self._table))
+        self._out.flush()
+        self._block = len(self._table)
 
     def clear(self) -> None:
         """Remove the live line, or the live table."""
@@ -283,11 +291,17 @@ def evaluation_text(metrics: Mapping[str, float]) -> str:
 _ROW = ("trial", "status", "score", "evaluations", "step", "run", "error")
 
 
-def table_lines(rows: Sequence[Mapping[str, Any]], metric: str, trials: int) -> list[str]:
-    """A sweep's table, its head first."""
-    ended = sum(row["status"] != "running" for row in rows)
-    head = f"{ended} of {trials} trials ended; score is {metric}"
-    return [head, *(row_text(row) for row in rows)]
+def table_lines(
+    rows: Sequence[Mapping[str, Any]], metric: str, trials: int, height: int | None = None
+) -> list[str]:
+    """A sweep's table, its head first; of more rows than fit the oldest ended ones are left out."""
+    ended = [row["trial"] for row in rows if row["status"] != "running"]
+    head = f"{len(ended)} of {trials} trials ended; score is {metric}"
+    if height is None or len(rows) < height:
+        return [head, *map(row_text, rows)]
+    hidden = set(ended[: max(0, len(rows) - max(1, height - 2))])
+    shown = [row_text(row) for row in rows if row["trial"] not in hidden]
+    return [f"{head}; {len(hidden)} of them are not shown", *shown]
 
 
 def row_text(row: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from rayloom_pipelines.console import Console, Events, duration, progress_text
+from rayloom_pipelines.console import Console, Events, duration, progress_text, table_lines
 
 START = {"run": "r-1", "path": "/runs/r-1", "name": "generative/x", "workers": 0, "resumed": False}
 PROGRESS = {
@@ -113,6 +113,23 @@ def test_a_sweep_shows_a_table():
     console.on_table(event)
     assert "1 of 2 trials ended; score is eval/x" in live.getvalue()
     assert "\x1b[3A" in live.getvalue()  # the table is redrawn in its place
+    console.on_message("registered")
+    console.on_end({"status": "finished", "reason": "done", "run": "r"})
+    rest = live.getvalue().rpartition("\x1b[3A\x1b[J")[2].splitlines()
+    assert [line[:4] for line in rest] == ["regi", "1 of", "0000", "0001", "fini"]
+
+
+def test_a_table_is_not_taller_than_the_terminal():
+    """Else its top scrolls away, cannot be overwritten, and is drawn again and again."""
+    row = {"score": 1.0, "evaluations": 1}
+    ended = [{**row, "trial": f"{k:04d}", "status": "done"} for k in range(30)]
+    rows = [{**row, "trial": "0000", "status": "running"}, *ended[1:]]
+    lines = table_lines(rows, "eval/x", 40, height=10)
+    assert len(lines) <= 10
+    assert lines[0] == "29 of 40 trials ended; score is eval/x; 22 of them are not shown"
+    assert [line[:4] for line in lines[1:]] == ["0000", *(f"{k:04d}" for k in range(23, 30))]
+    assert len(table_lines(rows, "eval/x", 40, height=31)) == 31
+    assert len(table_lines(rows, "eval/x", 40)) == 31
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(3.4, "0:03"), (75, "1:15"), (10930, "3:02:10")])
