@@ -15,6 +15,7 @@ CASES = [
     ("algorithm", "my-pg", None),
     ("algorithm", "my-dqn", "dqn"),
     ("env", "my-corridor", None),
+    ("env", "my-grid", "rayloom/GridWorld-v0"),
 ]
 
 
@@ -33,6 +34,18 @@ def test_what_new_writes_passes_its_own_tests(tmp_path, monkeypatch, capsys):
         timeout=250,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_copied_environment_keeps_its_time_limit(tmp_path, monkeypatch):
+    """Without one, an agent that stands still would never end an evaluation."""
+    from rayloom.core.plugins import load_plugins
+    from rayloom.core.sections import EnvConfig
+    from rayloom.rl.envs import make_env
+
+    monkeypatch.chdir(tmp_path)
+    assert main(["new", "env", "my-limited", "--from", "rayloom/GridWorld-v0"]) == 0
+    load_plugins(["my_limited.py"])
+    assert make_env(EnvConfig(name="my-limited")).spec.max_episode_steps == 100
 
 
 def test_nothing_is_overwritten(tmp_path, monkeypatch, capsys):

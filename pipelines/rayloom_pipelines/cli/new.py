@@ -94,7 +94,20 @@ def _copy_code(kind: Kind, source: str, name: str, class_name: str) -> str:
     for suffix in ("Config", ""):
         text = re.sub(rf"\b{old_class}{suffix}\b", f"{class_name}{suffix}", text)
     text = text.replace(f'Literal["{source}"] = "{source}"', f'Literal["{name}"] = "{name}"')
+    limit = _time_limit(source) if kind == "envs" else None
+    if limit:  # of the registered id; a plugin's class says it itself
+        text += f"\n\n{class_name}.max_episode_steps = {limit}  # type: ignore[attr-defined]"
     return f'{text}\n\nCATALOGUE = {{"{kind}": {{"{name}": {class_name}}}}}\n'
+
+
+def _time_limit(name: str) -> int | None:
+    """Steps after which Gymnasium truncates an episode of a registered id."""
+    import gymnasium
+
+    import rayloom_envs  # noqa: F401  (registers its ids)
+
+    registered = gymnasium.registry.get(name)
+    return registered.max_episode_steps if registered is not None else None
 
 
 def _copy_config(kind: str, source: str, name: str, stem: str, default: str) -> str:
