@@ -1,6 +1,7 @@
 """What MLflow holds is what the journal holds, once, whatever happens in between."""
 
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -199,14 +200,41 @@ def test_a_deleted_experiment_and_run_come_back(tmp_path, uri):
 
 
 def test_another_mlflow_gets_everything(tmp_path, uri, empty_database):
-    import shutil
-
     folder = make_run(tmp_path)
     assert follow(folder, uri).close("FINISHED")
     shutil.copy(empty_database, tmp_path / "other.db")
     other = f"sqlite:///{tmp_path / 'other.db'}"
     assert follow(folder, other).close("FINISHED")
     assert sent(other, folder) == written(folder) == sent(uri, folder)
+
+
+def test_a_moved_run_keeps_its_mlflow_run_and_a_copy_gets_its_own(tmp_path, uri):
+    first = make_run(tmp_path / "runs")
+    assert follow(first, uri).close("FINISHED")
+    known = only_run(uri, first).info.run_id
+
+    shutil.move(first.path, tmp_path / "elsewhere" / first.run_id)
+    moved = RunFolder.open(tmp_path / "elsewhere" / first.run_id)
+    follower = follow(moved, uri)
+    assert follower.close("FINISHED")
+    assert follower.mlflow_run_id == known
+
+    before = sent(uri, moved)
+    renamed = RunFolder.open(shutil.copytree(moved.path, tmp_path / "a-copy"))
+    same_name = RunFolder.open(shutil.copytree(moved.path, tmp_path / "backup" / moved.run_id))
+    for copy in (renamed, same_name):
+        write_points(copy, 30, 40)
+        follower = follow(copy, uri)
+        assert follower.close("FINISHED")
+        own = follower.mlflow_run_id
+        assert own != known
+        again = follow(copy, uri)
+        assert again.close("FINISHED")
+        assert again.mlflow_run_id == own
+    assert sent(uri, renamed) == written(renamed)
+    client = mlflow_client(uri)
+    steps = {m.step for m in client.get_metric_history(known, "loss/total")}
+    assert steps == {step for key, step, *_ in before if key == "loss/total"}
 
 
 # ---- killed ----

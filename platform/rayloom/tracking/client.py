@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 RUN_ID_TAG = "rayloom.run_id"
+PATH_TAG = "rayloom.path"
 PARENT_TAG = "mlflow.parentRunId"
 # A dead server must not hold a thread for minutes: the follower has its own retries.
 _SOON = {
@@ -95,15 +96,40 @@ def ensure_experiment(client: "MlflowClient", uri: str, name: str) -> str:
     return found.experiment_id
 
 
-def find_run(client: "MlflowClient", experiment_id: str, run_id: str) -> "Run | None":
-    """The MLflow run that carries our run id; the earliest if a race made two."""
+def find_run(
+    client: "MlflowClient", experiment_id: str, run_id: str, folder: Path | None = None
+) -> "Run | None":
+    """The MLflow run that carries our run id; the earliest if a race made two.
+
+    Args:
+        client: MLflow client.
+        experiment_id: Where to look.
+        run_id: Our id.
+        folder: Only a run that belongs to this run folder (`belongs`).
+    """
     found = client.search_runs(
         [experiment_id],
         filter_string=f"tags.`{RUN_ID_TAG}` = '{run_id}'",
-        max_results=10,
+        max_results=100,
         order_by=["attributes.start_time ASC"],
     )
-    return found[0] if found else None
+    return next((run for run in found if folder is None or belongs(run, folder)), None)
+
+
+def belongs(run: "Run", folder: Path) -> bool:
+    """Whether an MLflow run is that of a run folder, and not of one that it was copied from.
+
+    A folder that was moved keeps its MLflow run. A copy, told by another name or by the original
+    that still stands where MLflow says, gets its own.
+    """
+    noted = run.data.tags.get(PATH_TAG)
+    if run.data.tags.get(RUN_ID_TAG) != folder.name:
+        return False
+    if noted is None or not (Path(noted) / "run.json").is_file():
+        return True
+    with contextlib.suppress(OSError):
+        return os.path.samefile(noted, folder)
+    return False
 
 
 def ensure_parent(

@@ -253,40 +253,43 @@ class MlflowFollower:
         return sender
 
     def _known_run(self) -> str | None:
-        """The run that tracking.json names, if MLflow still has it."""
+        """The run that tracking.json names, if MLflow still has it and it is this folder's."""
         from mlflow.exceptions import MlflowException
+
+        from rayloom.tracking.client import belongs
 
         run_id = self._memory.get("mlflow_run_id")
         if run_id is None:
             return None
         try:
-            return self._client.get_run(run_id).info.run_id
+            run = self._client.get_run(run_id)
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 return None
             raise
+        return run.info.run_id if belongs(run, self.folder) else None
 
     def _find_or_create(self, experiment_id: str) -> str:
-        from rayloom.tracking.client import RUN_ID_TAG, find_run
+        from rayloom.tracking.client import PATH_TAG, RUN_ID_TAG, find_run
 
-        found = find_run(self._client, experiment_id, self.folder.name)
+        found = find_run(self._client, experiment_id, self.folder.name, self.folder)
         if found is not None:
             return found.info.run_id
         made = self._client.create_run(
             experiment_id,
             start_time=self._created_ms(),
-            tags={RUN_ID_TAG: self.folder.name},
+            tags={RUN_ID_TAG: self.folder.name, PATH_TAG: str(self.folder)},
             run_name=self.folder.name,
         )
         hit("tracking.run_created")
         return made.info.run_id
 
     def _all_tags(self) -> dict[str, str]:
-        from rayloom.tracking.client import PARENT_TAG, RUN_ID_TAG, ensure_parent
+        from rayloom.tracking.client import PARENT_TAG, PATH_TAG, RUN_ID_TAG, ensure_parent
 
         tags = {
             RUN_ID_TAG: self.folder.name,
-            "rayloom.path": str(self.folder),
+            PATH_TAG: str(self.folder),
             "mlflow.source.name": "rayloom",
             "mlflow.source.type": "LOCAL",
         }
