@@ -1,6 +1,7 @@
 """What a person (or a program) sees of a run: one live line, plain lines, or JSON events."""
 
 import json
+import os
 import shutil
 import sys
 import time
@@ -236,6 +237,12 @@ class Console:
         self.clear()
         self.live = False
         hook = self._hook or sys.__breakpointhook__
+        asked = os.environ.get("PYTHONBREAKPOINT") or "pdb.set_trace"
+        if hook is sys.__breakpointhook__ and asked == "pdb.set_trace":
+            import pdb
+
+            # In the caller's frame, not in this one; Ctrl-C still writes a checkpoint afterwards.
+            return pdb.Pdb(nosigint=True).set_trace(sys._getframe(1))
         return hook(*arguments, **named)
 
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import signal
 import sys
 
 import pytest
@@ -74,6 +75,26 @@ def test_breakpoint_stops_the_live_line(monkeypatch):
     assert called
     assert not console.live
     console.close()
+
+
+def test_the_debugger_stops_where_breakpoint_stands(monkeypatch, capsys):
+    """In the user's own frame, whose variables it shows; Ctrl-C keeps its meaning."""
+    monkeypatch.setattr(sys, "breakpointhook", sys.__breakpointhook__)
+    monkeypatch.delenv("PYTHONBREAKPOINT", raising=False)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("p secret\nc\n"))
+    on_interrupt = signal.getsignal(signal.SIGINT)
+    console = Console(io.StringIO(), live=True)
+    console.on_start(START)
+
+    def loss():
+        secret = 6 * 7
+        breakpoint()
+        return secret
+
+    loss()
+    console.close()
+    assert "42" in capsys.readouterr().out
+    assert signal.getsignal(signal.SIGINT) is on_interrupt
 
 
 def test_breakpoint_is_given_back(monkeypatch):
