@@ -13,8 +13,8 @@ from rayloom.core.protocols import Collective, Collector, DataSpec, Trainable, U
 from rayloom.core.references import reference_fields
 from rayloom.core.sections import RunConfig
 from rayloom.core.seeding import stream_seed
-from rayloom.nn.frozen import frozen_state
 from rayloom_pipelines.recipes import machine
+from rayloom_pipelines.recipes.fitting import fit_weights
 
 Stages = Mapping[str, torch.nn.Module]  # frozen first stages, by the config field that names each
 
@@ -48,19 +48,6 @@ def build_model(config: RunConfig, spec: DataSpec, stages: Stages | None = None)
                 f"as self.{field} = stages[{field!r}]"
             )
     return model
-
-
-def fit_weights(model: torch.nn.Module, weights: dict[str, torch.Tensor]) -> None:
-    """Copy weights in; frozen parts stay as they are.
-
-    Raises:
-        UserError: They belong to another model.
-    """
-    try:
-        model.load_state_dict(weights | frozen_state(model))
-    except RuntimeError as error:
-        first = " ".join(str(error).split())[:300]
-        raise UserError(f"the weights do not fit this model: {first}") from error
 
 
 def build_generative(

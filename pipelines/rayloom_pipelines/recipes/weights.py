@@ -11,7 +11,8 @@ from rayloom.core.errors import CheckpointError, UserError
 from rayloom.core.protocols import DataSpec, FieldSpec
 from rayloom.core.sections import RunConfig
 from rayloom.nn.frozen import averaged_buffers
-from rayloom_pipelines.recipes.build import Stages, build_model, fit_weights
+from rayloom_pipelines.recipes.build import Stages, build_model
+from rayloom_pipelines.recipes.fitting import check_fit, fit_weights
 
 Which = Literal["best", "last"]
 Weights = dict[str, torch.Tensor]
@@ -120,11 +121,7 @@ def copy_parameters(target: Mapping[str, torch.Tensor], weights: Weights) -> Non
     Raises:
         UserError: Names or shapes differ.
     """
-    shapes = {name: tuple(value.shape) for name, value in target.items()}
-    given = {name: tuple(value.shape) for name, value in weights.items()}
-    if shapes != given:
-        other = [n for n in {*shapes, *given} if shapes.get(n) != given.get(n)]
-        raise UserError(f"the weights do not fit this learner: {', '.join(sorted(other)[:5])}")
+    check_fit(target, weights, "learner")
     with torch.no_grad():
         for name, value in target.items():
             value.copy_(weights[name])
