@@ -213,17 +213,19 @@ class Run:
         episodes: int | None = None,
         seed: int | None = None,
         which: Which | int = "best",
+        split: str | None = None,
     ) -> dict[str, float]:
-        """Evaluate a checkpoint afresh: the evaluation split, or new episodes.
+        """Evaluate a checkpoint afresh: a whole split, or new episodes.
 
         Args:
             episodes: RL: how many; None: 100.
             seed: RL: of starts and actions; None: one that training never used.
             which: Checkpoint.
+            split: Models: of the data set; None: the run's `data.eval_split`.
         """
         from rayloom_pipelines.recipes import evaluate
 
-        return evaluate.afresh(self, episodes=episodes, seed=seed, which=which)
+        return evaluate.afresh(self, episodes=episodes, seed=seed, which=which, split=split)
 
     def play(
         self,

@@ -1,5 +1,6 @@
 """Laws of the batches: nothing lost, nothing repeated, the same for every number of ranks."""
 
+import pickle
 from itertools import pairwise
 
 import numpy as np
@@ -219,3 +220,36 @@ def test_mistakes_are_named(change, word):
 
 
 PINNED = ([1, 3, 8, 4, 6, 7, 0, 2, 5, 9], [5, 4, 6, 7, 1, 3, 2, 0, 8, 9])
+
+
+@pytest.mark.parametrize("budget", [1 << 40, 0])
+def test_what_is_held_out_is_not_trained_on(tmp_path, budget):
+    """A partition of train by row number alone, and the same after a journey to a worker."""
+    from rayloom.core.protocols import FieldSpec
+    from rayloom.data import StoreWriter, open_store
+
+    fields = {"row": FieldSpec((), "int64"), "tokens": FieldSpec((-1,), "uint8")}
+    with StoreWriter(tmp_path / "rows", fields) as writer:
+        for split, count in (("train", 101), ("test", 7)):
+            tokens = [np.full(k % 5, k, np.uint8) for k in range(count)]
+            writer.add(split, {"row": np.arange(count), "tokens": tokens})
+    whole = open_store(tmp_path / "rows", budget)
+    kept = whole.hold_out(0.1)
+    for dataset in (kept, pickle.loads(pickle.dumps(kept))):
+        assert set(dataset.splits) == {"train", "validation", "test"}
+        assert dataset.fingerprint == whole.fingerprint
+        rows = {}
+        for split in dataset.splits:
+            source = make_source(dataset, split, batch_size=8, seed=3, shuffle=split == "train")
+            batches = [source.batch(k).fields for k in range(source.batches_per_epoch)]
+            rows[split] = [row for batch in batches for row in batch["row"].tolist()]
+            for batch in batches:
+                assert batch["tokens_length"].tolist() == [r % 5 for r in batch["row"].tolist()]
+        assert len(rows["validation"]) == 10
+        assert sorted(rows["train"] + rows["validation"]) == list(range(101))
+        assert rows["validation"] == sorted(rows["validation"]) != list(range(10))
+        assert rows["test"] == list(range(7))
+    with pytest.raises(UserError, match="validation already"):
+        kept.hold_out(0.1)
+    with pytest.raises(UserError, match="none to hold out"):
+        from_arrays("one", {"train": {"x": np.zeros((1, 2))}}).hold_out(0.5)

@@ -11,6 +11,7 @@ def run(argv: Sequence[str]) -> int:
     made = parser("evaluate", "Evaluate a run's checkpoint afresh.")
     made.add_argument("--episodes", type=int, metavar="K", help="agents: how many (100)")
     made.add_argument("--seed", type=int, metavar="S", help="of starts and noise")
+    made.add_argument("--split", metavar="NAME", help="models: of the data set (data.eval_split)")
     made.json_option()
     given = made.read(argv)
     from rayloom_pipelines import api
@@ -18,7 +19,10 @@ def run(argv: Sequence[str]) -> int:
 
     with quiet(None):
         metrics = api.load(given.run, storage=given.storage).evaluate(
-            episodes=given.episodes, seed=given.seed, which=which(given.checkpoint)
+            episodes=given.episodes,
+            seed=given.seed,
+            which=which(given.checkpoint),
+            split=given.split,
         )
     if given.json:
         print(json.dumps(metrics, indent=1))

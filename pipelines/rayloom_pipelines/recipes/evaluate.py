@@ -8,18 +8,23 @@ from rayloom.core.seeding import stream_seed
 EPISODES = 100
 
 
-def afresh(run: Any, *, episodes: int | None, seed: int | None, which: Any) -> dict[str, float]:
-    """Metrics of a checkpoint: new episodes, or the whole evaluation split.
+def afresh(
+    run: Any, *, episodes: int | None, seed: int | None, which: Any, split: str | None = None
+) -> dict[str, float]:
+    """Metrics of a checkpoint: new episodes, or a whole split.
 
     Args:
         run: A `facade.Run`.
         episodes: RL: how many; None: 100.
         seed: RL: None takes one that training never used.
         which: Checkpoint.
+        split: Models: of the data set; None: the run's `data.eval_split`.
     """
     run = run._member()
     config = run.config
     if config.task == "rl":
+        if split is not None:
+            raise UserError("--split is for models; an agent is evaluated in its environments")
         from rayloom.rl.envs import spec_of
         from rayloom.rl.evaluation import run_episodes
 
@@ -41,7 +46,8 @@ def afresh(run: Any, *, episodes: int | None, seed: int | None, which: Any) -> d
         raise UserError("--episodes is for agents; a model is evaluated on its whole split")
     from rayloom_pipelines.recipes import build, copies, machine
 
-    given = config.model_copy(update={"seed": config.seed if seed is None else seed})
+    data = config.data if split is None else config.data.model_copy(update={"eval_split": split})
+    given = config.model_copy(update={"seed": config.seed if seed is None else seed, "data": data})
     engine = build.build_generative(
         given, device=machine.choose_device(config), stages=copies.stages_of(run.path)
     )

@@ -34,6 +34,9 @@ class DataConfig(Config):
     shuffle_window: NonNegativeInt = Field(0, description="examples; 0 shuffles the whole set")
     limit: NonNegativeInt = Field(0, description="use only the first so many examples; 0: all")
     eval_split: str = Field("test", description="split on which metrics are computed")
+    validation_fraction: float = Field(
+        0.0, ge=0, lt=1, description="part of train held out as split validation, by a hash"
+    )
 
 
 class EnvConfig(Config):

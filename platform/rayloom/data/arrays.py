@@ -22,11 +22,10 @@ from rayloom.data.importing import (
     check_finite,
     check_import,
     label_codes,
-    row_hash,
-    split_order,
     target_folder,
 )
 from rayloom.data.manifest import DTYPES
+from rayloom.data.ordering import row_hash, split_order
 from rayloom.data.prepare import store_lock
 from rayloom.data.residency import available_memory
 from rayloom.data.store import CHUNK, StoreWriter

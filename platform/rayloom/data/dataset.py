@@ -30,6 +30,7 @@ from rayloom.data.manifest import (
     row_bytes,
     varies,
 )
+from rayloom.data.ordering import row_hash, split_order
 from rayloom.data.residency import memory_budget
 from rayloom.data.verify import verify
 
@@ -90,6 +91,28 @@ class Split:
         }
 
 
+class Subset(Split):
+    """Some rows of a split, in their order.
+
+    Args:
+        name: Its name.
+        whole: The split.
+        rows: int64 (n,), rows of the whole, ascending.
+    """
+
+    def __init__(self, name: str, whole: Split, rows: Tensor) -> None:
+        super().__init__(name, whole.columns, len(rows), streamed=whole.streamed)
+        self.whole, self.rows = whole, rows
+
+    def take(self, index: Tensor, *, lengths: Mapping[str, int] | None = None) -> dict[str, Tensor]:
+        """The examples of some rows of the subset; see `Split.take`."""
+        return self.whole.take(self.rows[index], lengths=lengths)
+
+    def longest(self, index: Tensor) -> dict[str, int]:
+        """Length of the longest of some examples, by varying field."""
+        return self.whole.longest(self.rows[index])
+
+
 class Dataset:
     """A data set: splits of named fields. Made by `open_dataset`, `open_store`, `from_arrays`.
 
@@ -112,6 +135,7 @@ class Dataset:
     ) -> None:
         self.spec, self.fingerprint, self.manifest = spec, fingerprint, manifest
         self.folder, self._splits, self._budget = folder, dict(splits), budget
+        self._held_out = 0.0
 
     @property
     def name(self) -> str:
@@ -138,11 +162,52 @@ class Dataset:
             )
         return self._splits[name]
 
+    def hold_out(self, fraction: float) -> "Dataset":
+        """This data set with a part of `train` as the split `validation` instead.
+
+        The part is chosen by a hash of the row numbers: the same on every machine and for every
+        seed. The fingerprint stays that of the whole.
+
+        Args:
+            fraction: Of the training examples, above 0 and below 1.
+
+        Raises:
+            UserError: There is no `train` of two examples, or a `validation` already.
+        """
+        train = self.split("train")
+        if "validation" in self._splits:
+            raise UserError(
+                f"data set {self.name!r} has a split validation already; leave "
+                "data.validation_fraction at 0"
+            )
+        if len(train) < 2:
+            raise UserError(f"data set {self.name!r} has one training example, none to hold out")
+        order = torch.from_numpy(np.argsort(row_hash(len(train)), kind="stable"))
+        parts = split_order(order, fraction)
+        splits = dict(self._splits)
+        for name, part in (("train", "train"), ("validation", "test")):
+            splits[name] = Subset(name, train, parts[part].sort().values)
+        made = Dataset(
+            self.spec,
+            splits,
+            fingerprint=self.fingerprint,
+            manifest=self.manifest,
+            folder=self.folder,
+            budget=self._budget,
+        )
+        made._held_out = fraction
+        return made
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Travels to other processes as the folder it lies in, if it has one."""
         if self.folder is not None:
-            return open_store, (self.folder, self._budget)
+            return _reopen, (self.folder, self._budget, self._held_out)
         return _in_memory, (self.spec, self._splits, self.fingerprint, self.manifest)
+
+
+def _reopen(folder: Path, budget: int | None, held_out: float) -> Dataset:
+    made = open_store(folder, budget)
+    return made.hold_out(held_out) if held_out else made
 
 
 def _in_memory(

@@ -22,10 +22,9 @@ from rayloom.data.importing import (
     SPLIT_NAMES,
     check_import,
     label_codes,
-    split_order,
     target_folder,
 )
-from rayloom.data.ordering import content_order
+from rayloom.data.ordering import content_order, split_order
 from rayloom.data.prepare import store_lock
 from rayloom.data.store import CHUNK, StoreWriter
 

@@ -114,14 +114,18 @@ def prepare(
 def open_dataset(config: DataConfig) -> Dataset:
     """The data set that a config names: prepared if it is absent, and verified.
 
+    With `data.validation_fraction`, a part of `train` is its split `validation`.
+
     Raises:
         UserError: No such data set, it cannot be prepared, or its store is damaged.
     """
     name = check_name(config.name)
     folder = data_root(config.root) / name
     if _present(folder):
-        return open_store(folder)
-    return prepare(name, root=config.root, source=config.source)
+        made = open_store(folder)
+    else:
+        made = prepare(name, root=config.root, source=config.source)
+    return made.hold_out(config.validation_fraction) if config.validation_fraction else made
 
 
 def stored(root: str | Path | None = None) -> list[str]:

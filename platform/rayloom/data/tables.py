@@ -28,11 +28,10 @@ from rayloom.data.importing import (
     SPLIT_NAMES,
     check_finite,
     check_import,
-    num_test,
-    row_hash,
     target_folder,
 )
 from rayloom.data.manifest import FieldInfo, inner_shape, varies
+from rayloom.data.ordering import num_test, row_hash
 from rayloom.data.prepare import store_lock
 from rayloom.data.store import CHUNK, StoreWriter
 
