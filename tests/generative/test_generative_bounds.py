@@ -144,6 +144,20 @@ def test_chunked_nll_equals_the_naive_one(network, likelihood, chunk):
     torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize(("chunk", "passes"), [(4, 15), (6, 10), (30, 2), (1000, 1)])
+def test_nll_encodes_once_and_decodes_in_chunks(chunk, passes):
+    """10 samples of 6 images: never more than `chunk` rows in the decoder at once."""
+    model, encoded, decoded = toy_vae("mlp", "bernoulli"), [], []
+    model.encoder.register_forward_hook(lambda _, given, __: encoded.append(len(given[0])))
+    model.decoder.register_forward_hook(lambda _, given, __: decoded.append(len(given[0])))
+    image = torch.zeros(6, 1, 8, 8, dtype=torch.uint8)
+    model.nll({"image": image}, num_samples=10, rng=rng(6), chunk=chunk)
+    assert encoded == [6]
+    assert sum(decoded) == 60
+    assert max(decoded) <= chunk
+    assert len(decoded) == passes
+
+
 def test_nll_does_not_depend_on_how_the_images_are_split():
     model = toy_vae("mlp", "bernoulli")
     image = torch.randint(0, 256, (7, 1, 8, 8), dtype=torch.uint8)
