@@ -79,6 +79,17 @@ def test_the_facts_of_a_run_are_recorded(vae):
     assert (vae.path / "config.yaml").exists()
 
 
+def test_what_the_nats_are_about_is_recorded(vae):
+    """Numbers of two protocols do not compare: binarisation, importance samples."""
+    from mlflow import MlflowClient
+
+    assert vae.about["protocol"] == "bernoulli, dynamic binarisation"
+    client = MlflowClient(tracking_uri=vae.about["tracking"]["uri"])
+    experiment = client.get_experiment_by_name("rayloom").experiment_id
+    (found,) = client.search_runs([experiment], f"tags.`rayloom.run_id` = '{vae.id}'")
+    assert found.data.tags["rayloom.protocol"] == vae.about["protocol"]
+
+
 def test_history_is_a_table(vae):
     table = vae.history()
     assert table.index.name == "step"
@@ -204,6 +215,7 @@ def test_weights_of_another_model_are_refused(vae, place):
 def test_smoke_runs_are_short_and_hidden(place):
     run = rayloom.train("generative/vae-digits", smoke=True)
     assert run.about["smoke"]
+    assert run.about["protocol"] == "bernoulli, dynamic binarisation; 5 importance samples"
     assert run.id not in set(rayloom.runs()["id"])
     assert run.id in set(rayloom.runs(smoke=True)["id"])
 

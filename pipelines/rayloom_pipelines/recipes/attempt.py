@@ -86,6 +86,7 @@ def start_follower(
         "rayloom.seed": str(about["seed"]),
         **({"rayloom.smoke": "true"} if options.smoke else {}),
         **({"rayloom.data": about["data"]["fingerprint"]} if about.get("data") else {}),
+        **({"rayloom.protocol": about["protocol"]} if about.get("protocol") else {}),
         **{f"rayloom.stage.{k}": v["run"] for k, v in about.get("stages", {}).items()},
         **about.get("tags", {}),
     }

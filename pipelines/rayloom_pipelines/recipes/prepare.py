@@ -18,6 +18,8 @@ class Prepared:
         data: Name, fingerprint, counts and spec of the data set, for `run.json`; None for RL.
         choices: Every `auto` that was decided once: threads, device.
         trainable: What to drive in this process; None where workers build it.
+        protocol: What the reported nats are about, such as `bernoulli, dynamic binarisation`; ""
+            where the model does not say.
         stages: First stages as found for a new run, by config field; see `recipes.stages`.
     """
 
@@ -25,6 +27,7 @@ class Prepared:
     data: dict[str, Any] | None = None
     choices: dict[str, Any] = field(default_factory=dict)
     trainable: Any = None
+    protocol: str = ""
     stages: dict[str, Any] = field(default_factory=dict)
 
 
@@ -94,6 +97,10 @@ def prepare(
             overfit_batch=options.overfit_batch,
             profile=Path("profile").absolute() if options.profile else None,
         )
-    else:
-        build.build_model(config, spec, frozen)  # what does not fit is told before Ray starts
+        model = made.trainable.model
+    else:  # what does not fit is told before Ray starts
+        model = build.build_model(config, spec, frozen)
+    made.protocol = getattr(model, "protocol", "")
+    if made.protocol and "nll" in config.evaluation.metrics:
+        made.protocol += f"; {config.evaluation.importance_samples} importance samples"
     return made

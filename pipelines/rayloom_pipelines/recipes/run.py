@@ -60,6 +60,7 @@ def start(
         facts={
             "data": prepared.data,
             "choices": prepared.choices,
+            **({"protocol": prepared.protocol} if prepared.protocol else {}),
             **({"trial": trial} if trial is not None else {}),
             **({"stages": stages.record(prepared.stages)} if prepared.stages else {}),
         },

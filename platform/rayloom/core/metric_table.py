@@ -34,7 +34,9 @@ METRICS: dict[str, Metric] = dict(
         _m("eval/elbo_nats_se", "nats/example", "none", "standard error of eval/elbo_nats"),
         _m("eval/reconstruction_nats", "nats/example", "min", "-E_q log p(x|z)"),
         _m("eval/kl_nats", "nats/example", "none", "KL(q(z|x) || p(z))"),
-        _m("eval/nll_nats", "nats/example", "min", "importance-weighted NLL (protocol in params)"),
+        _m(
+            "eval/nll_nats", "nats/example", "min", "importance-weighted NLL (tag rayloom.protocol)"
+        ),
         _m("eval/nll_nats_se", "nats/example", "none", "standard error of eval/nll_nats"),
         _m("eval/bpd", "bits/dimension", "min", "eval bound or NLL per dimension"),
         _m("eval/return_mean", "reward", "max", "mean undiscounted return, evaluation episodes"),
