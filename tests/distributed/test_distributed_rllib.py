@@ -13,6 +13,7 @@ from rayloom.core.config import config_from_dict
 from rayloom.core.errors import UserError
 from rayloom.core.plugins import load_plugins
 from rayloom.distributed.rllib import algorithm_config, remote_parts, writable
+from rayloom.distributed.train import wait_until
 from rayloom.rl.loop import RLTrainable
 
 REINFORCE = Path(__file__).parents[1] / "plugins" / "reinforce_plugin.py"
@@ -50,7 +51,9 @@ def remote(tree, workers=2):
     return config_from_dict({**tree, "resources": {"workers": workers}})
 
 
-def test_two_runners_one_killed_in_a_round_and_a_remote_learner_equal_one_process(ray_cluster):
+def test_two_runners_one_killed_in_a_round_and_a_remote_learner_equal_one_process(
+    ray_cluster, capfd, caplog
+):
     """The law of the RL half. The kill comes while a round is under way."""
     alone = RLTrainable(config_from_dict(DQN))
     expected = finish(alone, 2_500)
@@ -78,6 +81,8 @@ def test_two_runners_one_killed_in_a_round_and_a_remote_learner_equal_one_proces
     assert got == expected
     assert said[0] == "env runner 1 died; its groups are collected again by the others"
     assert metrics == alone.evaluate()
+    wait_until(lambda: "raylet: A worker died" in caplog.text, timeout_s=10)
+    assert capfd.readouterr().out == ""  # Ray's own words about it are in the log
     back = RLTrainable(config_from_dict(DQN))  # `workers` may change on resume
     back.load_state_dict(state)
     assert finish(back, 3_500)[0] == finish(alone, 3_500)[0]

@@ -102,16 +102,39 @@ def start_ray(
             yield _described(local=False, cpus=cpus, gpus=gpus)
             return
         _quiet_loggers()
-        with _own_sigterm():
-            if address is None:
-                _init_local(port, cpus=cpus, env=env)
-            else:
-                _join(address, env=env, plugins=plugins)
-        try:
-            _quiet_loggers()
-            yield _described(local=address is None, cpus=cpus, gpus=gpus)
-        finally:
-            ray.shutdown()
+        with _logged_errors():
+            with _own_sigterm():
+                if address is None:
+                    _init_local(port, cpus=cpus, env=env)
+                else:
+                    _join(address, env=env, plugins=plugins)
+            try:
+                _quiet_loggers()
+                yield _described(local=address is None, cpus=cpus, gpus=gpus)
+            finally:
+                ray.shutdown()
+
+
+@contextlib.contextmanager
+def _logged_errors() -> Iterator[None]:
+    """What Ray's own processes have to say goes to the log, not to standard output.
+
+    `log_to_driver=False` silences the workers alone: a thread of the driver still prints that a
+    worker died, or that many were started, into the middle of a progress line or of JSON events.
+    """
+    from ray._private import worker
+
+    printed = worker.print_to_stdstream
+
+    def noted(data: Mapping[str, Any], ignore_prefix: bool = False) -> None:
+        for line in data["lines"]:
+            logging.getLogger("rayloom.ray").warning("%s: %s", data["pid"], line)
+
+    worker.print_to_stdstream = noted
+    try:
+        yield
+    finally:
+        worker.print_to_stdstream = printed
 
 
 def _init_local(port: int, *, cpus: float, env: Mapping[str, str] | None) -> None:
