@@ -429,6 +429,11 @@ def test_bf16_trains_and_auto_is_remembered():
     assert mine != theirs
     assert mine == pytest.approx(theirs, rel=0.05)
     assert engine.players[0].flat.data.dtype == torch.float32
+    engine = Engine(*build("regression", batch_size=7, precision="auto"))
+    assert engine.choices["precision"] == "auto"
+    said = engine.decide()
+    assert f"is {engine.choices['precision']}:" in said
+    assert engine.decide() is None
     auto, _ = train("batch-statistics", 7, Solo(), steps=3, precision="auto")
     assert auto.choices["precision"] in ("fp32", "bf16")
     assert auto.state_dict()["choices"]["precision"] == auto.choices["precision"]

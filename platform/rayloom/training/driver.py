@@ -90,7 +90,7 @@ def drive(
     Args:
         trainable: What to train; see `core.protocols.Trainable`. Optional, looked up by name:
             `default_metric` (what "best" means), `show_at` (`evaluation` or `end`), and
-            `decide()`, which settles what must be measured and tells whether it did (then a
+            `decide()`, which settles what must be measured and tells what came out (then a
             checkpoint is written before the first step).
         plan: Length, cadences and rules.
         folder: Where checkpoints go; on shared storage if there are several ranks. None: nowhere.
@@ -162,7 +162,9 @@ class _Drive:
         """Until the budget, a rule, a signal or the clock on the wall ends it."""
         with self.guard:
             decide = getattr(self.trainable, "decide", None)
-            if decide is not None and decide():
+            settled = decide() if decide is not None else None
+            if settled:
+                self._say(settled)
                 self._save()
             self._show_untrained()
             reason = self._end_reason()

@@ -160,15 +160,15 @@ class Engine:
         for player in self.players:
             player.schedule = schedule
 
-    def decide(self) -> bool:
+    def decide(self) -> str | None:
         """Settle what is left to measuring (precision `auto`), once per run; rank 0 decides.
 
         Returns:
-            Whether there was something to settle: then the state belongs in a checkpoint at
-            once, because another attempt might measure otherwise.
+            What came out, if there was something to settle: then the state belongs in a
+            checkpoint at once, because another attempt might measure otherwise.
         """
         if self.choices["precision"] != "auto":
-            return False
+            return None
         self._enter(True)
         local = self._local(0)
         fields = self._to_device(local)
@@ -180,9 +180,10 @@ class Engine:
                 part = loss(fields, player=player.name, rng=noise, step=0)["loss"]
                 player.flat.backward((part[0] if isinstance(part, tuple) else part).sum())
 
-        choice, self.probe_seconds = probe(self.model, run, self.device)
+        choice, seconds = probe(self.model, run, self.device)
         self.choices["precision"] = self.collective.broadcast_json(choice)
-        return True
+        took = " and ".join(f"{value * 1e3:.3g} ms in {kind}" for kind, value in seconds.items())
+        return f"precision auto is {self.choices['precision']}: a pass took {took}"
 
     # Counting -----------------------------------------------------------------------------------
 
