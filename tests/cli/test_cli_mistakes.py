@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -83,6 +84,26 @@ def test_ctrl_c_before_training_is_130(monkeypatch, capsys):
 
     monkeypatch.setattr(listing, "run", interrupted)
     assert main(["list"]) == 130
+
+
+def test_an_interrupted_command_waits_for_its_threads(monkeypatch, capsys):
+    """One in the middle of an import would print a traceback at the interpreter's end."""
+    from rayloom_pipelines.cli import listing
+
+    go_on, ended = threading.Event(), threading.Event()
+
+    def work():
+        go_on.wait(20)
+        ended.set()
+
+    def interrupted(argv):
+        threading.Thread(target=work, name="rayloom-test", daemon=True).start()
+        threading.Timer(0.3, go_on.set).start()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(listing, "run", interrupted)
+    assert main(["list"]) == 130
+    assert ended.is_set()
 
 
 def test_a_closed_pipe_is_no_failure():

@@ -148,7 +148,12 @@ def _main(argv: Sequence[str]) -> int:
 
 
 def _stopped(code: int) -> int:
+    import threading
+
     print(f"rayloom: {'terminated' if code == 143 else 'interrupted'}", file=sys.stderr)
+    for thread in threading.enumerate():  # one that is still importing MLflow makes Python's end
+        if thread.name.startswith("rayloom-"):  # print a traceback; a second Ctrl-C ends it at once
+            thread.join(5.0)
     return code
 
 

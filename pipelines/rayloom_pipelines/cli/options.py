@@ -61,11 +61,10 @@ def load_plugins(named: Sequence[str]) -> None:
     """Load the plugins of `--plugin` and `RAYLOOM_PLUGINS`; imports nothing if there are none."""
     import os
 
-    specs = [*(p for p in os.environ.get("RAYLOOM_PLUGINS", "").split(os.pathsep) if p), *named]
-    if specs:
+    if named or os.environ.get("RAYLOOM_PLUGINS"):
         from rayloom.core import plugins
 
-        plugins.load_plugins(specs)
+        plugins.load_plugins(plugins.plugin_specs(named))
 
 
 def action(argv: Sequence[str], verb: str, actions: dict[str, str]) -> tuple[str, list[str]]:
