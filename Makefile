@@ -46,9 +46,10 @@ learn: $(STAMP)  ## train to scores (minutes to an hour)
 gpu: $(STAMP)  ## tests that need a CUDA device
 	$(BIN)/python -m pytest -q -m gpu
 
-bench: $(STAMP)  ## speed, side by side with peers (installs them beside)
+bench: $(STAMP)  ## speed beside peers (installs them) and memory under a limit
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[bench]'
 	$(BIN)/rayloom bench --all
+	$(BIN)/python -m pytest -q -s -m bench
 
 faults: $(STAMP)  ## the full kill matrix
 	$(BIN)/python -m pytest -q -m faults

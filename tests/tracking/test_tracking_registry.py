@@ -115,6 +115,18 @@ def test_a_version_is_made_once_and_the_alias_goes_to_the_better_one(tracked, ur
     assert fetch_version("models:/m/latest", uri) == fetch_version("models:/m/4", uri)
 
 
+def test_scores_of_two_measures_do_not_compare(tracked):
+    heard = []
+    first = small(tracked, score=-100.0, measure="eval/elbo_nats, logistic")
+    other = small(
+        tracked, sha256="2" * 64, score=-20.0, measure="eval/elbo_nats, bernoulli", say=heard.append
+    )
+    assert (first.alias, other.alias) == ("champion", None)
+    assert all(word in heard[0] for word in ("logistic", "bernoulli", "register_as"))
+    better = small(tracked, sha256="3" * 64, score=-90.0, measure="eval/elbo_nats, logistic")
+    assert better.alias == "champion"
+
+
 def test_a_version_from_a_server_is_downloaded(tmp_path, uri, tracked, monkeypatch):
     from rayloom.tracking import registry
 

@@ -1,7 +1,7 @@
 """A run's best checkpoint as a registered model, and whatever else MLflow still lacks."""
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -79,9 +79,24 @@ def register(folder: Any, config: RunConfig, *, say: Callable[[str], Any]) -> An
             sha256=parameters_sha256(weights),
             score=info.score,
             direction=info.direction,
+            measure=_measure(about, config),
             metadata={"rayloom_run": folder.run_id, "rayloom_step": info.step},
             say=say,
         )
+
+
+def _measure(about: Mapping[str, Any], config: RunConfig) -> str:
+    """What a run's score is of: metric, data or environment, and the protocol of its nats."""
+    metric = ((about.get("summary") or {}).get("best") or {}).get("metric")
+    if not metric:
+        return ""
+    likelihood, _, samples = about.get("protocol", "").partition("; ")
+    data = (
+        f"{about['data']['name']} {about['data']['fingerprint'][:8]}" if about.get("data") else ""
+    )
+    where = data or (config.env.name if config.env else "")
+    parts = [metric, where, likelihood, samples if "nll" in metric else ""]
+    return ", ".join(part for part in parts if part)
 
 
 def exported(

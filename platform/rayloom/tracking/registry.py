@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 FILES = "rayloom"
 _SHA_TAG, _SCORE_TAG, _RUN_TAG = "rayloom.sha256", "rayloom.score", "rayloom.run_id"
+_MEASURE_TAG = "rayloom.measure"
 _REFERENCE = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>[^/@]+))")
 
 
@@ -77,6 +78,7 @@ def register_model(
     alias: str = "champion",
     score: float | None = None,
     direction: Literal["min", "max"] = "max",
+    measure: str = "",
     metadata: Mapping[str, Any] | None = None,
     description: str = "",
     say: Say = silent,
@@ -95,6 +97,7 @@ def register_model(
         alias: Alias that the version gets, unless the one that has it scored better.
         score: What versions are compared by; None: the alias always moves.
         direction: Whether a small or a large score is good.
+        measure: What the score is of; scores of two measures do not compare, and the alias stays.
         metadata: JSON-able facts for the model's `MLmodel` file.
         description: Shown in the registry.
         say: Hears when the alias stays where it is.
@@ -122,12 +125,12 @@ def register_model(
         source = f"{client.get_run(run_id).info.artifact_uri.rstrip('/')}/{place}"
         tags = {_SHA_TAG: sha256, _RUN_TAG: folder.name}
         if score is not None:
-            tags[_SCORE_TAG] = repr(float(score))
+            tags |= {_SCORE_TAG: repr(float(score)), _MEASURE_TAG: measure}
         version = client.create_model_version(
             name, source, run_id=run_id, tags=tags, description=description or None
         )
     number = str(version.version)
-    if not _deserves(client, name, alias, score, direction, say):
+    if not _deserves(client, version, name, alias, score, direction, say):
         return Registered(name, number, None)
     client.set_registered_model_alias(name, alias, number)
     return Registered(name, number, alias)
@@ -162,17 +165,26 @@ def _existing(client: "MlflowClient", name: str, run_id: str, sha256: str) -> "M
 
 def _deserves(
     client: "MlflowClient",
+    version: Any,
     name: str,
     alias: str,
     score: float | None,
     direction: Literal["min", "max"],
     say: Say,
 ) -> bool:
-    """Whether the alias should move: not away from a version that scored better."""
+    """Whether the alias should move: not from one that scored better or by another measure."""
     number = client.get_registered_model(name).aliases.get(alias)
     if number is None or score is None:
         return True
     holder = client.get_model_version(name, str(number))
+    measures = [one.tags.get(_MEASURE_TAG, "") for one in (holder, version)]
+    if all(measures) and measures[0] != measures[1]:
+        say(
+            f"models:/{name}@{alias} stays on version {number}: it was scored by {measures[0]}, "
+            f"this one by {measures[1]}, which do not compare (tracking.register_as gives this "
+            "one a name of its own)"
+        )
+        return False
     before = float(holder.tags.get(_SCORE_TAG, "nan"))
     better = before > score if direction == "max" else before < score
     if better:
