@@ -108,7 +108,7 @@ DAMAGED = [
     b'{"type":"scalars","step":"1","time_ms":1,"values":{"x":1.0}}',
     b'{"type":"scalars","step":1,"values":{"x":1.0}}',
     b'{"type":"scalars","step":1,"time_ms":1,"values":3}',
-    b'{"type":"scalars","step":1,"time_ms":1,"values":{"x":"NaM"}}',
+    b'{"type":"scalars","step":1,"time_ms":1,"values":{"x":"1x"}}',
     b'{"type":"scalars","step":1,"time_ms":1,"values":{"x\\u0007":1.0}}',
     b'{"type":"image","step":1,"time_ms":1,"key":"x","path":"../../secret.png","sha256":"0"}',
     b'{"type":"image","step":1,"time_ms":1,"key":"x","sha256":"0"}',
