@@ -41,7 +41,7 @@ pytest: $(STAMP)
 	$(BIN)/python -m pytest -q -m "$(FAST)"
 
 learn: $(STAMP)  ## train to scores (minutes to an hour)
-	$(BIN)/python -m pytest -q -m learning
+	$(BIN)/python -m pytest -q -s -m learning
 
 gpu: $(STAMP)  ## tests that need a CUDA device
 	$(BIN)/python -m pytest -q -m gpu

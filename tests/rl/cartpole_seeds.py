@@ -14,22 +14,11 @@ import torch
 from rayloom.core.config import load_config
 from rayloom.records import RunFolder
 from rayloom.rl.loop import RLTrainable, evaluate_state
-from rayloom.training.driver import drive
+from rayloom.training.driver import Nowhere, drive
 from rayloom.training.plan import Plan
 
 CONFIG = Path(__file__).parents[2] / "configs/rl/dqn-cartpole.yaml"
 EPISODES = 100
-
-
-class Nowhere:
-    def scalars(self, step, values):
-        pass
-
-    def image(self, step, key, pixels):
-        pass
-
-    def file(self, step, key, path):
-        pass
 
 
 def attempt(seed, storage):

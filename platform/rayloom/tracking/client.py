@@ -75,7 +75,8 @@ def make_client(uri: str) -> "MlflowClient":
     return client
 
 
-EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # the page of training
+# Told, so that MLflow's pages need not guess.
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 
 
 def ensure_experiment(client: "MlflowClient", uri: str, name: str) -> str:

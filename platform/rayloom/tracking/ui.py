@@ -1,6 +1,7 @@
 """MLflow's own pages, on this machine only."""
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
@@ -135,11 +137,29 @@ def _attend(
             reader.join(1.0)
             raise RayloomError("the MLflow server did not start:\n" + "\n".join(last))
         time.sleep(0.2)
-    say(f"MLflow shows {hide_password(uri)} at http://{HOST}:{port} (Ctrl-C stops it)")
+    where = _landing(f"http://{HOST}:{port}")
+    say(f"MLflow shows {hide_password(uri)} at {where} (Ctrl-C stops it)")
     code = server.wait()
     if code:
         raise RayloomError(f"the MLflow server ended with code {code}:\n" + "\n".join(last))
     return 0
+
+
+def _landing(base: str) -> str:
+    """The runs of the experiment that changed last; MLflow's own start page shows GenAI traces."""
+    question = urllib.request.Request(
+        f"{base}/api/2.0/mlflow/experiments/search",
+        data=json.dumps({"max_results": 1, "order_by": ["last_update_time DESC"]}).encode(),
+        headers={"Content-Type": "application/json"},
+    )
+    try:
+        with urllib.request.urlopen(question, timeout=10.0) as answer:
+            found = json.load(answer).get("experiments", [])
+    except (OSError, ValueError):
+        return base  # the address is right in any case
+    if not found:
+        return base
+    return f"{base}/#/experiments/{found[0]['experiment_id']}/runs?workflowType=machine_learning"
 
 
 def _stop(server: "subprocess.Popen[bytes]") -> None:
