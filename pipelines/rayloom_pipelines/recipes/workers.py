@@ -111,6 +111,7 @@ def train_worker(payload: Mapping[str, Any], collective: Collective) -> dict[str
         should_stop=stop_signal,
     )
     journal.close()
+    engine.close()
     return outcome.to_dict()
 
 
