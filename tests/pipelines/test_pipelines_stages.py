@@ -38,14 +38,10 @@ PRIOR = {
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """A working folder for the whole module: storage, MLflow database."""
-    with pytest.MonkeyPatch.context() as patch:
-        folder = tmp_path_factory.mktemp("work")
-        patch.chdir(folder)
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        rayloom.load_plugins([PLUGIN])
-        yield folder
+def place(place):
+    """The working folder of the module, with the plugin known."""
+    rayloom.load_plugins([PLUGIN])
+    return place
 
 
 @pytest.fixture(scope="module")

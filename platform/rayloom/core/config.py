@@ -298,7 +298,7 @@ def leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Dotted path to value; lists and empty mappings are leaves."""
     found: dict[str, Any] = {}
     for key, value in tree.items():
-        path = f"{prefix}.{key}" if prefix else key
+        path = f"{prefix}.{key}" if prefix else str(key)
         if isinstance(value, Mapping) and value:
             found |= leaves(value, path)
         else:

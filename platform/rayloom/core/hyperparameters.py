@@ -1,9 +1,9 @@
 """Which settings of a config tell one run from another at a glance."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
-from rayloom.core.config import to_dict
+from rayloom.core.config import leaves, to_dict
 from rayloom.core.sections import RunConfig
 
 METHOD = ("model.", "algorithm.")
@@ -24,7 +24,7 @@ def hyperparameters(config: RunConfig, *, keep: Iterable[str] = ()) -> dict[str,
     Returns:
         Values by dotted path, in the config's order; a list is one value.
     """
-    changed = _flat(config.model_dump(mode="json", exclude_defaults=True))
+    changed = leaves(config.model_dump(mode="json", exclude_defaults=True))
     kept = {*ALWAYS, *keep}
 
     def shown(path: str, value: Any) -> bool:
@@ -34,15 +34,4 @@ def hyperparameters(config: RunConfig, *, keep: Iterable[str] = ()) -> dict[str,
             return False
         return path.startswith(METHOD) or path in changed
 
-    return {path: value for path, value in _flat(to_dict(config)).items() if shown(path, value)}
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        path = f"{prefix}{key}"
-        if isinstance(value, Mapping) and value:
-            flat |= _flat(value, f"{path}.")
-        else:
-            flat[path] = value
-    return flat
+    return {path: value for path, value in leaves(to_dict(config)).items() if shown(path, value)}

@@ -232,19 +232,15 @@ def config_of(path: Path) -> dict[str, str]:
     """A run's resolved config as dotted keys with text values; empty if it cannot be read."""
     import yaml
 
+    from rayloom.core.config import leaves
+
     try:
         tree = yaml.safe_load((path / "config.yaml").read_text())
     except (OSError, yaml.YAMLError):
         return {}
-    return dict(_flat(tree, "")) if isinstance(tree, Mapping) else {}
-
-
-def _flat(tree: Mapping[str, Any], prefix: str) -> Iterable[tuple[str, str]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", "null" if value is None else str(value)
+    if not isinstance(tree, Mapping):
+        return {}
+    return {path: "null" if value is None else str(value) for path, value in leaves(tree).items()}
 
 
 @dataclass(frozen=True)

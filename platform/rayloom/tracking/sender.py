@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rayloom.core.config import leaves
 from rayloom.core.errors import RayloomError
 from rayloom.records.journal_reader import decode_line, lines
 
@@ -29,18 +30,13 @@ _NAMESPACE = uuid.UUID("6f1a2c1e-52f1-4a8e-9a53-3f0c7b0b6f10")
 _THUMBNAIL = 256  # pixels of the longer side, as MLflow's own client
 
 
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+def flatten(tree: Mapping[str, Any]) -> dict[str, str]:
     """A nested config as dotted keys with text values; a list stays one value."""
-    flat: dict[str, str] = {}
-    for key, value in tree.items():
-        path = f"{prefix}{key}"
-        if isinstance(value, Mapping) and value:
-            flat |= flatten(value, f"{path}.")
-        elif isinstance(value, bool) or value is None:
-            flat[path] = {True: "true", False: "false", None: "null"}[value]
-        else:
-            flat[path] = str(value)
-    return flat
+    plain = {True: "true", False: "false", None: "null"}
+    return {
+        path: plain[value] if isinstance(value, bool) or value is None else str(value)
+        for path, value in leaves(tree).items()
+    }
 
 
 def image_name(run_id: str, key: str, step: int, time_ms: int) -> str:
