@@ -10,7 +10,10 @@ from hypothesis import strategies as st
 
 from rayloom.core.config import Resolved, load_config
 from rayloom.core.errors import ConfigError
-from rayloom.core.yaml_marks import MAX_BYTES, MAX_DEPTH, dump, node_of, parse
+from rayloom.core.layers import flags as read_flags
+from rayloom.core.yaml_marks import MAX_BYTES, MAX_DEPTH, MAX_VALUES, MAX_WHOLE, node_of, parse
+from rayloom.core.yaml_text import dump, flag
+from rayloom.core.yaml_text import read as read_file
 
 MODEL = "model: {name: toy}\ndata: {name: digits}\n"
 
@@ -255,9 +258,61 @@ trees = st.recursive(
 @settings(max_examples=150, deadline=None)
 @given(trees)
 @example({"1e-3": "1e-3", "no": "no", "a": "0o17", "b": "\x85\u2028", "c": "'\"", "d": ".inf"})
+@example([1e-05, 1e16, -0.0, 5e-324, 2**63, -(2**64), MAX_WHOLE - 1, 1 - MAX_WHOLE])
 def test_dumped_trees_read_back_equal(tree):
     text = dump({"tree": tree})
-    assert read(text) == {"tree": tree}
+    assert repr(read(text)) == repr({"tree": tree})  # 1 is not 1.0, nor -0.0 0.0
+
+
+# What YAML 1.1, YAML 1.2, shells or terminals read as something else, or lose.
+TEXTS = [
+    "", " ", "1e-3", "2e5", "1.5", ".5", "1.", "+1", "0o17", "017", "0x1F", "0b11", "1_000", ".inf",
+    "-.INF", ".nan", "nan", "12:30:45", "2026-11-25", "on", "Yes", "n", "~", "null", "Null", "true",
+    "=", "<<", "# c", "a #b", "&a", "*a", "!a", "%a", "@a", "`a", "- a", "? a", ": a", "a: b",
+    "{a", "[a", "a,b", "|", ">-", "'", '"', "\\", "\\n", "---", "...", "--- a", " a", "a ", "a  b",
+    "\t", "a\tb", "a\nb", "a\n", "\n\n", "\r", "a\r\nb", "a\x85b", "a\u2028b", "\u2029", "\ufeffa",
+    "\x07", "\x1b[31m", "\x7f", "\x9f", "\xa0", "\u200b", "\u202e", "e\u0301", "\uffff", "😀",
+    "\U0010ffff", "ä" * 200, "a " * 200, " " * 200, "choice(a,b)", "loguniform(1,2)", "a=b",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=ascii)
+def test_a_text_stays_this_text_as_value_key_file_and_flag(text, tmp_path):
+    tree = {"a": text, text: [text, {text: text}]}
+    (tmp_path / "t.yaml").write_text(dump(tree), encoding="utf-8")
+    assert read_file(tmp_path / "t.yaml") == tree
+    problems = []
+    given = read_flags([flag("tracking.tags.a", text), flag("b", [text, {"c": text}])], problems)
+    assert not problems
+    assert given.plain() == {"tracking": {"tags": {"a": text}}, "b": [text, {"c": text}]}
+
+
+@pytest.mark.parametrize(
+    ("tree", "said"),
+    [
+        ({"a": "\ud800"}, "half a character"),
+        ({"a": "\0"}, "NUL"),
+        ({"\udfff": 1}, "must be text"),
+        ({1: 2}, "must be text"),
+        ({"a": math.inf}, "not a finite number"),
+        ({"a": math.nan}, "not a finite number"),
+        ({"a": MAX_WHOLE}, "too many digits"),
+        ({"a": {1}}, "plain values only"),
+        ({"a": "x" * MAX_BYTES}, "has 262,1.. bytes as YAML"),
+        ({"a": [0] * MAX_VALUES}, "holds 20,003 values"),
+    ],
+)
+def test_what_could_not_be_read_again_is_not_written(tree, said):
+    with pytest.raises(ConfigError, match=said):
+        dump(tree)
+
+
+def test_a_number_is_read_only_if_it_can_be_written():
+    assert read(dump(read(f"a: {MAX_WHOLE - 1}"))) == {"a": MAX_WHOLE - 1}
+    for text in (f"0x{MAX_WHOLE:x}", str(MAX_WHOLE)):
+        problems = []
+        parse(f"a: {text}", "f.yaml", problems)
+        assert "too many digits" in str(problems[0])
 
 
 SOUP = [

@@ -57,6 +57,13 @@ def test_nothing_is_overwritten(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "mine.py").read_text() == written
 
 
+@pytest.mark.parametrize("name", ["null", "true", "False", "none"])
+def test_a_word_of_yaml_or_python_is_no_name(name, tmp_path, capsys):
+    assert main(["new", "model", name, "--to", str(tmp_path)]) == 2
+    assert f"'{name}' is a word of YAML or Python" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_it_is_formatted(tmp_path):
     for kind, name, source in CASES:
         words = [kind, name, "--to", str(tmp_path), *(["--from", source] if source else [])]

@@ -40,9 +40,9 @@ def test_a_run_folder_comes_whole_and_opens_again(tmp_path):
     assert about["library_git"]["commit"] == "def"
     assert "diff" not in about["library_git"]
     assert (folder.path / "library.diff").read_text() == "+y\n"
-    import yaml
+    from rayloom.core.yaml_text import read
 
-    assert yaml.safe_load(again.config_text) == CONFIG
+    assert read(again.path / "config.yaml") == CONFIG
     assert again.media.is_dir()
     assert again.path.is_absolute()
     assert folder.run_id.startswith("vae-digits-2")
@@ -365,3 +365,23 @@ def test_the_room_imports_neither_torch_nor_mlflow_to_list_runs():
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_run_folder_s_config_is_read_back_as_it_was(tmp_path):
+    """Written by the rules that resume reads by: a tag "1e-3" stays text."""
+    from rayloom.core.config import config_from_dict, load_config, to_dict
+
+    texts = ["1e-3", "2e5", "on", "~", "0o17", "1_000", ".inf", "12:30:45", "=", "a\x85b", "😀 "]
+    config = config_from_dict(
+        {
+            "model": {"name": "vae"},
+            "data": {"name": "digits"},
+            "optimizer": {"lr": 1e-05},
+            "tracking": {
+                "experiment": "2e5",
+                "tags": {f"t{number}": text for number, text in enumerate(texts)},
+            },
+        }
+    )
+    folder = RunFolder.create(tmp_path, "vae", config=to_dict(config), info={})
+    assert load_config(folder.path / "config.yaml", site=None).config == config

@@ -3,11 +3,13 @@
 import re
 from collections.abc import Sequence
 from importlib.util import find_spec
+from keyword import iskeyword
 from pathlib import Path
 from string import Template
 
 from rayloom.core.catalogue import Kind, lookup
 from rayloom.core.errors import UserError
+from rayloom.core.yaml_marks import resolve_plain
 from rayloom_pipelines.cli.options import Parser, action
 from rayloom_pipelines.shipped import config_names
 
@@ -56,6 +58,8 @@ def write_files(kind: str, name: str, *, source: str | None, folder: Path) -> li
     class_name = "".join(
         part if part.isupper() else part[:1].upper() + part[1:] for part in re.split("[-_]", name)
     )
+    if iskeyword(class_name) or not isinstance(resolve_plain(name), str):
+        raise UserError(f"{name!r} is a word of YAML or Python; choose another name")
     fill = {"name": name, "file": stem, "Class": class_name}
     paths = [folder / f"{stem}.py", folder / f"{stem}.yaml", folder / f"test_{stem}.py"]
     there = [str(path) for path in paths if path.exists()]

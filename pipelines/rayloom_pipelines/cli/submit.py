@@ -150,7 +150,7 @@ def _plugin_flags(plugins: Sequence[Mapping[str, Any]], files: Files) -> list[st
 
 
 def _yaml(tree: Mapping[str, Any]) -> str:
-    from rayloom.core.yaml_marks import dump
+    from rayloom.core.yaml_text import dump
 
     return str(dump(dict(tree)))
 

@@ -43,4 +43,8 @@ def run(argv: Sequence[str]) -> int:
 def resource_flags(workers: int | None, address: str | None) -> list[str]:
     """`--workers` and `--address` as the overrides that they stand for."""
     flags = [] if workers is None else [f"resources.workers={workers}"]
-    return flags if address is None else [*flags, f"resources.address={address}"]
+    if address is None:
+        return flags
+    from rayloom.core.yaml_text import flag
+
+    return [*flags, flag("resources.address", address)]

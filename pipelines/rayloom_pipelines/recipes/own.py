@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 from rayloom.core import catalogue, plugins
 from rayloom.core.catalogue import Kind
 from rayloom.core.errors import UserError
+from rayloom.core.yaml_text import flag
 
 if TYPE_CHECKING:
     from rayloom.core.config import Resolved
@@ -33,12 +34,12 @@ def replace_by_own(model: type | None, env: Any) -> list[str]:
                 "see `rayloom new model`"
             )
         catalogue.register("models", field.default, model, source=_source(model))
-        changes.append(f"model={field.default}")
+        changes.append(flag("model", field.default))
     if env is not None:
         name = env if isinstance(env, str) else getattr(env, "__name__", "own-env")
         if not isinstance(env, str):
             catalogue.register("envs", name, env, source=_source(env))
-        changes.append(f"env={name}")
+        changes.append(flag("env", name))
     return changes
 
 

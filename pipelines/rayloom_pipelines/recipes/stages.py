@@ -5,7 +5,6 @@
 The copy is what every later use loads: the run stands alone. See docs/training.md, "Two stages".
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from rayloom.core.errors import ConfigError, Problem, UserError
 from rayloom.core.protocols import DataSpec
 from rayloom.core.references import references
 from rayloom.core.sections import RunConfig
+from rayloom.core.yaml_text import flag
 from rayloom_pipelines.recipes.copies import STAGES, Stage, load_stage, write_slim
 from rayloom_pipelines.recipes.weights import config_of_folder, spec_from
 from rayloom_pipelines.resolve import run_path, storage_path, tracking_uri, version_path
@@ -46,7 +46,7 @@ def pin(resolved: Resolved) -> list[str]:
         else:
             inside = folder.parent == storage_path(config.storage)
             settled = folder.name if inside else str(folder)
-        changes.append(f"{path}={json.dumps(settled)}")
+        changes.append(flag(path, settled))
     if problems:
         raise ConfigError(problems)
     return changes

@@ -24,7 +24,8 @@ from rayloom.core.schema_walk import OPEN_SECTIONS, Layout
 from rayloom.core.sections import Config, RunConfig
 from rayloom.core.spaces import Space, extract
 from rayloom.core.validate import build
-from rayloom.core.yaml_marks import Node, dump, node_of, shown
+from rayloom.core.yaml_marks import Node, node_of, shown
+from rayloom.core.yaml_text import dump
 
 __all__ = [
     "Config",

@@ -1,4 +1,4 @@
-"""YAML in and out: read by YAML 1.2 rules, with the place of every value; hostile files refused.
+"""YAML in: read by YAML 1.2 rules, with the place of every value; hostile files refused.
 
 PyYAML's parser gives the events; this module makes the tree from them, so that
 
@@ -25,6 +25,7 @@ MAX_BYTES = 256 * 1024
 MAX_DEPTH = 40
 MAX_VALUES = 20_000
 MAX_NUMBER_LENGTH = 100
+MAX_WHOLE = 10**99  # exclusive; what is read can be written and read again, sign included
 MERGE_KEY = "'<<' merges in YAML 1.1 only; use 'extends', or repeat the keys"
 
 _NULL = re.compile(r"(?:null|Null|NULL|~|)\Z")
@@ -112,7 +113,7 @@ def node_of(value: Any, where: str = "", path: str = "", depth: int = 0) -> Node
         raise _fail(where, f"{value} is not a finite number", path)
     if isinstance(value, str) and not _encodable(value):
         raise _fail(where, f"{shown(value)} holds NUL or half a character", path)
-    if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**99:
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= MAX_WHOLE:
         raise _fail(where, "the number has too many digits", path)
     if value is None or isinstance(value, (bool, int, float, str)):
         return Node(value, where)
@@ -207,34 +208,16 @@ def resolve_plain(text: str) -> Any:
     if (is_int or is_float) and len(text) > MAX_NUMBER_LENGTH:
         raise ValueError(f"the number {text[:20]}... has too many digits")
     if is_int:
-        return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
+        whole = int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
+        if abs(whole) >= MAX_WHOLE:
+            raise ValueError(f"the number {text[:20]}... has too many digits")
+        return whole
     if is_float:
         number = float(text)
         if not math.isfinite(number):
             raise ValueError(f"{text} is too large for a floating-point number")
         return number
     return text
-
-
-def dump(tree: Any) -> str:
-    """YAML text that `parse` reads back to the same plain tree."""
-    return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
-
-
-class _Dumper(yaml.SafeDumper):
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
-
-
-def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    try:
-        plain = isinstance(resolve_plain(text), str) and text.isprintable()
-    except ValueError:
-        plain = False
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if plain else '"')
-
-
-_Dumper.add_representer(str, _represent_text)
 
 
 @dataclass

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rayloom.core.errors import UserError, nearest
+from rayloom.core.errors import ConfigError, UserError, nearest
 from rayloom.records.files import Say, folder_size, is_disk_error, silent
 from rayloom.records.journal_reader import tail
 from rayloom.records.lock import LOCK_NAME, holder
@@ -230,13 +230,12 @@ def run_size(path: Path) -> int:
 
 def config_of(path: Path) -> dict[str, str]:
     """A run's resolved config as dotted keys with text values; empty if it cannot be read."""
-    import yaml
-
     from rayloom.core.config import leaves
+    from rayloom.core.yaml_text import read
 
     try:
-        tree = yaml.safe_load((path / "config.yaml").read_text())
-    except (OSError, yaml.YAMLError):
+        tree = read(path / "config.yaml")
+    except ConfigError:
         return {}
     if not isinstance(tree, Mapping):
         return {}

@@ -85,7 +85,7 @@ def _json(path: Path) -> bytes:
         for key, (steps, values, times) in sorted(history(path).items())
     }
     about = json.loads((path / "run.json").read_bytes())
-    config = (path / "config.yaml").read_text()
+    config = (path / "config.yaml").read_text(encoding="utf-8")
     return to_json({"run": about, "config_yaml": config, "metrics": curves}, indent=1) + b"\n"
 
 

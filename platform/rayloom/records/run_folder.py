@@ -58,11 +58,11 @@ def config_hash(config: Mapping[str, Any]) -> str:
 
 def _as_yaml(config: Mapping[str, Any] | str) -> tuple[str, str]:
     """(YAML text, hash) of a config given as a tree or as YAML."""
-    import yaml
+    from rayloom.core.yaml_text import dump
 
     if isinstance(config, str):
         return config, hashlib.sha256(config.encode()).hexdigest()
-    return yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True), config_hash(config)
+    return dump(dict(config)), config_hash(config)
 
 
 class RunFolder:
@@ -230,7 +230,7 @@ class RunFolder:
     @property
     def config_text(self) -> str:
         """The resolved config as YAML."""
-        return (self.path / "config.yaml").read_text()
+        return (self.path / "config.yaml").read_text(encoding="utf-8")
 
     # ---- what lives in it ----
 
