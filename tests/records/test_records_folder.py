@@ -11,8 +11,9 @@ import pytest
 from records_help import Ear, SmallDisk, run_forked
 
 from rayloom.core.errors import RunLockedError, UserError
+from rayloom.core.secrets import mask, mask_command
 from rayloom.records import RunFolder, describe_environment
-from rayloom.records.environment import describe_git, redact, redact_command
+from rayloom.records.environment import describe_git
 from rayloom.records.lock import RunLock, holder
 
 CONFIG = {"model": {"name": "vae"}, "optimizer": {"lr": 1e-3}, "train": {"epochs": None}}
@@ -275,15 +276,15 @@ def test_a_kill_while_making_leaves_no_half_run(tmp_path):
     ],
 )
 def test_secrets_are_hidden(text, secret):
-    assert secret not in redact(text)
-    assert "***" in redact(text)
+    assert secret not in mask(text)
+    assert "***" in mask(text)
 
 
 def test_what_is_no_secret_stays():
     text = "optimizer.lr=1e-3 storage=/tmp/runs num_tokens 5 https://host:5000/x seed=3"
-    assert redact(text) == text
+    assert mask(text) == text
     command = ["rayloom", "train", "--token", "hunter2", "model.beta=2", "--password=hunter2"]
-    shown = redact_command(command)
+    shown = mask_command(command)
     assert shown == ["rayloom", "train", "--token", "***", "model.beta=2", "--password=***"]
 
 

@@ -14,7 +14,7 @@ from rayloom.core.errors import RayloomError, UserError
 from rayloom.records.checkpoints import Checkpoints
 from rayloom.tracking import MlflowFollower, fetch_version, register_model, resolve_uri
 from rayloom.tracking.registry import registered_name, run_of_mlflow_id, run_of_model
-from rayloom.tracking.uri import artifact_root, hide_password
+from rayloom.tracking.uri import artifact_root
 
 
 class Encoder(nn.Module):
@@ -201,4 +201,3 @@ def test_addresses_that_keep_nothing_are_refused(bad):
 def test_files_go_beside_the_database_and_passwords_nowhere():
     assert artifact_root("sqlite:////w/x.db", "my exp/1") == "file:///w/mlruns/my-exp-1"
     assert artifact_root("http://h", "e") is None
-    assert hide_password("http://me:secret@h/x") == "http://***@h/x"

@@ -15,6 +15,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from rayloom.core.secrets import mask, mask_command, mask_environment
+
 PACKAGES = (
     "rayloom",
     "torch",
@@ -35,41 +37,7 @@ _ENV_SHOWN = re.compile(
     r"(RAYLOOM|OMP|MKL|OPENBLAS|NUMEXPR|RAY|CUDA|TORCH|NVIDIA_TF32|CUBLAS|PYTHONHASHSEED|MLFLOW|GLOO"
     r"|NCCL|SLURM_JOB_ID)(_|$)"
 )
-_SECRET_NAME = re.compile(
-    r"token|secret|passw|pwd|credential|auth|api[-_]?key|access[-_]?key|private[-_]?key|signature",
-    re.IGNORECASE,
-)
-# key=value, key: value and --key value, where the key's name says that the value is a secret
-_ASSIGNED = re.compile(
-    r"(?P<key>[\w.-]*(?:token|secret|passw|pwd|credential|api[-_]?key|access[-_]?key"
-    r"|private[-_]?key)[\w-]*[\"']?\s*[=:]\s*)(?P<value>\"[^\"\n]*\"|'[^'\n]*'|[^\s,;]+)",
-    re.IGNORECASE,
-)
-_IN_URL = re.compile(r"(?P<head>[A-Za-z][A-Za-z0-9+.-]*://)[^\s/@]+@")
-_KNOWN_FORMS = re.compile(
-    r"gh[pousr]_\w{16,}|github_pat_\w{16,}|hf_\w{16,}|sk-[\w-]{16,}|AKIA[0-9A-Z]{16}"
-    r"|xox[abprs]-[\w-]{10,}|glpat-[\w-]{16,}|eyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]+"
-    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?-----END [A-Z ]*PRIVATE KEY-----"
-)
-HIDDEN = "***"
 _DIFF_LIMIT = 2_000_000  # characters
-
-
-def redact(text: str) -> str:
-    """The text without secrets: assigned values, user info in URLs, well-known forms."""
-    text = _KNOWN_FORMS.sub(HIDDEN, text)
-    text = _IN_URL.sub(rf"\g<head>{HIDDEN}@", text)
-    return _ASSIGNED.sub(lambda m: m["key"] + HIDDEN, text)
-
-
-def redact_command(arguments: list[str]) -> list[str]:
-    """A command line without secrets: also the argument after `--token` and its like."""
-    shown, hide = [], False
-    for argument in arguments:
-        shown.append(HIDDEN if hide else redact(argument))
-        is_flag = argument.startswith("-") and "=" not in argument
-        hide = is_flag and bool(_SECRET_NAME.search(argument)) and not hide
-    return shown
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
@@ -88,7 +56,7 @@ def _git(folder: Path, *arguments: str) -> str | None:
 def describe_git(folder: Path) -> dict[str, Any]:
     """Commit, branch, remote, changed files and diff of the work tree that holds a folder.
 
-    The keys: `root`, `commit`, `branch`, `dirty`, `untracked` (names), `diff` (redacted text,
+    The keys: `root`, `commit`, `branch`, `dirty`, `untracked` (names), `diff` (masked text,
     staged and unstaged against the commit). Empty outside a work tree.
     """
     root = _git(folder, "rev-parse", "--show-toplevel")
@@ -108,7 +76,7 @@ def describe_git(folder: Path) -> dict[str, Any]:
         "branch": branch,
         "dirty": bool(diff or untracked),
         "untracked": untracked[:200],
-        "diff": redact(diff[:_DIFF_LIMIT]) + cut,
+        "diff": mask(diff[:_DIFF_LIMIT]) + cut,
     }
 
 
@@ -160,11 +128,9 @@ def _threads() -> dict[str, Any]:
 
 
 def _environment() -> dict[str, str]:
-    return {
-        name: HIDDEN if _SECRET_NAME.search(name) else redact(value)
-        for name, value in sorted(os.environ.items())
-        if _ENV_SHOWN.match(name)
-    }
+    return mask_environment(
+        {name: value for name, value in sorted(os.environ.items()) if _ENV_SHOWN.match(name)}
+    )
 
 
 def describe_environment(*, command: list[str] | None = None) -> dict[str, Any]:
@@ -181,7 +147,7 @@ def describe_environment(*, command: list[str] | None = None) -> dict[str, Any]:
     cwd = Path.cwd()
     git = describe_git(cwd)
     about: dict[str, Any] = {
-        "command": shlex.join(redact_command(list(sys.argv if command is None else command))),
+        "command": shlex.join(mask_command(list(sys.argv if command is None else command))),
         "cwd": str(cwd),
         "python": platform.python_version(),
         "packages": _packages(),

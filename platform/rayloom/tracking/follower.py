@@ -17,9 +17,9 @@ from typing import Any, Literal
 
 from rayloom.core.errors import UserError
 from rayloom.core.failpoints import hit
+from rayloom.core.secrets import mask_urls
 from rayloom.records.files import Say, is_disk_error, silent, to_json, write_atomic
 from rayloom.tracking.sender import Sender, flatten
-from rayloom.tracking.uri import hide_password
 
 Status = Literal["FINISHED", "KILLED", "FAILED"]
 TRACKING_JSON = "tracking.json"
@@ -60,7 +60,7 @@ class MlflowFollower:
         self._say: Say = say or silent
         self._poll_s = poll_s
         self._memory = _read_memory(self.folder)
-        if self._memory.get("uri") not in (None, hide_password(uri)):
+        if self._memory.get("uri") not in (None, mask_urls(uri)):
             self._memory = {}  # another MLflow: it gets the whole journal
         self._state = threading.Condition()
         self._file = threading.Lock()
@@ -99,7 +99,7 @@ class MlflowFollower:
         """Begin to follow; `mlflow` is imported in the thread once the journal has a line."""
         self._memory |= {
             "schema_version": 1,
-            "uri": hide_password(self.uri),
+            "uri": mask_urls(self.uri),
             "experiment": self.experiment,
             "params": self._params,
             "tags": self._tags,
@@ -170,7 +170,7 @@ class MlflowFollower:
         if left or self._trouble or self._thread.is_alive():
             why = f" ({self._trouble})" if self._trouble else ""
             self._say(
-                f"MLflow at {hide_password(self.uri)} has not got everything{why}: {left} bytes of "
+                f"MLflow at {mask_urls(self.uri)} has not got everything{why}: {left} bytes of "
                 f"the journal are unsent. Nothing is lost: `rayloom runs sync {self.folder.name}` "
                 f"or `rayloom resume {self.folder.name}` sends them"
             )
@@ -208,7 +208,7 @@ class MlflowFollower:
         text = str(error).strip().partition("\n")[0][:200] or type(error).__name__
         if not self._trouble and not self._done:
             self._say(
-                f"MLflow at {hide_password(self.uri)} cannot be written: {text}; training goes on, "
+                f"MLflow at {mask_urls(self.uri)} cannot be written: {text}; training goes on, "
                 f"the journal keeps everything until it can be sent"
             )
         self._trouble = text

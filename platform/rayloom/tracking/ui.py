@@ -15,8 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rayloom.core.errors import RayloomError, UserError
+from rayloom.core.secrets import mask_urls
 from rayloom.records.files import Say
-from rayloom.tracking.uri import hide_password, sqlite_file
+from rayloom.tracking.uri import sqlite_file
 
 HOST = "127.0.0.1"
 DEFAULT_PORT = 5000
@@ -76,7 +77,7 @@ def serve_ui(uri: str, port: int | None, *, say: Say, start_timeout_s: float = 1
         RayloomError: The server did not start.
     """
     if uri.startswith(("http://", "https://")):
-        say(f"open {hide_password(uri)}")
+        say(f"open {mask_urls(uri)}")
         return 0
     port = pick_port(port)
     database = sqlite_file(uri)
@@ -138,7 +139,7 @@ def _attend(
             raise RayloomError("the MLflow server did not start:\n" + "\n".join(last))
         time.sleep(0.2)
     where = _landing(f"http://{HOST}:{port}")
-    say(f"MLflow shows {hide_password(uri)} at {where} (Ctrl-C stops it)")
+    say(f"MLflow shows {mask_urls(uri)} at {where} (Ctrl-C stops it)")
     code = server.wait()
     if code:
         raise RayloomError(f"the MLflow server ended with code {code}:\n" + "\n".join(last))

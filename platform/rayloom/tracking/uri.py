@@ -61,8 +61,3 @@ def artifact_root(uri: str, experiment: str) -> str | None:
         return None
     label = re.sub(r"[^A-Za-z0-9._-]+", "-", experiment).strip("-.") or "experiment"
     return (path.parent / "mlruns" / label).as_uri()
-
-
-def hide_password(uri: str) -> str:
-    """The URI without user information, fit for a file or a message."""
-    return re.sub(r"(?<=://)[^/@\s]+@", "***@", uri)
