@@ -72,9 +72,21 @@ class Run:
 
     @property
     def best(self) -> dict[str, Any] | None:
-        """`{"metric", "value", "step"}` of the best evaluation; None before there is one."""
-        found = self.about.get("summary", {}).get("best")
-        return dict(found) if found else None
+        """`{"metric", "value", "step"}` of the best evaluation; None before there is one.
+
+        While it goes on or after a kill: what an earlier attempt told at its end.
+        """
+        from rayloom.records import attempts
+
+        return attempts.best_so_far(self.about)
+
+    @property
+    def attempts(self) -> list[dict[str, Any]]:
+        """Each start of it, oldest first: number, began, host, status, how it ended."""
+        from rayloom.records import attempts
+
+        found = attempts.all_of(self.about)
+        return [*found[:-1], found[-1] | {"status": self.status}] if found else []
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -90,7 +102,8 @@ class Run:
     @property
     def best_run(self) -> "Run | None":
         """Of a group (seeds, a sweep), the run with the best result; None before there is one."""
-        found = self.about.get("best_run")
+        told = [attempt.get("best_run") for attempt in self.attempts]
+        found = next((name for name in reversed(told) if name), None)
         return Run(self.path.parent / found) if found else None
 
     @property

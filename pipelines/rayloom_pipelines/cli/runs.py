@@ -3,7 +3,7 @@
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +115,8 @@ def _show(argv: Sequence[str]) -> int:
         print(f"  {'data':<18} {about['data']['name']} {about['data']['fingerprint'][:12]}")
     for field, stage in about.get("stages", {}).items():
         print(f"  {field:<18} {stage['run']} at step {stage['step']:,}")
+    for line in attempt_lines(found.attempts):
+        print(f"  {'attempt':<18} {line}")
     git = about.get("git") or {}
     if git.get("commit"):
         print(f"  {'git':<18} {git['commit'][:12]}{' with changes' if git.get('dirty') else ''}")
@@ -131,6 +133,19 @@ def _show(argv: Sequence[str]) -> int:
         best = child.best or {}
         print(f"  {child.id}  {child.status}  {_number(best.get('value', ''))}")
     return 0
+
+
+def attempt_lines(attempts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Each start of a run, where there was more than one: when, how it ended, how far it came."""
+    if len(attempts) < 2:
+        return []
+    return [
+        f"{one.get('number')}: {one.get('began')} on {one.get('host', 'unknown')}, "
+        f"{one.get('status')}"
+        + (f" at step {one['position']:,}" if isinstance(one.get("position"), int) else "")
+        + (f" ({one['reason']})" if one.get("reason") else "")
+        for one in attempts
+    ]
 
 
 def _compare(argv: Sequence[str]) -> int:

@@ -44,24 +44,22 @@ def make_attempt(folder: Any, task: Task) -> Any:
     """One attempt on a run folder, under its lock; whatever happens is written down."""
     config, options, observer = task.config, task.options, task.observer
     with folder.lock(), quiet(folder.log_path):
-        if task.resume:
-            note_resume(folder, config)
-        folder.update(status="running", config_now=to_dict(config))
-        observer.on_start(
-            {
-                "run": folder.run_id,
-                "path": str(folder.path),
-                "name": folder.read()["name"],
-                "workers": config.resources.workers,
-                "resumed": task.resume,
-            }
-        )
-        follower = start_follower(folder, config, options, observer)
+        mark, follower = begin(folder, config, resume=task.resume), None
         try:
+            observer.on_start(
+                {
+                    "run": folder.run_id,
+                    "path": str(folder.path),
+                    "name": folder.read()["name"],
+                    "workers": config.resources.workers,
+                    "resumed": task.resume,
+                }
+            )
+            follower = start_follower(folder, config, options, observer)
             outcome = train(folder, task)
             finish(folder, config, options, outcome, follower, observer)
         except BaseException as error:
-            give_up(folder, error, follower, observer)
+            give_up(folder, error, follower, observer, mark=mark)
             raise
     elapsed = time.monotonic() - task.began
     observer.on_end({"run": folder.run_id, "elapsed_s": elapsed, **outcome})
@@ -132,11 +130,16 @@ def train(folder: Any, task: Task) -> dict[str, Any]:
     return outcome.to_dict()
 
 
-def note_resume(folder: Any, config: RunConfig) -> None:
-    """Write into `run.json` that an attempt begins, and with which config if it changed."""
-    about = folder.read()
-    now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-    entry: dict[str, Any] = {"time": now}
-    if about.get("config_now") not in (None, to_dict(config)):
-        entry["train"] = to_dict(config)["train"]
-    folder.update(resumed=[*about.get("resumed", []), entry])
+def begin(folder: Any, config: RunConfig, *, resume: bool) -> Any:
+    """Write into `run.json` that an attempt begins; gives what `attempts.withdraw` needs."""
+    from rayloom.records import attempts
+
+    about, now = folder.read(), to_dict(config)
+    noted: dict[str, Any] = {}
+    if resume:
+        stamp = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+        entry: dict[str, Any] = {"time": stamp}
+        if about.get("config_now") not in (None, now):
+            entry["train"] = now["train"]
+        noted["resumed"] = [*about.get("resumed", []), entry][-attempts.MOST :]
+    return attempts.begin(folder, facts={}, config_now=now, **noted)

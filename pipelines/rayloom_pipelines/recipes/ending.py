@@ -5,13 +5,15 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from rayloom.core.errors import RayloomError
+from rayloom.core.errors import RayloomError, UserError
 from rayloom.core.sections import RunConfig
+from rayloom.records.attempts import withdraw
 from rayloom_pipelines.console import RunObserver
 
 END_TRIES = 60  # a second apart
 CLOSE_S, HURRY_S = 30.0, 5.0  # how long MLflow may take at the end; after a second signal
 _ENDED = {"finished": "FINISHED", "interrupted": "KILLED", "time_limit": "KILLED"}
+_OTHER = {"running": "KILLED", "created": "KILLED"}  # of a refused resume: what it was before
 
 
 def finish(
@@ -29,7 +31,7 @@ def finish(
     _until_written(journal.close)
     about = dict(
         status=status,
-        ended=datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        ended=now(),
         reason=outcome["reason"],
         exit_code=outcome["exit_code"],
         position=outcome["position"],
@@ -52,21 +54,45 @@ def finish(
     follower.close(_ENDED[status], CLOSE_S)
 
 
-def give_up(folder: Any, error: BaseException, follower: Any | None, observer: RunObserver) -> None:
-    """An error or a second signal ended the attempt: written down, and how to go on is said."""
+def give_up(
+    folder: Any,
+    error: BaseException,
+    follower: Any | None,
+    observer: RunObserver,
+    *,
+    mark: Any | None = None,
+) -> None:
+    """An error or a second signal ended the attempt: written down, and how to go on is said.
+
+    Args:
+        folder: The run folder, locked.
+        error: What ended it.
+        follower: Of MLflow.
+        observer: Who watches.
+        mark: Of `attempts.begin`: a resume that is refused before its first step changes nothing.
+    """
     stopped = isinstance(error, KeyboardInterrupt | SystemExit)
     if stopped:
         observer.on_message(f"stopped at once; go on with: rayloom resume {folder.run_id}")
+    refused = isinstance(error, UserError) and mark is not None and withdraw(folder, mark)
     status = folder.read()["status"]
-    if status not in _ENDED:  # else training is over and only MLflow lacks something
+    if (
+        not refused and status not in _ENDED
+    ):  # else training is over and only MLflow lacks something
         status = "interrupted" if stopped else "failed"
         cause = str(error) if isinstance(error, RayloomError) else repr(error)
-        folder.update(status=status, reason=cause[:2000], exit_code=_exit_code(error))
+        folder.update(status=status, reason=cause[:2000], exit_code=_exit_code(error), ended=now())
         folder.journal().status(status)
     folder.journal().close()
     if follower is not None:
         patience = HURRY_S if stopped else CLOSE_S
-        follower.close(_ENDED.get(status, "FAILED"), patience, in_a_hurry=stopped)
+        state = (_OTHER | _ENDED).get(status, "FAILED")
+        follower.close(state, patience, in_a_hurry=stopped)
+
+
+def now() -> str:
+    """This second, as `run.json` writes it."""
+    return datetime.datetime.now().astimezone().isoformat(timespec="seconds")
 
 
 def _exit_code(error: BaseException) -> int:

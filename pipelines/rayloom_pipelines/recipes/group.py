@@ -1,6 +1,5 @@
 """A run that groups others: K seeds, or the trials of a sweep. It has a folder and curves too."""
 
-import datetime
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -8,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from rayloom.core.sections import RunConfig
+from rayloom.records import attempts
 from rayloom_pipelines.console import RunObserver
 from rayloom_pipelines.recipes.attempt import start_follower
+from rayloom_pipelines.recipes.ending import give_up, now
 from rayloom_pipelines.recipes.folder import Options
 from rayloom_pipelines.recipes.quiet import quiet
 
@@ -38,17 +39,17 @@ def open_group(
     and `best` (as in an outcome); further keys go to `run.json`.
     """
     with folder.lock(), quiet(folder.log_path):
-        folder.update(status="running")
-        folder.journal().tags({"rayloom.kind": str(folder.read()["kind"])})
-        folder.journal().flush()
-        follower = start_follower(folder, config, options, observer)
+        about = folder.read()
+        if about["status"] == "created":
+            folder.journal().tags({"rayloom.kind": str(about["kind"])})
+            folder.journal().flush()
+        mark, follower = attempts.begin(folder, facts={}), None
         end: dict[str, Any] = {"exit_code": 1, "reason": "", "metrics": {}, "step": 0, "best": None}
         try:
+            follower = start_follower(folder, config, options, observer)
             yield end
         except BaseException as error:
-            stopped = isinstance(error, KeyboardInterrupt | SystemExit)
-            end |= {"exit_code": 130 if stopped else 1, "reason": str(error)[:2000]}
-            _close(folder, end, "interrupted" if stopped else "failed", follower)
+            give_up(folder, error, follower, observer, mark=mark)
             raise
         _close(folder, end, _STATUS.get(end["exit_code"], "failed"), follower)
 
@@ -62,7 +63,7 @@ def _close(folder: Any, end: Mapping[str, Any], status: str, follower: Any | Non
     known = ("exit_code", "reason", "metrics", "step", "best")
     folder.update(
         status=status,
-        ended=datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        ended=now(),
         exit_code=end["exit_code"],
         reason=end["reason"],
         summary={"step": end["step"], "metrics": dict(end["metrics"]), "best": end["best"]},

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rayloom.core.errors import ConfigError, UserError, nearest
+from rayloom.records.attempts import best_so_far
 from rayloom.records.files import Say, folder_size, is_disk_error, silent
 from rayloom.records.journal_reader import tail
 from rayloom.records.lock import LOCK_NAME, holder
@@ -101,6 +102,8 @@ def summarise(path: Path) -> RunSummary | None:
         step, metrics = _from_tail(path)
     if status == "running" and not is_locked(path):
         status = "killed"
+    if status in ("running", "killed"):
+        best = best_so_far(about)  # its earlier attempts' points still stand
     return RunSummary(
         run_id=path.name,
         path=path,

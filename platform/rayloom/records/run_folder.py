@@ -227,6 +227,20 @@ class RunFolder:
         self._unwritten, self._told = {}, False
         return True
 
+    def replace(self, about: Mapping[str, Any]) -> None:
+        """Write another `run.json` in the place of the old one, atomically.
+
+        Raises:
+            UserError: The disk refuses; the old one stands.
+        """
+        try:
+            write_atomic(self.path / RUN_JSON, to_json(_finite(about), indent=1) + b"\n")
+        except OSError as error:
+            if not is_disk_error(error):
+                raise
+            raise UserError(f"cannot write {self.path / RUN_JSON}: {error.strerror}") from error
+        self._unwritten, self._told = {}, False
+
     @property
     def config_text(self) -> str:
         """The resolved config as YAML."""

@@ -1,0 +1,147 @@
+"""The attempts on one run: what belongs to one of them is cleared when the next begins.
+
+`run.json` holds the facts of the run (`command`, `git`, `seed`, ...), those of the attempt that is
+going on or was the last (`attempt`, `status`, and what `RESULTS` names once it ended), and what is
+known of the ones before (`attempts`). All three change in one atomic write, so that a kill at any
+moment leaves the end of one attempt or the beginning of the next, never a mixture.
+"""
+
+import contextlib
+import datetime
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rayloom.records.run_folder import RunFolder
+
+RESULTS = (
+    *("ended", "reason", "exit_code", "cause", "position", "progress", "summary"),
+    *("parameters_sha256", "model"),
+    *("best_run", "best_values", "seeds_table", "concurrent", "failed_trials"),  # of a group
+)
+_KEPT = ("ended", "reason", "exit_code", "cause", "position", "parameters_sha256", "model")
+_KEPT += ("best_run",)
+MOST = 50  # attempts that are remembered: the first one and the last ones
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What an attempt found: its run's `run.json`, and how much had been written.
+
+    Attributes:
+        about: The content of `run.json` before the attempt began.
+        written: Bytes of the journal and of a sweep's ledger, and the checkpoints by name.
+    """
+
+    about: Mapping[str, Any]
+    written: tuple[int, int, tuple[str, ...]]
+
+
+def begin(folder: "RunFolder", *, facts: Mapping[str, Any], **fields: Any) -> Mark:
+    """Write down that an attempt begins; nothing of an earlier one's end stays in its place.
+
+    Args:
+        folder: The run folder, locked.
+        facts: What is known of this attempt alone, such as the command.
+        fields: Further top-level fields of `run.json`.
+
+    Raises:
+        UserError: The disk refuses; then `run.json` is as it was.
+    """
+    before = folder.read()
+    past = former(before)
+    if before.get("status") != "created":
+        past = [*past, _closed(folder.path, before)]
+    if len(past) > MOST:
+        past = [past[0], *past[-MOST + 1 :]]
+    number = past[-1].get("number", len(past)) if past else 0
+    attempt = {
+        "number": number + 1 if isinstance(number, int) else len(past) + 1,
+        "began": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        **facts,
+    }
+    about = {key: value for key, value in before.items() if key not in RESULTS}
+    about |= {"status": "running", "attempt": attempt, **fields}
+    folder.replace(about | ({"attempts": past} if past else {}))
+    return Mark(before, _written(folder.path))
+
+
+def withdraw(folder: "RunFolder", mark: Mark) -> bool:
+    """Put `run.json` back to what it was, if a resume has left nothing else behind.
+
+    For one that was refused before its first step: that the user asked for too much does not change
+    what the run is.
+
+    Returns:
+        Whether it was put back; a first attempt never is.
+    """
+    first = mark.about.get("status") == "created"
+    if first or folder.journal().waiting or _written(folder.path) != mark.written:
+        return False
+    folder.replace(mark.about)
+    return True
+
+
+def former(about: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The attempts before the one that `run.json` is about, oldest first."""
+    past = about.get("attempts")
+    return [dict(one) for one in past if isinstance(one, Mapping)] if isinstance(past, list) else []
+
+
+def all_of(about: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Every attempt that is known, the one that `run.json` is about last."""
+    if about.get("status") == "created":
+        return former(about)
+    return [*former(about), _entry(about)]
+
+
+def best_so_far(about: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The best result of the newest attempt that has told one."""
+    for one in reversed(all_of(about)):
+        if isinstance(one.get("best"), Mapping):
+            return dict(one["best"])
+    return None
+
+
+def _entry(about: Mapping[str, Any]) -> dict[str, Any]:
+    own = about.get("attempt")
+    entry = dict(own) if isinstance(own, Mapping) else {"number": 1, "began": about.get("created")}
+    entry["status"] = about.get("status")
+    entry |= {key: about[key] for key in _KEPT if about.get(key) is not None}
+    summary = about.get("summary")
+    if isinstance(summary, Mapping) and summary.get("best"):
+        entry["best"] = summary["best"]
+    return entry
+
+
+def _closed(folder: Path, about: Mapping[str, Any]) -> dict[str, Any]:
+    """An attempt as it is remembered; one that never told its end was killed."""
+    entry = _entry(about)
+    if entry["status"] == "running":
+        entry["status"] = "killed"
+        with contextlib.suppress(OSError):
+            files = [folder / "run.json", folder / "journal.jsonl"]
+            newest = max(file.stat().st_mtime for file in files if file.exists())
+            stamp = datetime.datetime.fromtimestamp(newest).astimezone()
+            entry["last_written"] = stamp.isoformat(timespec="seconds")
+    return entry
+
+
+def _written(folder: Path) -> tuple[int, int, tuple[str, ...]]:
+    names: tuple[str, ...] = ()
+    with contextlib.suppress(OSError):
+        names = tuple(sorted(path.name for path in (folder / "checkpoints").glob("step-*")))
+    return _size(folder / "journal.jsonl"), _size(folder / "ledger.jsonl"), names
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
