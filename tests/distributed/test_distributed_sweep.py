@@ -80,6 +80,23 @@ def test_a_grid_is_every_combination_once():
         make_proposer("grid", SPACES, mode="min", seed=0)
 
 
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_a_trial_without_a_finite_score_is_never_the_best(tmp_path, mode):
+    ledger = Ledger(tmp_path, mode)
+    bad = [float("nan"), float("inf"), float("-inf")]
+    for number, score in enumerate([*bad, -3.0, *bad]):
+        trial = f"{number:04d}"
+        ledger.suggested(trial, {"x": 1.0})
+        ledger.result(trial, step=1, score=score, metrics={})
+        ledger.ended(trial, "done", {})
+    ledger.suggested("0007", {"x": 1.0})  # its best evaluation is fine, its final word is not
+    ledger.result("0007", step=1, score=-3.0, metrics={})
+    ledger.ended("0007", "done", {"score": float("nan")})
+    assert ledger.best().trial == "0003"
+    ledger.close()
+    assert Ledger(tmp_path, mode).best().trial == "0003"
+
+
 def test_a_ledger_survives_a_torn_line_and_refuses_a_corrupt_one(tmp_path):
     ledger = Ledger(tmp_path, "max")
     ledger.suggested("0000", {"x": 1.0})

@@ -168,7 +168,13 @@ def test_a_trial_of_a_sweep_finds_its_first_stage(vae, place, tmp_path):
     folder = RunFolder.create(tmp_path, "sweep", config={}, info={"kind": "sweep"})
     payload = {
         "tree": tree.to_dict() | {"storage": str(tmp_path)},
-        **{"name": "prior", "sweep": folder.run_id, "seeds": 1, "metric": "eval/loss"},
+        **{
+            "name": "prior",
+            "sweep": folder.run_id,
+            "seeds": 1,
+            "metric": "eval/loss",
+            "mode": "min",
+        },
         "options": asdict(Options(smoke=True, track=False, parent=folder.run_id)),
         **{"plugins": [PLUGIN], "plugin_facts": [], "tracking_uri": None},
     }

@@ -6,8 +6,11 @@ from rayloom.core.config import resolve
 from rayloom.core.errors import UserError
 from rayloom.distributed.ledger import Ledger
 from rayloom.distributed.sweep import SweepResult
+from rayloom.records import RunFolder
 from rayloom_pipelines import api
+from rayloom_pipelines.recipes.across import across, table
 from rayloom_pipelines.recipes.sweep_plan import ending, settle
+from rayloom_pipelines.recipes.trial import _best
 
 DQN = {"algorithm": {"name": "dqn"}, "env": {"name": "CartPole-v1"}, "train": {"env_steps": 1_000}}
 
@@ -24,6 +27,37 @@ def test_an_interrupted_sweeps_best_does_not_stand_in_the_way_of_a_later_one(tmp
         end = ending(SweepResult(ledger.best(), ledger.table(), signal=2), spec)
         written.append((end["step"], end["metrics"]["sweep/best"]))
     assert written == [(1, 10.0), (2, 30.0), (3, 30.0)]
+
+
+def about(seed, best, last):
+    """`run.json` of a finished run, which holds floats that are not finite as text."""
+    best = {"metric": "eval/return_mean", "value": best, "step": 1}
+    return {
+        "seed": seed,
+        "run_id": f"r{seed}",
+        "summary": {"metrics": {"eval/return_mean": last}, "best": best},
+    }
+
+
+def test_a_seed_without_a_finite_score_is_never_the_best_and_is_named():
+    seeds = [about(0, "nan", "nan"), about(1, 5.0, "inf"), about(2, "inf", 9.0), about(3, 4.0, 3.5)]
+    report = across(seeds)
+    assert report["best_run"] == "r1"
+    assert report["metrics"]["seeds/best_mean"] == 4.5
+    assert report["metrics"]["seeds/last_mean"] == 3.5
+    lines = table(report["seeds_table"], report["metrics"])
+    assert lines[-1] == "left out, without a finite score: seed 0, 2"
+    assert across([about(0, "nan", "nan")])["best_run"] is None
+
+
+def test_a_trial_s_score_is_of_the_sweep_s_metric_and_finite(tmp_path):
+    folder = RunFolder.create(tmp_path, "t", config={}, info={})
+    journal = folder.journal()
+    for step, value in enumerate([float("inf"), 3.0, float("nan"), 7.0, float("-inf")]):
+        journal.scalars(step, {"eval/x": value, "eval/y": float("nan")})
+    journal.close()
+    assert [_best(folder.path, "eval/x", mode) for mode in ("min", "max")] == [3.0, 7.0]
+    assert _best(folder.path, "eval/y", "max") is _best(folder.path, "eval/z", "max") is None
 
 
 @pytest.mark.parametrize(

@@ -234,6 +234,17 @@ def test_prune_keeps_the_newest_and_the_best(tmp_path):
     assert store.load(store.best())["x"] == 2
 
 
+def test_a_score_that_is_not_finite_is_never_the_best(tmp_path):
+    store = Checkpoints(tmp_path)
+    bad = [math.inf, -math.inf, math.nan, None]
+    for direction in ("min", "max"):
+        for step, score in enumerate([*bad, -5.0, *bad]):
+            store.save(step, {}, metrics={}, score=score, direction=direction)
+        assert store.best().step == 4
+        assert store.surplus(keep_last=1, keep_best=3)[0][-1].step == 7
+    assert store.prune(keep_last=1, keep_best=3) == [0, 1, 2, 3, 5, 6, 7]
+
+
 def test_a_small_score_may_be_the_good_one(tmp_path):
     store = Checkpoints(tmp_path)
     for step, score in {1: 3.0, 2: 1.0, 3: 2.0}.items():

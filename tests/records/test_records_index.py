@@ -166,6 +166,15 @@ def with_checkpoints(tmp_path):
     return folder
 
 
+def test_best_in_a_comparison_is_finite():
+    from rayloom.records.index import _ends
+
+    values = [float("-inf"), 2.0, float("inf"), 1.0, float("nan")]
+    assert _ends(range(5), values, "max")[1:] == (2.0, 1)
+    assert _ends(range(5), values, "min")[1:] == (1.0, 3)
+    assert _ends([7], [float("inf")], "max") == (float("inf"), float("inf"), 7)
+
+
 @pytest.mark.parametrize("kind", ["folder", "zip"])
 def test_an_exported_run_is_a_run(tmp_path, with_checkpoints, kind):
     target = export_run(with_checkpoints.path, tmp_path / "out", kind)

@@ -13,7 +13,7 @@ from tracking_help import make_run, mlflow_client
 from rayloom.core.errors import RayloomError, UserError
 from rayloom.records.checkpoints import Checkpoints
 from rayloom.tracking import MlflowFollower, fetch_version, register_model, resolve_uri
-from rayloom.tracking.registry import registered_name, run_of_mlflow_id, run_of_model
+from rayloom.tracking.registry import _deserves, registered_name, run_of_mlflow_id, run_of_model
 from rayloom.tracking.uri import artifact_root
 
 
@@ -113,6 +113,32 @@ def test_a_version_is_made_once_and_the_alias_goes_to_the_better_one(tracked, ur
     paths = {fetch_version(f"models:/m/{n}", uri) for n in (1, 2, 3, 4)}
     assert len(paths) == 4, "a later version does not overwrite an earlier one's files"
     assert fetch_version("models:/m/latest", uri) == fetch_version("models:/m/4", uri)
+
+
+def test_a_score_that_is_not_finite_neither_takes_the_alias_nor_keeps_it(tracked, uri):
+    heard, client = [], mlflow_client(uri)
+    small(tracked, score=1.0)
+    client.delete_registered_model_alias("m", "champion")
+    source = client.get_model_version("m", "1").source
+
+    def holder_after(score, direction="max"):
+        """Who is champion once a version with this score came."""
+        tags = {} if score is None else {"rayloom.score": repr(score)}
+        version = client.create_model_version("m", source, tags=tags)
+        if _deserves(client, version, "m", "champion", score, direction, heard.append):
+            client.set_registered_model_alias("m", "champion", version.version)
+        return client.get_registered_model("m").aliases.get("champion")
+
+    nan, inf = float("nan"), float("inf")
+    assert holder_after(nan) is None, "not even where nobody has it"
+    assert holder_after(None) == 3
+    assert holder_after(nan) == 3
+    assert holder_after(-100.0) == 5, "a finite one takes it from one without a score"
+    assert [holder_after(bad) for bad in (nan, None, inf, -inf)] == [5] * 4
+    assert holder_after(-inf, "min") == 5
+    assert len(heard) == 7, heard
+    client.set_model_version_tag("m", "5", "rayloom.score", "nan")  # an older rayloom's
+    assert holder_after(-200.0) == 11
 
 
 def test_scores_of_two_measures_do_not_compare(tracked):

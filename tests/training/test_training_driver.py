@@ -188,6 +188,20 @@ def test_early_stopping_waits_for_its_patience():
     assert outcome.best["value"] == 3.4
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_a_score_that_is_not_finite_is_never_the_best_and_reaches_nothing(bad, tmp_path):
+    early = EarlyStoppingConfig(metric="eval/return_mean", patience=3)
+    rules = {"early_stopping": early, "stop": {"eval/return_mean": 1e9}, "keep_best": 1}
+    scores = [bad, 1, bad, bad, 2, bad]
+    folder = folder_in(tmp_path)
+    trainable, outcome, _ = scripted(scores, amount=300, folder=folder, **rules)
+    assert outcome.best == {"metric": "eval/return_mean", "value": 2, "step": 30}
+    assert trainable.now == 48, "patience counts from the best one"
+    assert folder.checkpoints().best().step == 30
+    _, nothing, _ = scripted([bad])
+    assert nothing.best is None
+
+
 def test_patience_survives_a_resume_but_not_another_metric(tmp_path):
     early = EarlyStoppingConfig(metric="eval/return_mean", patience=3)
     folder = folder_in(tmp_path)

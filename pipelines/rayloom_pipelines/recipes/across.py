@@ -14,6 +14,7 @@ def across(children: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     import numpy as np
 
     from rayloom.core.metric_table import direction
+    from rayloom.core.scores import best_index, usable
     from rayloom.metrics.returns import bootstrap, iqm
 
     rows: list[dict[str, Any]] = []
@@ -26,9 +27,9 @@ def across(children: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
                 "seed": about["seed"],
                 "run": about["run_id"],
                 "metric": best.get("metric"),
-                "best": best.get("value"),
+                "best": usable(best.get("value")),
                 "step": best.get("step"),
-                "last": last,
+                "last": usable(last),
             }
         )
     scored = [row for row in rows if row["best"] is not None]
@@ -52,8 +53,7 @@ def across(children: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
     if len(last):
         metrics["seeds/last_mean"] = float(last.mean())
-    pick = min if direction(metric) == "min" else max
-    first = pick(scored, key=lambda row: row["best"])
+    first = scored[best_index(list(values), direction(metric)) or 0]
     return {
         "metrics": metrics,
         "best": {"metric": metric, "value": first["best"], "step": first["step"]},
@@ -78,4 +78,7 @@ def table(rows: Sequence[Mapping[str, Any]], metrics: Mapping[str, float]) -> li
         f"{metrics['seeds/best_mean']:.5g}, sd {metrics['seeds/best_std']:.3g}, 95 % interval "
         f"{metrics['seeds/best_low']:.5g} to {metrics['seeds/best_high']:.5g}"
     )
+    without = [str(row["seed"]) for row in rows if row["best"] is None]
+    if without:
+        lines.append(f"left out, without a finite score: seed {', '.join(without)}")
     return lines

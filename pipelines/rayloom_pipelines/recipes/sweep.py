@@ -97,7 +97,8 @@ def _go_on(folder: Any, resolved: Resolved, options: Options, observer: RunObser
     from rayloom.distributed.sweep import run_sweep
 
     config, about = resolved.config, folder.read()
-    spec, payload = settle(resolved), payload_of(folder, resolved, options)
+    spec = settle(resolved)
+    payload = payload_of(folder, resolved, options, spec)
     with open_group(folder, config, options, observer) as end:
         observer.on_start(
             {

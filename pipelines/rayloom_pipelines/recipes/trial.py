@@ -7,6 +7,7 @@ from typing import Any
 
 from rayloom.core.config import Resolved, resolve
 from rayloom.core.errors import RayloomError
+from rayloom.core.scores import best_index, mean
 from rayloom.core.sections import RunConfig
 from rayloom_pipelines.console import Silent
 from rayloom_pipelines.recipes import run
@@ -15,13 +16,14 @@ from rayloom_pipelines.recipes.group import child_options, children_of
 from rayloom_pipelines.recipes.smoke import shorten
 
 
-def payload_of(folder: Any, resolved: Resolved, options: Options) -> dict[str, Any]:
+def payload_of(folder: Any, resolved: Resolved, options: Options, spec: Any) -> dict[str, Any]:
     """What `train_trial` needs to know of a sweep, JSON-able.
 
     Args:
         folder: The sweep's run folder.
         resolved: Its config, with spaces.
         options: Its options.
+        spec: Its settled section; the metric and its direction are used.
     """
     about = folder.read()
     inside = replace(child_options(options, folder.run_id), searched=list(resolved.spaces))
@@ -29,6 +31,8 @@ def payload_of(folder: Any, resolved: Resolved, options: Options) -> dict[str, A
         "tree": resolved.to_dict() | {"storage": str(folder.path.parent)},
         "name": about["name"],
         "sweep": folder.run_id,
+        "metric": spec.metric,
+        "mode": spec.mode,
         "seeds": about.get("sweep_seeds", 1),
         "options": asdict(inside),
         "plugins": [plugin["path"] for plugin in about.get("plugins", [])],
@@ -87,13 +91,22 @@ def train_trial(
         if about["status"] == "failed":
             raise RayloomError(about.get("reason", "the run failed"))
         first = first or done.run_id
-        scores.append((about["summary"].get("best") or {}).get("value"))
+        scores.append(_best(done.path, payload["metric"], payload["mode"]))
         if reporter.told:
             break
     ended: dict[str, Any] = {"run_id": first}
-    if len(scores) > 1 and None not in scores:
-        ended["score"] = sum(scores) / len(scores)
+    if len(scores) > 1:
+        ended["score"] = mean(scores)
     return ended
+
+
+def _best(path: Path, metric: str, mode: str) -> float | None:
+    """The best value of the sweep's metric in a run; None if none is finite."""
+    from rayloom.records import history
+
+    _, values, _ = history(path).get(metric, ((), (), ()))
+    place = best_index(values, mode)
+    return None if place is None else float(values[place])
 
 
 def _never(metrics: Mapping[str, float], step: int) -> bool:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rayloom.core.errors import UserError
+from rayloom.core.scores import best_index
 
 Status = Literal["running", "done", "stopped", "failed"]
 Values = dict[str, Any]
@@ -56,8 +57,9 @@ class TrialRecord:
         """The final score, or the best finite evaluation so far."""
         if self.score is not None:
             return self.score
-        finite = [score for _, score in self.results if math.isfinite(score)]
-        return (max if mode == "max" else min)(finite) if finite else None
+        scores = [score for _, score in self.results]
+        place = best_index(scores, mode)
+        return None if place is None else scores[place]
 
 
 class Ledger:
@@ -134,17 +136,10 @@ class Ledger:
 
     def best(self) -> TrialRecord | None:
         """The ended trial with the best score; the earlier one of two equals."""
-        done = [
-            record
-            for record in self.trials.values()
-            if record.status in ("done", "stopped")
-            and record.score is not None
-            and math.isfinite(record.score)
-        ]
-        if not done:
-            return None
-        sign = 1.0 if self.mode == "max" else -1.0
-        return max(done, key=lambda record: (sign * (record.score or 0.0), -int(record.trial)))
+        ended = [self.trials[trial] for trial in sorted(self.trials, key=int)]
+        done = [record for record in ended if record.status in ("done", "stopped")]
+        place = best_index([record.score for record in done], self.mode)
+        return None if place is None else done[place]
 
     def table(self) -> list[dict[str, Any]]:
         """One row per trial, in the order of their numbers: for the console and the CSV."""

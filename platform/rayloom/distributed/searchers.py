@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from rayloom.core.errors import UserError
+from rayloom.core.scores import usable
 from rayloom.core.seeding import numpy_stream, stream_seed
 from rayloom.core.spaces import Space
 from rayloom.distributed.ledger import TrialRecord, Values
@@ -178,7 +179,7 @@ class OptunaProposer:
         number = self._numbers.get(trial)
         if number is None:
             return
-        if score is None or not math.isfinite(score):
+        if usable(score) is None:
             self.study.tell(number, state=optuna.trial.TrialState.FAIL)
         else:
             self.study.tell(number, score)

@@ -4,13 +4,14 @@ Each hands on to the sweep's host. In a module of its own because their base cla
 import.
 """
 
-import math
 from typing import Any, Protocol
 
 from ray.tune import Callback
 from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
+
+from rayloom.core.scores import usable
 
 
 class _Shared:
@@ -124,7 +125,7 @@ class _Schedule(_Shared, FIFOScheduler):
         """Whether ASHA stops the trial at this evaluation; it remembers the score."""
         if self.asha is None:
             return False
-        if not math.isfinite(score):
+        if usable(score) is None:
             return evaluation >= self.host.spec.grace
         named = _Named(trial)
         self.asha.on_trial_add(None, named)

@@ -27,6 +27,7 @@ from typing import Any, Literal
 from rayloom.core.errors import CheckpointError, UserError
 from rayloom.core.failpoints import hit
 from rayloom.core.protocols import Chunk, State
+from rayloom.core.scores import merit
 from rayloom.records import state_codec
 from rayloom.records.files import (
     Say,
@@ -72,10 +73,8 @@ class CheckpointInfo:
 
     @property
     def merit(self) -> float:
-        """The score turned so that larger is better; -inf without one or if it is NaN."""
-        if self.score is None or math.isnan(self.score):
-            return -math.inf
-        return self.score if self.direction == "max" else -self.score
+        """The score turned so that larger is better; -inf without a finite one."""
+        return merit(self.score, self.direction)
 
 
 class Checkpoints:

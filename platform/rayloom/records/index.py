@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rayloom.core.errors import ConfigError, UserError, nearest
+from rayloom.core.scores import best_index
 from rayloom.records.attempts import best_so_far
 from rayloom.records.files import Say, folder_size, is_disk_error, silent
 from rayloom.records.journal_reader import tail
@@ -293,12 +294,10 @@ def compare(paths: Iterable[Path]) -> Comparison:
 
 
 def _ends(steps: Any, values: Any, way: str) -> tuple[float, float, int]:
-    import numpy as np
-
     last = float(values[-1])
-    if way == "none" or np.isnan(values).all():
+    place = None if way == "none" else best_index(values, way)
+    if place is None:
         return last, last, int(steps[-1])
-    place = int(np.nanargmax(values) if way == "max" else np.nanargmin(values))
     return last, float(values[place]), int(steps[place])
 
 

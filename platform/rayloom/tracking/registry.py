@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import unquote, urlparse
 
 from rayloom.core.errors import RayloomError, UserError, nearest
+from rayloom.core.scores import is_better, usable
 from rayloom.records.files import Say, silent
 from rayloom.tracking.client import make_client
 
@@ -95,7 +96,8 @@ def register_model(
         sha256: Identity of the parameters (`parameters_sha256`).
         uri: Tracking URI; None: the run's own.
         alias: Alias that the version gets, unless the one that has it scored better.
-        score: What versions are compared by; None: the alias always moves.
+        score: What versions are compared by; None takes the alias only from a version without a
+            finite score, and a score that is not finite never takes it.
         direction: Whether a small or a large score is good.
         measure: What the score is of; scores of two measures do not compare, and the alias stays.
         metadata: JSON-able facts for the model's `MLmodel` file.
@@ -172,11 +174,29 @@ def _deserves(
     direction: Literal["min", "max"],
     say: Say,
 ) -> bool:
-    """Whether the alias should move: not from one that scored better or by another measure."""
+    """Whether the alias should move: not from one that scored better or by another measure.
+
+    A score that is not finite never takes it, and never keeps it from one that is.
+    """
     number = client.get_registered_model(name).aliases.get(alias)
-    if number is None or score is None:
+    if number is not None and str(number) == str(version.version):
+        return True
+    new = usable(score)
+    if score is not None and new is None:
+        say(f"models:/{name}/{version.version} does not become @{alias}: its score is {score}")
+        return False
+    if number is None:
         return True
     holder = client.get_model_version(name, str(number))
+    before = usable(_number(holder.tags.get(_SCORE_TAG)))
+    if before is None:
+        return True
+    if new is None:
+        say(
+            f"models:/{name}@{alias} stays on version {number}, which scored {before:g}: "
+            f"version {version.version} has no score"
+        )
+        return False
     measures = [one.tags.get(_MEASURE_TAG, "") for one in (holder, version)]
     if all(measures) and measures[0] != measures[1]:
         say(
@@ -185,15 +205,22 @@ def _deserves(
             "one a name of its own)"
         )
         return False
-    before = float(holder.tags.get(_SCORE_TAG, "nan"))
-    better = before > score if direction == "max" else before < score
-    if better:
+    if is_better(before, new, direction):
+        sign = "<" if direction == "min" else ">"
         say(
-            f"models:/{name}@{alias} stays on version {number}, which scored {before:g} > {score:g}"
-            if direction == "max"
-            else f"models:/{name}@{alias} stays on version {number} ({before:g} < {score:g})"
+            f"models:/{name}@{alias} stays on version {number}, which scored {before:g} {sign} "
+            f"{new:g}"
         )
-    return not better
+        return False
+    return True
+
+
+def _number(text: str | None) -> float | None:
+    """The number that a tag holds, or None."""
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return None
 
 
 def _save(module: "nn.Module", example: "Tensor", path: Path, metadata: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from rayloom.core.errors import UserError, nearest
 from rayloom.core.metric_table import METRICS, direction
 from rayloom.core.protocols import Trainable
+from rayloom.core.scores import is_better, usable
 from rayloom.core.sections import EarlyStoppingConfig, RunConfig
 
 EVALUATIONS = 20  # per budget, where `evaluation.every` is null
@@ -88,15 +89,6 @@ def metric_direction(metric: str, where: str) -> Literal["min", "max"]:
     return found
 
 
-def better(value: float, than: float | None, mode: str, *, by: float = 0.0) -> bool:
-    """Whether a value improves on another one by more than `by`; NaN never does."""
-    if math.isnan(value):
-        return False
-    if than is None:
-        return True
-    return value < than - by if mode == "min" else value > than + by
-
-
 class Cadence:
     """Clock positions at multiples of an interval.
 
@@ -175,7 +167,7 @@ class Judge:
             where = "train.early_stopping.metric"
             value = required(metrics, early.metric, where)
             mode = metric_direction(early.metric, where)
-            if better(value, self.early_best, mode, by=early.min_delta):
+            if is_better(value, self.early_best, mode, by=early.min_delta):
                 self.early_best, self.early_bad = value, 0
             else:
                 self.early_bad += 1
@@ -192,7 +184,7 @@ class Judge:
         if self.plan.mode is None:
             self.mode = metric_direction(self.metric, "checkpoint.metric")
         value = required(metrics, self.metric, "checkpoint.metric")
-        if not better(value, self.best["value"] if self.best else None, self.mode):
+        if not is_better(value, self.best["value"] if self.best else None, self.mode):
             return False
         self.best = {"metric": self.metric, "value": value, "step": step}
         return True
@@ -205,8 +197,8 @@ class Judge:
     def verdict(self) -> str | None:
         """Why the run should end, or None."""
         for metric, threshold in self.plan.stop.items():
-            value = self.metrics.get(metric)
-            if value is None or math.isnan(value):
+            value = usable(self.metrics.get(metric))
+            if value is None:
                 continue
             downwards = metric_direction(metric, "train.stop") == "min"
             if value <= threshold if downwards else value >= threshold:
