@@ -90,6 +90,23 @@ def test_light_commands_import_nothing_heavy(words):
     assert last == "CODE 0 HEAVY []"
 
 
+@pytest.mark.parametrize("module", ["rayloom", "rayloom_pipelines", "rayloom_pipelines.cli"])
+def test_the_command_runs_as_a_module(module, tmp_path):
+    """It is called `rayloom` there too, and its exit code and messages are the command's."""
+    roots = os.pathsep.join(str(ROOT / root) for root in ("platform", "envs", "pipelines"))
+    done = subprocess.run(
+        [sys.executable, "-m", module, "train", "x", "--smok"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": roots},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    said = "rayloom: train: unrecognized arguments: --smok (did you mean --smoke?)\nusage: rayloom"
+    assert done.stderr.startswith(said)
+
+
 def test_importing_rayloom_imports_nothing_heavy():
     code = "import sys, rayloom; print(sorted({'torch', 'ray', 'mlflow'} & set(sys.modules)))"
     assert python(code).strip() == "[]"
