@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, TextIO
 
-PLAIN_EVERY_S = 10.0  # between progress lines where output is piped
+PLAIN_EVERY_S = 10.0  # between progress lines where output is piped, and between progress events
 LIVE_EVERY_S = 0.1
 _SHOWN = {
     "loss/total": "loss",
@@ -71,12 +71,15 @@ class Silent:
 class Events:
     """One JSON object per line on standard output, for programs.
 
+    Progress is paced as plain lines are; every other event is written at once.
+
     Args:
         out: Where to write; standard output if None.
     """
 
     def __init__(self, out: TextIO | None = None) -> None:
         self._out = out or sys.stdout
+        self._last = time.monotonic()
 
     def _write(self, kind: str, event: Mapping[str, Any]) -> None:
         line = {"event": kind, "time_ms": time.time_ns() // 1_000_000, **event}
@@ -86,10 +89,14 @@ class Events:
     def on_start(self, event: Mapping[str, Any]) -> None:
         """Event `start`."""
         self._write("start", event)
+        self._last = time.monotonic()
 
     def on_progress(self, event: Mapping[str, Any]) -> None:
-        """Event `progress`."""
-        self._write("progress", event)
+        """Event `progress`, at most one every ten seconds."""
+        now = time.monotonic()
+        if now - self._last >= PLAIN_EVERY_S:
+            self._last = now
+            self._write("progress", event)
 
     def on_evaluation(self, event: Mapping[str, Any]) -> None:
         """Event `evaluation`."""

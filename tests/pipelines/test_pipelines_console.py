@@ -104,7 +104,8 @@ def test_breakpoint_is_given_back(monkeypatch):
     assert sys.breakpointhook is before
 
 
-def test_json_events_are_one_object_a_line():
+def test_json_events_are_one_object_a_line(monkeypatch):
+    monkeypatch.setattr("rayloom_pipelines.console.PLAIN_EVERY_S", 0.0)
     out = io.StringIO()
     story(Events(out))
     lines = [json.loads(line) for line in out.getvalue().splitlines()]
@@ -112,6 +113,30 @@ def test_json_events_are_one_object_a_line():
     assert kinds == ["start", "progress", "evaluation", "message", "end"]
     assert all(line["time_ms"] > 0 for line in lines)
     assert lines[1]["values"] == {"loss/total": 31.25}
+
+
+def test_progress_events_are_paced_as_plain_lines_are(monkeypatch):
+    """24 log points in half a second, then one in each of 25 seconds; nothing else is held back."""
+    clock = [100.0]
+    monkeypatch.setattr("rayloom_pipelines.console.time.monotonic", lambda: clock[0])
+    plain, events = io.StringIO(), io.StringIO()
+    observers = (Console(plain), Events(events))
+    waits = [0.02] * 24 + [1.0] * 25
+    for observer in observers:
+        clock[0] = 100.0
+        observer.on_start(START)
+        for step, wait in enumerate(waits):
+            clock[0] += wait
+            observer.on_progress(PROGRESS | {"position": step, "budget": len(waits)})
+            if step % 10 == 0:
+                observer.on_evaluation({"position": step, "metrics": {"eval/x": 1.0}})
+    told = [json.loads(line) for line in events.getvalue().splitlines()]
+    steps = [line["position"] for line in told if line["event"] == "progress"]
+    assert steps == [33, 43]  # the first ones ten seconds and twenty after the start
+    assert [line.split()[1] for line in plain.getvalue().splitlines() if "loss" in line] == [
+        f"{step}/{len(waits)}" for step in steps
+    ]
+    assert [line["event"] for line in told].count("evaluation") == 5
 
 
 def test_a_sweep_shows_a_table():

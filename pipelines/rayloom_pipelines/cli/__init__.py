@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 
-from rayloom.core import interrupt
+from rayloom.core import interrupt, teardown
 from rayloom.core.errors import RayloomError, UserError, did_you_mean
 
 
@@ -113,6 +113,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     if argv is not None:
         return _main(argv)
+    teardown.prepare()
     interrupt.listen()
     try:
         return _main(sys.argv[1:])
