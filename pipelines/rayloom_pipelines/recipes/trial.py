@@ -73,7 +73,7 @@ def train_trial(
     from rayloom.distributed.train import stop_signal
 
     load_plugins(payload["plugins"])
-    resolved = resolve(payload["tree"], search=True, name=payload["name"])
+    resolved = resolve(payload["tree"], search=True, name=payload["name"], new=False)
     config = resolved.apply(values)
     options = Options(**payload["options"])
     if options.smoke:

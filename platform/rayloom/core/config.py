@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from rayloom.core import names
 from rayloom.core.errors import ConfigError, Problem, UserError, nearest
 from rayloom.core.layers import Find, Reading, flags, merge, passwords, site_files, with_defaults
 from rayloom.core.schema_walk import OPEN_SECTIONS, Layout
@@ -169,6 +170,7 @@ def load_config(
         name=reading.name,
         files=tuple(reading.files),
         layers=(environ, files),
+        new=site is not None,
     )
 
 
@@ -191,25 +193,38 @@ def site_settings(environ: Mapping[str, str] | None = None) -> dict[str, Any]:
 
 
 def resolve(
-    tree: Mapping[str, Any], overrides: Sequence[str] = (), *, search: bool = False, name: str = ""
+    tree: Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    *,
+    search: bool = False,
+    name: str = "",
+    new: bool = True,
 ) -> Resolved:
     """A config from plain data and flags, without files, variables or site settings.
+
+    Args:
+        tree: Sections.
+        overrides: Flags as in `load_config`.
+        search: Whether leaves may hold search spaces.
+        name: What the config is called.
+        new: Whether a run is to be started with it. The names that MLflow sees are then checked
+            too; those of an older run are read as they are.
 
     Raises:
         ConfigError: Everything that is wrong with it.
     """
     if not isinstance(tree, Mapping):
         raise ConfigError([Problem("", f"a config is a mapping of sections, not {shown(tree)}")])
-    return _resolve(node_of(dict(tree)), overrides, [], search=search, name=name)
+    return _resolve(node_of(dict(tree)), overrides, [], search=search, name=name, new=new)
 
 
 def config_from_dict(tree: Mapping[str, Any]) -> RunConfig:
-    """A config from plain data: the same checks, for journals and Python callers.
+    """A config from plain data as a run holds it: the same checks, but for names of an older run.
 
     Raises:
         ConfigError: Everything that is wrong with it.
     """
-    return resolve(tree).config
+    return resolve(tree, new=False).config
 
 
 def to_dict(config: RunConfig) -> dict[str, Any]:
@@ -233,7 +248,7 @@ def with_overrides(
     Raises:
         ConfigError: Everything that is wrong with it.
     """
-    changed = resolve(to_dict(config), overrides).config
+    changed = resolve(to_dict(config), overrides, new=False).config
     if allowed is not None:
         changes = [d for d in diff(config, changed) if not _covered(d.path, allowed)]
         if changes:
@@ -316,7 +331,13 @@ def _resolve(
     name: str,
     files: tuple[Path, ...] = (),
     layers: tuple[Mapping[str, str], Sequence[Path]] | None = None,
+    new: bool = True,
 ) -> Resolved:
+    """Flags and site settings laid on a tree, and all that is wrong with the whole.
+
+    All names of a `new` run must be ones that MLflow takes, else only those that a flag gives: what
+    an older run was started with is read as it is.
+    """
     tree = merge(tree, flags(overrides, problems))
     image: Node | None = None
     problems += passwords(tree)
@@ -327,6 +348,11 @@ def _resolve(
     config, found = build(bare)
     said = {(p.path, p.where) for p in problems}  # of a value that could not be read
     problems += [p for p in found if p.path not in unusable and (p.path, p.where) not in said]
+    said = {(p.path, p.where) for p in problems}
+    for problem in names.problems_of(bare):
+        fresh = new or problem.where.startswith("flag ")
+        if fresh and (problem.path, problem.where) not in said:
+            problems.append(problem)
     if search:
         problems += _check_spaces(bare, spaces, found)
     if problems or config is None:

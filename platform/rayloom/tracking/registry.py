@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import unquote, urlparse
 
 from rayloom.core.errors import RayloomError, UserError, nearest
+from rayloom.core.names import model_problem
 from rayloom.core.scores import is_better, usable
 from rayloom.records.files import Say, silent
 from rayloom.tracking.client import make_client
@@ -62,8 +63,9 @@ def registered_name(name: str) -> str:
         UserError: MLflow would refuse it.
     """
     short = name.rsplit("/", 1)[-1].strip()
-    if not short or ":" in short or "@" in short:
-        raise UserError(f"{name!r} cannot name a registered model (no ':', '@', nor empty)")
+    wrong = model_problem(short)
+    if wrong:
+        raise UserError(f"{name!r} cannot name a registered model: it {wrong}")
     return short
 
 
