@@ -364,7 +364,7 @@ def test_an_array_in_any_order_of_bytes_is_the_same_set(tmp_path):
 
 def test_a_zip_bomb_and_a_zip_with_paths(tmp_path, monkeypatch):
     """Members are read in memory: a path in a name leads nowhere, and sizes are looked at first."""
-    import rayloom.data.arrays as arrays
+    import rayloom.data.npy as npy
 
     np.save(tmp_path / "v.npy", np.zeros(5, np.float32))
     with zipfile.ZipFile(tmp_path / "d.npz", "w") as archive:
@@ -372,7 +372,7 @@ def test_a_zip_bomb_and_a_zip_with_paths(tmp_path, monkeypatch):
     refused("field name", import_arrays, tmp_path / "d.npz", "x", root=tmp_path / "r")
     assert not list(tmp_path.rglob("escape*"))
     np.savez_compressed(tmp_path / "z.npz", x=np.zeros(100_000))
-    monkeypatch.setattr(arrays, "available_memory", lambda: 1_000_000)
+    monkeypatch.setattr(npy, "available_memory", lambda: 1_000_000)
     refused("too many", import_arrays, tmp_path / "z.npz", "x", root=tmp_path / "r")
 
 

@@ -13,6 +13,7 @@ ACTIONS = {
     "show": "what a data set holds; without a name, which stores there are",
     "export": "write a data set as Parquet",
 }
+MOST_CLASSES = 50  # printed after an import
 
 
 def run(argv: Sequence[str]) -> int:
@@ -37,9 +38,7 @@ def _prepare(argv: Sequence[str]) -> int:
     given = parser.read(argv)
     from rayloom.data import prepare
 
-    made = prepare(given.name, root=given.root, source=given.source, force=given.force)
-    rows = ", ".join(f"{name} {len(made.split(name)):,}" for name in made.splits)
-    print(f"{made.name}: {rows} in {made.folder}, fingerprint {made.fingerprint[:12]}")
+    _say_made(prepare(given.name, root=given.root, source=given.source, force=given.force))
     return 0
 
 
@@ -58,6 +57,21 @@ def _import(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--vector", type=_names, default=(), metavar="A,B", help="Parquet: join these into `vector`"
     )
+    parser.add_argument(
+        "--keys", type=_names, default=(), metavar="A,B", help=".npz: use these arrays only"
+    )
+    parser.add_argument(
+        "--kind",
+        choices=("auto", "image", "vector"),
+        default="auto",
+        help="arrays: what the .npy, or `x`, `data`, `image*` of an .npz, hold",
+    )
+    parser.add_argument(
+        "--layout",
+        choices=("auto", "chw", "hwc"),
+        default="auto",
+        help="arrays of pictures: channels first or last",
+    )
     parser.add_argument("--test-fraction", type=float, default=0.1, metavar="F")
     parser.add_argument("--force", action="store_true", help="replace a data set of that name")
     given = parser.read(argv)
@@ -70,12 +84,34 @@ def _import(argv: Sequence[str]) -> int:
         size=given.size,
         columns=given.columns,
         vector=given.vector,
+        keys=given.keys,
+        layout=given.layout,
+        kind=given.kind,
         test_fraction=given.test_fraction,
         force=given.force,
     )
+    _say_made(made)
+    from rayloom.data.describe import caveats, class_counts
+
+    for name, field in made.spec.fields.items():
+        print(f"{'field':<8} {name}: {field.dtype} {field.shape} {field.kind}")
+    for key, classes in class_counts(made).items():
+        for name, counts in classes[:MOST_CLASSES]:
+            print(f"{'class':<8} {name}: {', '.join(f'{s} {n:,}' for s, n in counts.items())}")
+        if len(classes) > MOST_CLASSES:
+            more = f"and {len(classes) - MOST_CLASSES:,} more, {len(classes):,} in all"
+            print(f"{'class':<8} {more}: rayloom data show {made.name}")
+        if key != "label":
+            print(f"{'':<8} (of the field {key})")
+    for note in (*made.notes, *caveats(made)):
+        print(f"{'note':<8} {note}")
+    return 0
+
+
+def _say_made(made: Any) -> None:
+    """Splits with counts, place and fingerprint of a store."""
     rows = ", ".join(f"{name} {len(made.split(name)):,}" for name in made.splits)
     print(f"{made.name}: {rows} in {made.folder}, fingerprint {made.fingerprint[:12]}")
-    return 0
 
 
 def _show(argv: Sequence[str]) -> int:

@@ -32,13 +32,17 @@ def build_model(config: RunConfig, spec: DataSpec, stages: Stages | None = None)
     """
     assert config.model is not None
     stages = stages or {}
-    model_class = catalogue.load("models", config.model.name)  # type: ignore[attr-defined]
+    name: str = config.model.name  # type: ignore[attr-defined]
+    model_class = catalogue.load("models", name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_seed(config.seed, "initial weights"))
-        if reference_fields(type(config.model)):
-            model = model_class(config.model, spec, stages=stages)
-        else:
-            model = model_class(config.model, spec)
+        try:
+            if reference_fields(type(config.model)):
+                model = model_class(config.model, spec, stages=stages)
+            else:
+                model = model_class(config.model, spec)
+        except UserError as error:
+            raise UserError(f"model {name}: {error}") from error
     assert isinstance(model, torch.nn.Module)
     inside = {id(part) for part in model.modules()}
     for field, stage in stages.items():
@@ -73,12 +77,13 @@ def build_generative(
         overfit_batch: Train on the first batch again and again.
         profile: Folder of a profile.
     """
-    from rayloom.data import make_source, open_dataset
+    from rayloom.data import make_source, open_dataset, require_splits
     from rayloom.training.engine import Engine
 
     assert config.data is not None
     data = config.data
     dataset = dataset or open_dataset(data)
+    require_splits(dataset, data)
     train = make_source(
         dataset,
         "train",

@@ -71,10 +71,11 @@ def prepare(
             if start is not None:
                 weights.put_into(made.trainable, start)
         return made
-    from rayloom.data import open_dataset
+    from rayloom.data import open_dataset, require_splits
 
     assert config.data is not None
     dataset = open_dataset(config.data)
+    require_splits(dataset, config.data)
     spec = dataset.spec
     settle_threads(spec)
     made.data = {

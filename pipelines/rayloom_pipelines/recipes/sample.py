@@ -67,11 +67,11 @@ def write(samples: torch.Tensor, out: Path) -> Path:
         elif out.suffix == ".png":
             from PIL import Image
 
-            from rayloom.training.pictures import tile
+            from rayloom.training.pictures import tile, visible
 
-            if samples.ndim != 4 or samples.shape[1] not in (1, 3):
+            if samples.ndim != 4:
                 raise UserError(f"{out}: samples of shape {tuple(samples.shape)} are no pictures")
-            Image.fromarray(tile(samples)).save(out)
+            Image.fromarray(tile(visible(samples))).save(out)
         else:
             raise UserError(f"--out {out}: must end in .png, .npy, .npz or .safetensors")
     except OSError as error:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from rayloom.core.errors import UserError
+from rayloom.core.fields import IMAGE_RULE, image_fault
 from rayloom.core.noise import Noise
 
 Batch = dict[str, Tensor]  # named fields, uint8 stays uint8; `<field>_mask`, `<field>_length`
@@ -67,12 +68,17 @@ class DataSpec:
         """The field called `image`, shape (C, H, W).
 
         Raises:
-            UserError: The data set has no field of that name.
+            UserError: The data set has no field of that name, or it holds no pictures.
         """
-        if "image" not in self.fields:
-            have = ", ".join(self.fields)
-            raise UserError(f"data set {self.name!r} has no field 'image' (it has: {have})")
-        return self.fields["image"]
+        field = self.fields.get("image")
+        fault = "it has none" if field is None else image_fault(field.shape, field.dtype)
+        if field is None or fault:
+            have = ", ".join(f"{k} {v.dtype} {v.shape}" for k, v in self.fields.items())
+            raise UserError(
+                f"data set {self.name!r} has no field 'image' of pictures ({fault}); it has: "
+                f'{have}; {IMAGE_RULE} (docs/data.md, "One\'s own data")'
+            )
+        return field
 
 
 @runtime_checkable

@@ -6,7 +6,7 @@ Stands on `core` only. Arrow IPC files, memory-mapped, one folder per data set; 
 from rayloom.data.dataset import Dataset, Split, from_arrays, open_store
 from rayloom.data.describe import describe
 from rayloom.data.importing import import_data
-from rayloom.data.prepare import data_root, open_dataset, prepare, stored
+from rayloom.data.prepare import data_root, open_dataset, prepare, require_splits, stored
 from rayloom.data.source import make_source
 from rayloom.data.store import StoreWriter
 
@@ -22,5 +22,6 @@ __all__ = [
     "open_dataset",
     "open_store",
     "prepare",
+    "require_splits",
     "stored",
 ]

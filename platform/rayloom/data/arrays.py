@@ -1,39 +1,40 @@
-"""`.npy` and `.npz` files into a store. Pickled arrays are refused: loading one can run code.
+"""`.npy` and `.npz` files into a store.
 
-Names: `image(s)` or `x` of uint8 become `image` (C, H, W); `label(s)`, `y`, `target(s)` become
-`label`. In an `.npz`, keys such as `train_images` or `y_test` say the split.
+Names: `image(s)`, `x` or `data` that hold pictures (see `pictures`) become `image` (C, H, W);
+`label(s)`, `y`, `target(s)` of whole numbers or text become `label`. In an `.npz`, keys such as
+`train_images` or `y_test` say the split.
 """
 
-import io
 import re
-import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from rayloom.core.errors import UserError
+from rayloom.core.fields import DTYPES
 from rayloom.core.protocols import FieldSpec
-from rayloom.data.columns import read_rows
+from rayloom.data.columns import take_rows
 from rayloom.data.dataset import Dataset, open_store
 from rayloom.data.importing import (
-    LABEL_NAMES,
-    SPLIT_NAMES,
     check_finite,
     check_import,
+    check_unit,
     label_codes,
     target_folder,
 )
-from rayloom.data.manifest import DTYPES
+from rayloom.data.names import SPLIT_NAMES, folded, is_label
+from rayloom.data.npy import leave_out, load_arrays
 from rayloom.data.ordering import row_hash, split_order
+from rayloom.data.pictures import Reading, check_words, read_as
 from rayloom.data.prepare import store_lock
-from rayloom.data.residency import available_memory
 from rayloom.data.store import CHUNK, StoreWriter
 
-_CHANNELS = ((1, 3), (4,))  # likelier ones first
 _SPLITS = "|".join(SPLIT_NAMES)
-_MAGIC = b"\x93NUMPY"
-_KEY = re.compile(rf"(?:(?P<a>{_SPLITS})_(?P<x>.+)|(?P<y>.+)_(?P<b>{_SPLITS}))", re.IGNORECASE)
+_KEY = re.compile(
+    rf"(?:(?P<a>{_SPLITS})_(?P<x>.+)|(?P<y>.+)_(?P<b>{_SPLITS})|(?P<c>{_SPLITS}))", re.IGNORECASE
+)
+Splits = dict[str, dict[str, np.ndarray]]  # arrays by split and key; split "" if no key says one
 
 
 def import_arrays(
@@ -41,7 +42,9 @@ def import_arrays(
     name: str,
     *,
     root: str | Path | None = None,
+    keys: Sequence[str] = (),
     layout: str = "auto",
+    kind: str = "auto",
     test_fraction: float = 0.1,
     force: bool = False,
 ) -> Dataset:
@@ -51,7 +54,9 @@ def import_arrays(
         path: The file.
         name: Name of the data set.
         root: Folder of the stores.
+        keys: Of an `.npz`: arrays to use; all by default.
         layout: Of images with channels: `chw`, `hwc`, or `auto` where the shape tells.
+        kind: What the array, or `x`, `data` and `image*`, hold: `image`, `vector`, or `auto`.
         test_fraction: Part that becomes `test` where no key says which; order by a hash.
         force: Replace a data set of that name.
 
@@ -59,15 +64,18 @@ def import_arrays(
         UserError: Not such a file, pickled, ambiguous or unfit arrays; names file and key.
     """
     path = Path(path).expanduser().absolute()
-    if layout not in ("auto", "chw", "hwc"):
-        raise UserError(f"layout is {layout!r}; it must be auto, chw or hwc")
+    check_words(layout, kind)
     target = target_folder(name, root, force=force)
-    arrays = load_arrays(path)
-    splits = {
-        split: {key: _prepare(path, key, value, layout) for key, value in values.items()}
-        for split, values in _by_split(path, arrays).items()
+    arrays = load_arrays(path, keys)
+    for key, array in arrays.items():
+        _check_array(path, key, array, list(arrays))
+    splits = _by_split(path, arrays)
+    _check_splits(path, splits)
+    readings = {
+        key: read_as(_where(path, key), key, [s[key] for s in splits.values()], layout, kind)
+        for key in next(iter(splits.values()))
     }
-    fields, classes = _fields(path, splits)
+    fields, classes = _fields(path, splits, readings)
     check_import(path, fields)
     with (
         store_lock(target),
@@ -84,155 +92,138 @@ def import_arrays(
             for split, values in splits.items():
                 everything = np.arange(len(next(iter(values.values()))))
                 _write(writer, split, values, everything, fields, path)
-    return open_store(target)
+    made = open_store(target)
+    made.notes = tuple(reading.note for reading in readings.values() if reading.note)
+    return made
 
 
-def load_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Arrays of a `.npy` (key "") or `.npz` file; a `.npy` is memory-mapped.
-
-    Raises:
-        UserError: Not such a file, damaged, pickled, or larger than memory.
-    """
-    try:
-        if path.suffix.lower() == ".npy":
-            return {"": _load_npy(path)}
-        with zipfile.ZipFile(path) as archive:
-            size = sum(member.file_size for member in archive.infolist())
-        if size > available_memory() // 2:
-            raise UserError(f"{path}: unpacks to {size} bytes, too many for the memory here")
-        with np.load(path, allow_pickle=False) as archive:
-            found = {key: archive[key] for key in archive.files}
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except UserError:
-        raise
-    except ValueError as error:
-        if "allow_pickle" in str(error) or "pickle" in str(error).lower():
-            raise UserError(
-                f"{path}: holds pickled objects, which are refused (loading them can run code); "
-                "save plain numeric arrays"
-            ) from None
-        raise UserError(f"{path}: cannot be read ({str(error)[:100]})") from None
-    except (
-        *(OSError, EOFError, zipfile.BadZipFile, NotImplementedError, MemoryError),
-        *(SyntaxError, RecursionError, OverflowError),
-    ) as error:
-        raise UserError(f"{path}: cannot be read ({type(error).__name__}: {error})") from None
-    if not found:
-        raise UserError(f"{path}: holds no arrays")
-    for key, value in found.items():
-        if not isinstance(value, np.ndarray):
-            raise UserError(f"{path}: its member {key!r} is no array; leave it out")
-    return found
+def _where(path: Path, key: str) -> str:
+    return f"{path} ({key})" if key else str(path)
 
 
-def _load_npy(path: Path) -> np.ndarray:
-    with path.open("rb") as file:
-        if file.read(len(_MAGIC)) != _MAGIC:
-            raise UserError(
-                f"{path}: is no .npy file; nor are pickled objects taken, because loading them "
-                "can run code"
-            )
-    try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except ValueError as error:
-        if "Python objects" in str(error):  # not a word of pickle: memory mapping says no first
-            raise ValueError("allow_pickle") from None
-        if "mmap length" in str(error):
-            raise UserError(f"{path}: is cut short: its header promises more") from None
-        raise
+def _check_array(path: Path, key: str, array: np.ndarray, keys: Sequence[str]) -> None:
+    """Examples on the first axis, and numbers that can be kept."""
+    where, cure = _where(path, key), leave_out(keys, [key]) if key else ""
+    if array.ndim == 0 or len(array) == 0:
+        raise UserError(f"{where}: has no examples (shape {array.shape}){cure}")
+    if array.dtype.kind not in "US" and array.dtype.name not in DTYPES:
+        kept = ", ".join(DTYPES)
+        raise UserError(f"{where}: dtype {array.dtype} cannot be kept; use {kept}{cure}")
 
 
-def _by_split(path: Path, arrays: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
-    """Arrays by split and key; split "" if no key says one."""
+def _by_split(path: Path, arrays: Mapping[str, np.ndarray]) -> Splits:
+    """Arrays by split and key, columns of labels as vectors."""
     matches = {key: _KEY.fullmatch(key) for key in arrays}
-    if not any(matches.values()):
-        return {"": dict(arrays)}
-    splits: dict[str, dict[str, np.ndarray]] = {}
+    if not all(matches.values()):  # `val` beside `x` is a name like any other
+        matches = {k: None if match and match["c"] else match for k, match in matches.items()}
+    splits: Splits = {}
+    silent = [key for key, match in matches.items() if match is None]
+    if silent and len(silent) < len(arrays):
+        said = next(key for key in arrays if key not in silent)
+        raise UserError(
+            f"{path}: key {silent[0]!r} says no split, others do (such as {said})"
+            f"{leave_out(list(arrays), silent)}"
+        )
     for key, match in matches.items():
-        if match is None:
-            raise UserError(f"{path}: key {key!r} says no split, others do (such as train_images)")
-        split = SPLIT_NAMES[(match["a"] or match["b"]).lower()]
-        splits.setdefault(split, {})[match["x"] or match["y"]] = arrays[key]
+        split, word = "", key
+        if match:
+            split = SPLIT_NAMES[(match["a"] or match["b"] or match["c"]).lower()]
+            word = match["x"] or match["y"] or ""
+        values = splits.setdefault(split, {})
+        if word in values:
+            raise UserError(
+                f"{path}: {key!r} and another key are both {word or 'the array'!r} of the split "
+                f"{split!r}{leave_out(list(arrays), [key])}"
+            )
+        values[word] = _squeezed(word, arrays[key])
     return splits
 
 
-def _prepare(path: Path, key: str, array: np.ndarray, layout: str) -> np.ndarray:
-    """The array with images as [n, C, H, W]; a view."""
-    where = f"{path}{f' ({key})' if key else ''}"
-    if array.ndim == 0 or len(array) == 0:
-        raise UserError(f"{where}: has no examples (shape {array.shape})")
-    if array.dtype.kind not in "U" and array.dtype.name not in DTYPES:
-        raise UserError(f"{where}: dtype {array.dtype} cannot be kept; use {', '.join(DTYPES)}")
-    if array.dtype != np.uint8 or not _is_image_name(key) or array.ndim not in (3, 4):
-        return array
-    if array.ndim == 3:
-        return array[:, None]
-    if layout == "auto":
-        found = [
-            [place for place in (1, 3) if array.shape[place] in likely] for likely in _CHANNELS
-        ]
-        places = found[0] or found[1]
-        if len(places) != 1:
+def _squeezed(key: str, array: np.ndarray) -> np.ndarray:
+    """Labels of shape (N, 1), as spreadsheets and MATLAB write them, are a vector."""
+    one = array.ndim > 1 and array.size == len(array)
+    return array.reshape(len(array)) if one and is_label(key) and _codes(array) else array
+
+
+def _codes(array: np.ndarray) -> bool:
+    """Whether the values of an array can be labels."""
+    return array.dtype.kind in "iubUS"
+
+
+def _check_splits(path: Path, splits: Splits) -> None:
+    """Every split has the same keys, shapes and kinds of numbers, and each its own length."""
+    first_name, first = next(iter(splits.items()))
+    for name, values in splits.items():
+        if values.keys() != first.keys():
+            odd = ", ".join(sorted(repr(k) for k in values.keys() ^ first.keys()))
             raise UserError(
-                f"{where}: shape {array.shape} does not tell where the channels are; say layout "
-                "chw or hwc (rayloom.data.arrays.import_arrays)"
+                f"{path}: the splits differ in fields: {odd} is in one of {first_name}, {name} only"
             )
-        layout = "hwc" if places == [3] else "chw"
-    return array.transpose(0, 3, 1, 2) if layout == "hwc" else array
+        counts = {key: len(value) for key, value in values.items()}
+        if len(set(counts.values())) != 1:
+            raise UserError(f"{path}: arrays differ in their number of examples: {counts}")
+        for key, value in values.items():
+            other = first[key]
+            if value.shape[1:] != other.shape[1:] or _kind(key, value) != _kind(key, other):
+                raise UserError(
+                    f"{path}: the splits differ in shapes or kinds of numbers: {key!r} is "
+                    f"{other.dtype} {other.shape[1:]} in {first_name}, {value.dtype} "
+                    f"{value.shape[1:]} in {name}"
+                )
 
 
-def _is_image_name(key: str) -> bool:
-    return key in ("", "x", "data") or key.startswith("image")
+def _kind(key: str, array: np.ndarray) -> str:
+    labels = is_label(key) and array.ndim == 1 and array.dtype.kind in "iub"
+    return "i" if labels else array.dtype.kind
 
 
-def _canonical(key: str, array: np.ndarray) -> str:
+def _canonical(key: str, array: np.ndarray, reading: Reading) -> str:
     """The field's name for a key."""
-    if key in LABEL_NAMES and array.ndim == 1 and array.dtype.kind in "iuUb":
+    if is_label(key) and array.ndim == 1 and _codes(array):
         return "label"
-    if key in ("", "x", "data", "images") and array.dtype == np.uint8 and array.ndim == 4:
+    if reading.image and folded(key) in ("", "x", "data", "image", "images"):
         return "image"
     return key or "vector"
 
 
 def _fields(
-    path: Path, splits: dict[str, dict[str, np.ndarray]]
+    path: Path, splits: Splits, readings: Mapping[str, Reading]
 ) -> tuple[dict[str, FieldSpec], dict[str, tuple[str, ...]]]:
-    """Specs of all fields; renames keys and codes labels in place."""
+    """Specs of all fields; renames keys, turns pictures and codes labels in place."""
     fields: dict[str, FieldSpec] = {}
     classes: dict[str, tuple[str, ...]] = {}
+    names: dict[str, str] = {}
+    for key, array in next(iter(splits.values())).items():
+        name = _canonical(key, array, readings[key])
+        if name in names:
+            raise UserError(
+                f"{path}: two keys mean the same field {name!r}: {names[name]!r} and {key!r}"
+                f"{leave_out(list(readings), [key])}"
+            )
+        names[name] = key
     for split, values in splits.items():
-        renamed = {_canonical(key, value): value for key, value in values.items()}
-        if len(renamed) != len(values):
-            raise UserError(f"{path}: two keys mean the same field: {', '.join(values)}")
-        counts = {key: len(value) for key, value in renamed.items()}
-        if len(set(counts.values())) != 1:
-            raise UserError(f"{path}: arrays differ in their number of examples: {counts}")
-        splits[split] = renamed
-    first = next(iter(splits.values()))
-    for values in splits.values():
-        shapes = {key: (value.shape[1:], value.dtype.kind) for key, value in values.items()}
-        if shapes != {key: (value.shape[1:], value.dtype.kind) for key, value in first.items()}:
-            raise UserError(f"{path}: the splits differ in fields, shapes or kinds of numbers")
-    for key, value in first.items():
-        if key == "label":
-            fields[key], classes = _code_labels(path, splits)
-        elif value.dtype.kind == "U":
-            raise UserError(f"{path}: {key!r} holds text; only labels may")
-        else:
-            image = value.dtype == np.uint8 and value.ndim == 4 and key.startswith("image")
-            kind = "image" if image else "vector"
-            fields[key] = FieldSpec(value.shape[1:], value.dtype.name, kind)
+        splits[split] = {name: readings[k].view(values[k]) for name, k in names.items()}
+    for name, key in names.items():
+        if name == "label":
+            fields[name], classes = _code_labels(path, splits)
+            continue
+        reading, arrays = readings[key], [values[name] for values in splits.values()]
+        if arrays[0].dtype.kind in "US":
+            raise UserError(f"{_where(path, key)}: holds text; only labels may (label, y, target)")
+        dtype = np.result_type(*(reading.dtype(array) for array in arrays))
+        kind = "image" if reading.image else "vector"
+        fields[name] = FieldSpec(arrays[0].shape[1:], dtype.name, kind)
     return fields, classes
 
 
-def _code_labels(
-    path: Path, splits: dict[str, dict[str, np.ndarray]]
-) -> tuple[FieldSpec, dict[str, tuple[str, ...]]]:
-    values = np.concatenate([split["label"] for split in splits.values()])
+def _code_labels(path: Path, splits: Splits) -> tuple[FieldSpec, dict[str, tuple[str, ...]]]:
+    parts = [split["label"] for split in splits.values()]
     names: dict[str, tuple[str, ...]] = {}
-    if values.dtype.kind == "U":
-        values, names["label"] = label_codes(values.tolist())
+    if parts[0].dtype.kind in "US":
+        text = [_text(path, value) for part in parts for value in part.tolist()]
+        values, names["label"] = label_codes(text, str(path))
+    else:
+        values = np.concatenate(parts)
     if int(values.min()) < 0:
         raise UserError(f"{path}: labels must be 0 or more, found {values.min()}")
     start = 0
@@ -241,6 +232,13 @@ def _code_labels(
         split["label"] = values[start:stop].astype(np.int64)
         start = stop
     return FieldSpec((), "int64", "label", int(values.max()) + 1), names
+
+
+def _text(path: Path, value: str | bytes) -> str:
+    try:
+        return value.decode() if isinstance(value, bytes) else value
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: the label {value!r} is no UTF-8 text") from None
 
 
 def _write(
@@ -256,18 +254,15 @@ def _write(
     step = max(1, CHUNK // max(1, width))
     for start in range(0, len(rows), step):
         some = rows[start : start + step]
-        chunk = {k: _take(value, some).astype(fields[k].dtype) for k, value in values.items()}
+        chunk = {key: _stored(take_rows(value, some), fields[key]) for key, value in values.items()}
         for key, value in chunk.items():
             check_finite(f"{path}: {key!r}", value, some)
+            if fields[key].kind == "image":
+                check_unit(f"{path}: {key!r}", value, some)
         writer.add(split, chunk)
 
 
-def _take(value: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Rows of an array. Of a file they are read: mapped pages would make the resident set grow."""
-    width = value.nbytes // len(value)
-    if not isinstance(value, np.memmap) or value.strides[0] != width:
-        return value[rows]  # in memory, or a file in Fortran's order
-    raw = np.empty(len(rows) * width, np.uint8)
-    with io.FileIO(str(value.filename), "rb") as file:
-        read_rows(file, rows, raw.data, width=width, offset=value.offset)
-    return np.ndarray((len(rows), *value.shape[1:]), value.dtype, raw, strides=value.strides)
+def _stored(values: np.ndarray, field: FieldSpec) -> np.ndarray:
+    """Values in the stored type; bool pictures are black and white."""
+    made = values.astype(field.dtype)
+    return made * np.uint8(255) if field.kind == "image" and values.dtype.kind == "b" else made

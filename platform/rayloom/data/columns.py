@@ -118,6 +118,22 @@ def read_rows(
             got += more
 
 
+def take_rows(array: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Rows of an array. Of a file they are read: mapped pages would make the resident set grow.
+
+    Args:
+        array: [n, ...], in memory or a `numpy.memmap`.
+        rows: int64 (B,).
+    """
+    width = array.nbytes // len(array)
+    if not isinstance(array, np.memmap) or array.strides[0] != width:
+        return array[rows]  # in memory, or a file in Fortran's order
+    raw = np.empty(len(rows) * width, np.uint8)
+    with io.FileIO(str(array.filename), "rb") as file:
+        read_rows(file, rows, raw.data, width=width, offset=array.offset)
+    return np.ndarray((len(rows), *array.shape[1:]), array.dtype, raw, strides=array.strides)
+
+
 class FixedColumn:
     """A field whose examples all have one shape."""
 

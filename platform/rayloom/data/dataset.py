@@ -121,6 +121,7 @@ class Dataset:
         fingerprint: SHA-256 of its content; runs record it.
         manifest: What is known of it, JSON-able.
         folder: Where its store lies; None if it lives in memory.
+        notes: What an import left out or decided, for the person who ran it.
     """
 
     def __init__(
@@ -136,6 +137,7 @@ class Dataset:
         self.spec, self.fingerprint, self.manifest = spec, fingerprint, manifest
         self.folder, self._splits, self._budget = folder, dict(splits), budget
         self._held_out = 0.0
+        self.notes: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:

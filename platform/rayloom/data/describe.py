@@ -6,10 +6,13 @@ import torch
 from torch import Tensor
 
 from rayloom.core.protocols import FieldSpec
+from rayloom.data.columns import FixedColumn
 from rayloom.data.dataset import Dataset, Split
 from rayloom.data.manifest import varies
+from rayloom.data.names import case_twins, listed
 
 _CHUNK = 1_000  # rows looked at together
+_LABELS = 1 << 20  # labels counted together
 
 
 def describe(dataset: Dataset, *, examples: int = 10_000) -> dict[str, Any]:
@@ -38,6 +41,64 @@ def describe(dataset: Dataset, *, examples: int = 10_000) -> dict[str, Any]:
             name: _describe_split(dataset.split(name), dataset, examples) for name in dataset.splits
         },
     }
+
+
+def class_counts(dataset: Dataset) -> dict[str, list[tuple[str, dict[str, int]]]]:
+    """How often each class occurs, over all examples.
+
+    Returns:
+        By field of labels: (name of the class, count by split), in the order of the labels; where
+        classes have no names, their numbers.
+    """
+    found = {}
+    for key, field in dataset.spec.fields.items():
+        if field.kind != "label" or not field.num_classes or varies(field):
+            continue
+        counts = {name: _label_counts(dataset.split(name), key, field) for name in dataset.splits}
+        classes = dataset.manifest["fields"][key]["classes"] or range(field.num_classes)
+        found[key] = [
+            (str(name), {split: int(count[number]) for split, count in counts.items()})
+            for number, name in enumerate(classes)
+        ]
+    return found
+
+
+def _label_counts(split: Split, key: str, field: FieldSpec) -> Tensor:
+    counts = torch.zeros(field.num_classes, dtype=torch.int64)
+    column = split.columns[key]
+    assert isinstance(column, FixedColumn)
+    for start in range(0, len(split), _LABELS):
+        rows = column.rows.take(torch.arange(start, min(start + _LABELS, len(split))))
+        counts += torch.bincount(rows.reshape(-1).long(), minlength=field.num_classes)
+    return counts
+
+
+def caveats(dataset: Dataset) -> list[str]:
+    """What a person should know before training on it: missing splits, classes out of place."""
+    notes = []
+    if "train" not in dataset.splits:
+        notes.append(f"no split train, only {', '.join(dataset.splits)}: nothing trains on it")
+    elif "test" not in dataset.splits:
+        notes.append(f"no split test, on which runs are evaluated: {eval_split_cure(dataset)}")
+    for key, classes in class_counts(dataset).items():
+        unseen = [n for n, c in classes if sum(c.values()) and not c.get("train", 1)]
+        untested = [n for n, c in classes if c.get("train") and not c.get("test", 1)]
+        twins = case_twins([name for name, _ in classes])
+        if unseen:
+            notes.append(f"{key}: not in train: {listed(unseen)}")
+        if untested:
+            notes.append(f"{key}: not in test: {listed(untested)}")
+        if twins:
+            notes.append(f"{key}: {twins[0]!r} and {twins[1]!r} differ only in case")
+    return notes
+
+
+def eval_split_cure(dataset: Dataset) -> str:
+    """What to set where the split to evaluate on does not exist."""
+    words = [f"data.eval_split={name}" for name in dataset.splits if name != "train"]
+    if "train" in dataset.splits and "validation" not in dataset.splits:
+        words.append("data.validation_fraction=0.1 data.eval_split=validation (holds a tenth out)")
+    return "set " + ", or ".join(words)
 
 
 def _describe_split(split: Split, dataset: Dataset, examples: int) -> dict[str, Any]:

@@ -1,13 +1,10 @@
 """A folder of images into a store.
 
-Layouts: `FOLDER/*.png`, `FOLDER/CLASS/*.png`, `FOLDER/(train|test|validation)/...` of either.
-Labels are the class folders in alphabetical order.
+Splits and classes are what `layout` reads from the folders. Labels are the class folders in
+alphabetical order.
 """
 
-import logging
-import os
-import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -18,22 +15,15 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from rayloom.core.errors import UserError
 from rayloom.core.protocols import FieldSpec
 from rayloom.data.dataset import Dataset, open_store
-from rayloom.data.importing import (
-    SPLIT_NAMES,
-    check_import,
-    label_codes,
-    target_folder,
-)
-from rayloom.data.ordering import content_order, split_order
+from rayloom.data.importing import check_import, target_folder
+from rayloom.data.layout import read_layout, walk
 from rayloom.data.prepare import store_lock
 from rayloom.data.store import CHUNK, StoreWriter
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 _GREY = ("1", "L", "LA")
 _COLOUR = ("P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV", "La", "RGBa")
 _ORIENTATION = 274  # EXIF tag; values above 4 exchange width and height
 MAX_SIDE = 8192  # pixels: a third of Pillow's own bound on what is no bomb
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -60,7 +50,7 @@ def import_images(
     Transparency is put on white. Order: by a hash of the paths.
 
     Args:
-        folder: The folder; see the module for layouts.
+        folder: The folder; see `layout`.
         name: Name of the data set.
         root: Folder of the stores.
         size: Side length in pixels: crops the middle square and scales. None: as they are, all
@@ -70,21 +60,21 @@ def import_images(
         force: Replace a data set of that name.
 
     Raises:
-        UserError: An unreadable image, a link that leads outside, different sizes, mixed
-            layouts; names the file.
+        UserError: An unreadable image, a link that leads outside, different sizes, folders
+            that fit no layout; names the file.
     """
     folder = Path(folder).expanduser().absolute()
     if mode not in ("auto", "L", "RGB"):
         raise UserError(f"mode is {mode!r}; it must be auto, L or RGB")
     check_size(size)
     target = target_folder(name, root, force=force)
-    paths = list(_walk(folder))
-    if not paths:
-        raise UserError(f"{folder}: no images in it (looked for {', '.join(SUFFIXES)})")
+    found = walk(folder)
+    paths = found.paths
+    layout = read_layout(folder, found, test_fraction)
+    splits, labels, classes = layout.splits, layout.labels, layout.classes
     headers = [read_header(path, str(path)) for path in paths]
     width, height = (size, size) if size else _one_size(paths, headers)
     grey = mode == "L" or (mode == "auto" and all(header.grey for header in headers))
-    splits, labels, classes = _layout(folder, paths, test_fraction)
     fields = {"image": FieldSpec((1 if grey else 3, height, width), "uint8", "image")}
     if classes:
         fields["label"] = FieldSpec((), "int64", "label", len(classes))
@@ -109,7 +99,9 @@ def import_images(
                 if classes:
                     batch["label"] = labels[some]
                 writer.add(split, batch)
-    return open_store(target)
+    made = open_store(target)
+    made.notes = tuple(layout.notes)
+    return made
 
 
 def check_size(size: int | None) -> None:
@@ -120,33 +112,6 @@ def check_size(size: int | None) -> None:
     """
     if size is not None and not 1 <= size <= MAX_SIDE:
         raise UserError(f"size is {size}; it must be between 1 and {MAX_SIDE} pixels")
-
-
-def _walk(folder: Path) -> Iterator[Path]:
-    """Image files below a folder, sorted; hidden ones and other files are passed over."""
-
-    def refuse(error: OSError) -> None:
-        raise UserError(f"{error.filename}: cannot be read ({error.strerror})")
-
-    home = folder.resolve()
-    for place, folders, files in os.walk(folder, onerror=refuse):
-        folders[:] = sorted(f for f in folders if not f.startswith("."))
-        for name in folders:
-            if Path(place, name).is_symlink():
-                raise UserError(f"{Path(place, name)}: a link to a folder; put the folder there")
-        for name in sorted(files):
-            path = Path(place, name)
-            if name.startswith(".") or path.suffix.lower() not in SUFFIXES:
-                continue
-            if path.is_symlink() and not path.resolve().is_relative_to(home):
-                raise UserError(f"{path}: a link that leads out of {folder}; copy the file there")
-            try:
-                regular = stat.S_ISREG(path.stat().st_mode)
-            except OSError as error:
-                raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-            if not regular:
-                raise UserError(f"{path}: is not a regular file")
-            yield path
 
 
 def read_header(file: Path | BytesIO, what: str) -> Header:
@@ -209,29 +174,3 @@ def _one_size(paths: Sequence[Path], headers: Sequence[Header]) -> tuple[int, in
                 f"{first.width} x {first.height}; give --size N to bring all to N x N"
             )
     return first.width, first.height
-
-
-def _layout(
-    folder: Path, paths: Sequence[Path], test_fraction: float
-) -> tuple[dict[str, np.ndarray], np.ndarray, tuple[str, ...]]:
-    """Rows of each split, label of each path, and class names (empty without classes)."""
-    parts = [path.relative_to(folder).parts for path in paths]
-    order = content_order((os.fsencode("/".join(p)) for p in parts), "images")
-    tops = {p[0].lower() for p in parts if len(p) > 1}
-    by_folder = "train" in {SPLIT_NAMES.get(t) for t in tops} and tops <= SPLIT_NAMES.keys()
-    if by_folder:
-        for path, part in zip(paths, parts, strict=True):
-            if len(part) == 1:
-                raise UserError(f"{path}: lies beside the folders of the splits; move it into one")
-        names = np.array([SPLIT_NAMES[p[0].lower()] for p in parts])[order]
-        splits = {s: order[names == s] for s in ("train", "validation", "test") if s in names}
-        parts = [p[1:] for p in parts]
-    else:
-        splits = split_order(order, test_fraction)
-    if all(len(p) == 1 for p in parts):
-        return splits, np.zeros(0, np.int64), ()
-    for path, part in zip(paths, parts, strict=True):
-        if len(part) == 1:
-            raise UserError(f"{path}: lies beside the folders of the classes; move it into one")
-    labels, classes = label_codes([p[0] for p in parts])
-    return splits, labels, classes

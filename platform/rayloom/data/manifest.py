@@ -18,17 +18,13 @@ import numpy as np
 from pydantic import Field, ValidationError
 
 from rayloom.core.errors import UserError
+from rayloom.core.fields import DTYPES, MAX_CLASSES
 from rayloom.core.protocols import DataSpec, FieldSpec
 from rayloom.core.sections import Config, NonNegativeInt, PositiveInt
 
 MANIFEST = "manifest.json"
 SCHEMA_VERSION = 1
 MAX_MANIFEST_BYTES = 16 << 20
-MAX_CLASSES = 1 << 20
-DTYPES = (
-    *("bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64"),
-    *("float16", "float32", "float64"),
-)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _FIELD = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]

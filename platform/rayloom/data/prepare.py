@@ -15,6 +15,7 @@ from rayloom.core import catalogue
 from rayloom.core.errors import UserError, nearest
 from rayloom.core.sections import DataConfig
 from rayloom.data.dataset import Dataset, open_store
+from rayloom.data.describe import eval_split_cure
 from rayloom.data.manifest import MANIFEST, check_name
 
 ROOT_VARIABLE = "RAYLOOM_DATA_ROOT"
@@ -126,6 +127,31 @@ def open_dataset(config: DataConfig) -> Dataset:
     else:
         made = prepare(name, root=config.root, source=config.source)
     return made.hold_out(config.validation_fraction) if config.validation_fraction else made
+
+
+def require_splits(dataset: Dataset, config: DataConfig) -> None:
+    """The splits that a run trains and is evaluated on must be there.
+
+    Args:
+        dataset: As opened by `open_dataset`.
+        config: The section that named it.
+
+    Raises:
+        UserError: One is not; says which there are and what to set.
+    """
+    have = ", ".join(dataset.splits)
+    if "train" not in dataset.splits:
+        raise UserError(
+            f"data set {dataset.name!r} has no split 'train' to train on, only {have}; import it "
+            "again with one"
+        )
+    if config.eval_split not in dataset.splits:
+        near = nearest(config.eval_split, dataset.splits)
+        hint = f" (did you mean {near!r}?)" if near else ""
+        raise UserError(
+            f"data.eval_split is {config.eval_split!r}, but data set {dataset.name!r} has no such "
+            f"split{hint}; it has: {have}; {eval_split_cure(dataset)}"
+        )
 
 
 def stored(root: str | Path | None = None) -> list[str]:

@@ -1,7 +1,7 @@
 """Parquet into a store.
 
 A file, or a folder of files named after splits (`train.parquet`, `test.parquet`). Numbers are
-scalars, lists of one length vectors, lists of several lengths varying fields; binary columns and
+scalars, fixed-size lists and tensors vectors, other lists varying fields; binary columns and
 `{bytes, path}` structs hold encoded images; text is for labels only. What
 `export_parquet` wrote comes back the same.
 """
@@ -20,22 +20,38 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rayloom.core.errors import UserError
+from rayloom.core.fields import FEW_CHANNELS, IMAGE_CHANNELS, image_fault
 from rayloom.core.protocols import FieldSpec
 from rayloom.data.dataset import Dataset, open_store
 from rayloom.data.exporting import METADATA
 from rayloom.data.importing import (
-    LABEL_NAMES,
-    SPLIT_NAMES,
+    check_classes,
     check_finite,
     check_import,
+    check_unit,
     target_folder,
 )
 from rayloom.data.manifest import FieldInfo, inner_shape, varies
+from rayloom.data.names import chosen, folded, is_label, one_form
 from rayloom.data.ordering import num_test, row_hash
+from rayloom.data.parquet import (
+    check_same,
+    files_by_split,
+    is_any_list,
+    is_encoded,
+    is_list,
+    is_number,
+    is_text,
+    no_nulls,
+    read_columns,
+    read_rows,
+    why_not,
+)
 from rayloom.data.prepare import store_lock
 from rayloom.data.store import CHUNK, StoreWriter
 
 _ROWS = 1024  # rows read at once
+_CHANNELS = (*IMAGE_CHANNELS, *FEW_CHANNELS)
 
 
 def import_table(
@@ -70,9 +86,9 @@ def import_table(
         from rayloom.data.images import check_size
 
         check_size(size)
-    files = _files(path)
+    files = files_by_split(path)
     plan = _Plan(files, columns, vector, size)
-    check_import(path, plan.fields)
+    check_import(path, plan.fields, hint=plan.hint())
     with (
         store_lock(target),
         StoreWriter(
@@ -94,27 +110,9 @@ def import_table(
                     _add_where(writer, "train", batch, ~chosen)
                     _add_where(writer, "test", batch, chosen)
                 start += rows
-    return open_store(target)
-
-
-def _files(path: Path) -> dict[str, Path]:
-    """Files by split; split "" for a single file."""
-    if not path.is_dir():
-        if not path.exists():
-            raise UserError(f"{path}: no such file or folder")
-        return {"": path}
-    found: dict[str, Path] = {}
-    for file in sorted(path.glob("*.parquet")):
-        split = SPLIT_NAMES.get(file.stem.lower())
-        if split is None or split in found:
-            raise UserError(
-                f"{file}: in a folder, each file is one split: train.parquet, test.parquet, "
-                "validation.parquet"
-            )
-        found[split] = file
-    if not found:
-        raise UserError(f"{path}: no .parquet files in it")
-    return {split: found[split] for split in dict.fromkeys(SPLIT_NAMES.values()) if split in found}
+    made = open_store(target)
+    made.notes = tuple(plan.notes)
+    return made
 
 
 def _test_rows(total: int, fraction: float) -> np.ndarray:
@@ -146,32 +144,31 @@ class _Plan:
         vector: Sequence[str],
         size: int | None,
     ) -> None:
-        self.size, self.vector = size, tuple(vector)
+        self.size = size
         self.fields: dict[str, FieldSpec] = {}
         self.classes: dict[str, tuple[str, ...]] = {}
         self.readers: dict[str, Any] = {}  # field: function of an Arrow array
         self.paths = list(files.values())
-        schemas = [_schema(path) for path in self.paths]
-        first = schemas[0]
-        for path, schema in zip(self.paths, schemas, strict=True):
-            if not schema.equals(first):
-                raise UserError(f"{path}: has other columns than {self.paths[0]}")
-            for name in (*columns, *vector):
-                if name not in schema.names:
-                    raise UserError(
-                        f"{path}: has no column {name!r}; it has: {', '.join(schema.names)}"
-                    )
-        self.columns = [n for n in (columns or first.names) if n not in self.vector]
-        self.known = self._read_metadata(first)
+        found = [read_columns(path) for path in self.paths]
+        first = found[0]
+        have, where = list(first.types), str(self.paths[0])
+        self.vector = chosen(vector, have, where, "--vector", "column")
+        named = chosen(columns, have, where, "--columns", "column")
+        check_same(self.paths, found, [*named, *self.vector] if columns else [])
+        self.columns = [n for n in (named or have) if n not in self.vector]
+        left = dict.fromkeys(name for each in found for name in each.index)
+        self.notes = [f"left out, the index that pandas wrote: {', '.join(left)}"] if left else []
+        self.types = first.types
+        self.known = self._read_metadata(first.metadata)
         for name in self.columns:
-            self._plan_column(name, first.field(name).type)
+            self._plan_column(name, first.types[name])
         if self.vector:
             if "vector" in self.fields:
                 raise UserError(f"{self.paths[0]}: a column is called 'vector' already")
             self.fields["vector"] = FieldSpec((len(self.vector),), "float32", "vector")
 
-    def _read_metadata(self, schema: pa.Schema) -> dict[str, FieldInfo]:
-        text = (schema.metadata or {}).get(METADATA)
+    def _read_metadata(self, metadata: Mapping[bytes, bytes]) -> dict[str, FieldInfo]:
+        text = metadata.get(METADATA)
         if text is None:
             return {}
         try:
@@ -179,22 +176,28 @@ class _Plan:
         except (ValueError, AttributeError):
             raise UserError(f"{self.paths[0]}: its rayloom metadata are damaged") from None
 
+    def hint(self) -> str:
+        """What to do with columns that cannot be fields: join the numbers, or choose others."""
+        numbers = [name for name in self.columns if is_number(self.types[name])]
+        vector = f"--vector {','.join(numbers[:8])} joins columns of numbers" if numbers else ""
+        return f"; {vector or '--columns'}{', --columns' if vector else ''} chooses columns"
+
     def _refuse(self, name: str, why: str) -> UserError:
         return UserError(f"{self.paths[0]}: column {name!r} {why}")
 
     def _plan_column(self, name: str, kind: pa.DataType) -> None:
         info = self.known.get(name)
         storage = kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
-        field = "label" if name in LABEL_NAMES and _is_label(storage) else name
+        field = "label" if is_label(name) and _fits_label(storage) else one_form(name)
         if field in self.fields:
-            raise self._refuse(name, f"means {field!r}, as another does; choose with columns=")
+            raise self._refuse(name, f"means {field!r}, as another does; choose with --columns")
         if info is not None:
             self.fields[field] = FieldSpec(info.shape, info.dtype, info.kind, info.num_classes)
             if info.classes:
                 self.classes[field] = info.classes
         elif field == "label":
             self.fields[field] = self._plan_label(name, storage)
-        elif _is_encoded(storage):
+        elif is_encoded(storage):
             self.fields[field] = self._plan_images(name)
         else:
             self.fields[field] = FieldSpec(*self._shape(name, kind, storage))
@@ -208,35 +211,42 @@ class _Plan:
             value = kind.value_type
         else:
             shape, value = (), storage
-            while pa.types.is_fixed_size_list(value) or _is_list(value):
-                if _is_list(value) and shape:
-                    raise self._refuse(name, "is a list of lists of several lengths")
-                shape += (-1 if _is_list(value) else value.list_size,)
+            while is_any_list(value):
+                if is_list(value) and shape:
+                    raise self._refuse(
+                        name,
+                        f"is a list of lists ({kind}), whose lengths may differ; store tensors of "
+                        "one shape (pyarrow.FixedShapeTensorArray), or flat lists",
+                    )
+                shape += (-1 if is_list(value) else value.list_size,)
                 value = value.value_type
         if pa.types.is_boolean(value):
             dtype = "bool"
         elif pa.types.is_integer(value) or pa.types.is_floating(value):
             dtype = np.dtype(value.to_pandas_dtype()).name
         else:
-            raise self._refuse(
-                name,
-                f"is of type {kind}, which is neither numbers nor images; choose others with "
-                "--columns",
-            )
-        image = dtype == "uint8" and len(shape) == 3 and shape[0] in (1, 3, 4)
+            others = [n for n, t in self.types.items() if n != name and _usable(n, t)]
+            cure = f"; --columns {','.join(others[:8])} leaves it out" if others else ""
+            raise self._refuse(name, why_not(value if shape else kind) + cure)
+        if not folded(name).startswith("image"):
+            image = dtype == "uint8" and not image_fault(shape, dtype) and shape[0] in _CHANNELS
+        elif image := len(shape) in (2, 3) and min(shape) > 0:
+            if len(shape) == 3 and shape[0] not in _CHANNELS and shape[2] in _CHANNELS:
+                raise self._refuse(name, f"is {shape}: the channels of a picture come first")
         return shape, dtype, "image" if image else "vector"
 
     def _plan_label(self, name: str, kind: pa.DataType) -> FieldSpec:
         found = {
-            value
+            one_form(value) if isinstance(value, str) else value
             for path in self.paths
-            for batch in _read(path, [name], _ROWS)
+            for batch in read_rows(path, [name], _ROWS)
             for value in pc.unique(batch.column(0)).to_pylist()
         } - {None}
         if not found:
             raise self._refuse(name, "has no values")
-        if not pa.types.is_integer(kind) and not pa.types.is_boolean(kind):
-            self.classes["label"] = tuple(sorted(str(v) for v in found))
+        if is_text(kind):
+            self.classes["label"] = tuple(sorted(found))
+            check_classes(self.classes["label"], f"{self.paths[0]}: column {name!r}")
             return FieldSpec((), "int64", "label", len(found))
         if min(found) < 0:
             raise self._refuse(name, f"holds the label {min(found)}; labels must be 0 or more")
@@ -264,8 +274,8 @@ class _Plan:
     def _encoded(self, name: str) -> Iterator[tuple[Path, int, bytes]]:
         for path in self.paths:
             row = 0
-            for batch in _read(path, [name], _ROWS):
-                for data in _image_bytes(batch.column(0), self._where(path, name)):
+            for batch in read_rows(path, [name], _ROWS):
+                for data in _image_bytes(batch.column(0), self._where(path, name), row):
                     yield path, row, data
                     row += 1
 
@@ -277,54 +287,54 @@ class _Plan:
         names = [*self.readers.values(), *self.vector]
         width = sum(abs(math.prod(field.shape)) for field in self.fields.values())
         row = 0
-        for batch in _read(path, names, max(1, min(_ROWS, CHUNK // width))):
+        for batch in read_rows(path, names, max(1, min(_ROWS, CHUNK // width))):
             made = {}
             for field, name in self.readers.items():
-                array = batch.column(batch.schema.get_field_index(name))
-                made[field] = self._convert(path, field, name, array, row)
+                made[field] = self._convert(path, field, name, batch.column(name), row)
             if self.vector:
-                made["vector"] = self._join(path, batch)
+                made["vector"] = self._join(path, batch, row)
             for field, values in made.items():
                 if not isinstance(values, list):
                     rows = range(row, row + batch.num_rows)
                     check_finite(f"{path}: {field!r}", values, rows)
+                    if self.fields[field].kind == "image":
+                        check_unit(f"{path}: {field!r}", values, rows)
             if batch.num_rows:
                 yield made
             row += batch.num_rows
 
-    def _join(self, path: Path, batch: pa.RecordBatch) -> np.ndarray:
+    def _join(self, path: Path, batch: pa.RecordBatch, row: int) -> np.ndarray:
         parts = []
         for name in self.vector:
-            array = batch.column(batch.schema.get_field_index(name))
-            where = self._where(path, name)
-            if not _is_number(array.type):
+            array, where = batch.column(name), self._where(path, name)
+            if not is_number(array.type):
                 raise UserError(f"{where}: is no column of numbers")
-            parts.append(_no_nulls(array, where).to_numpy(zero_copy_only=False))
+            parts.append(no_nulls(array, where, row).to_numpy(zero_copy_only=False))
         return np.stack(parts, 1).astype(np.float32)
 
     def _convert(self, path: Path, field: str, name: str, array: pa.Array, row: int) -> Any:
         spec, where = self.fields[field], self._where(path, name)
-        if _is_encoded(array.type):
+        if is_encoded(array.type):
             from rayloom.data.images import decode
 
             channels, height, width = spec.shape
-            data = _image_bytes(array, where)
+            data = _image_bytes(array, where, row)
             return np.stack(
                 [
                     decode(BytesIO(d), f"{where}, row {row + k}", (width, height), channels == 1)
                     for k, d in enumerate(data)
                 ]
             )
-        array = _no_nulls(array, where)
-        if field == "label" and self.classes.get("label") and not _is_number(array.type):
+        array = no_nulls(array, where, row)
+        if field == "label" and self.classes.get("label") and not is_number(array.type):
             codes = {name: code for code, name in enumerate(self.classes["label"])}
-            return np.array([codes[str(v)] for v in array.to_pylist()], np.int64)
+            return np.array([codes[one_form(v)] for v in array.to_pylist()], np.int64)
         array = array.storage if isinstance(array, pa.ExtensionArray) else array
         try:
             if not varies(spec):
-                return _flat(array, where).astype(spec.dtype).reshape(len(array), *spec.shape)
+                return _flat(array).astype(spec.dtype).reshape(len(array), *spec.shape)
             starts = np.concatenate([[0], np.cumsum(pc.list_value_length(array).to_numpy())])
-            steps = _flat(array.flatten(), where).astype(spec.dtype)
+            steps = _flat(array.flatten()).astype(spec.dtype)
             steps = steps.reshape(-1, *inner_shape(spec))
         except (ValueError, TypeError, AttributeError, pa.ArrowException) as error:
             raise UserError(f"{where}: does not hold what its metadata say ({error})") from None
@@ -332,63 +342,30 @@ class _Plan:
         return [steps[a:b] for a, b in itertools.pairwise(starts.tolist())]
 
 
-def _flat(array: pa.Array, where: str) -> np.ndarray:
+def _flat(array: pa.Array) -> np.ndarray:
     while pa.types.is_fixed_size_list(array.type):
-        array = _no_nulls(array.flatten(), where)
-    return np.asarray(_no_nulls(array, where).to_numpy(zero_copy_only=False))
+        array = array.flatten()
+    return np.asarray(array.to_numpy(zero_copy_only=False))
 
 
-def _no_nulls(array: pa.Array, where: str) -> pa.Array:
-    if array.null_count:
-        raise UserError(f"{where}: {array.null_count} missing values; fill or drop them first")
-    return array
+def _fits_label(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_boolean(kind)) or is_text(kind)
 
 
-def _read(path: Path, columns: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
-    """Some rows at a time; pages that carry a checksum are checked."""
-    try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            yield from file.iter_batches(rows, columns=list(columns))
-    except (pa.ArrowException, OSError) as error:
-        text = str(error).splitlines()[0][:120]
-        raise UserError(f"{path}: is damaged ({text})") from None
-
-
-def _schema(path: Path) -> pa.Schema:
-    try:
-        return pq.read_schema(path)
-    except (pa.ArrowException, OSError) as error:
-        text = str(error).splitlines()[0][:120]
-        raise UserError(f"{path}: cannot be read as Parquet ({text})") from None
-
-
-def _is_number(kind: pa.DataType) -> bool:
-    return bool(
-        pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
+def _usable(name: str, kind: pa.DataType) -> bool:
+    """Whether a column could be a field, by its type."""
+    while is_any_list(kind):
+        kind = kind.value_type
+    kind = kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
+    return (
+        is_number(kind)
+        or is_any_list(kind)
+        or is_encoded(kind)
+        or (is_label(name) and is_text(kind))
     )
 
 
-def _is_list(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
-
-
-def _is_label(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_integer(kind) or pa.types.is_boolean(kind)) or _is_text(kind)
-
-
-def _is_encoded(kind: pa.DataType) -> bool:
-    if pa.types.is_struct(kind):
-        index = kind.get_field_index("bytes")
-        return index >= 0 and _is_encoded(kind.field(index).type)
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
-
-
-def _image_bytes(array: pa.Array, where: str) -> list[bytes]:
+def _image_bytes(array: pa.Array, where: str, row: int) -> list[bytes]:
     if pa.types.is_struct(array.type):
         array = array.field("bytes")
-    return list(_no_nulls(array, where).to_pylist())
+    return list(no_nulls(array, where, row).to_pylist())

@@ -21,7 +21,6 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from rayloom.core.errors import UserError
 from rayloom.core.noise import Noise
 from rayloom.core.protocols import Batch, DataSpec, Player
 from rayloom.core.sections import Config, PositiveInt
@@ -74,19 +73,14 @@ class VAE(nn.Module):
         spec: The data; its field `image` fixes C, H and W.
 
     Raises:
-        UserError: The images have no fixed size, or are too small for the widths.
+        UserError: The data hold no pictures (`core.fields`), or too small ones for the widths.
     """
 
     config_class: ClassVar[type] = VAEConfig
 
     def __init__(self, config: VAESettings, spec: DataSpec) -> None:
         super().__init__()
-        shape = spec.image.shape
-        if len(shape) != 3 or min(shape) < 1:
-            raise UserError(
-                f"data set {spec.name!r} has images of shape {shape}; a VAE needs a fixed (C, H, W)"
-            )
-        channels, height, width = shape
+        channels, height, width = spec.image.shape
         self.config = config
         self.image_shape = (channels, height, width)
         self.likelihood = make_likelihood(config.likelihood)

@@ -42,7 +42,7 @@ from rayloom.training.checks import check_batch_statistics, check_metrics, optim
 from rayloom.training.compiled import compile_networks
 from rayloom.training.evaluate import evaluate_split, scorer
 from rayloom.training.meter import Part, merge_names
-from rayloom.training.pictures import tile
+from rayloom.training.pictures import tile, visible
 from rayloom.training.player import PlayerStep, check_players, rounds_for
 from rayloom.training.precision import probe, under_precision
 from rayloom.training.profile import StepProfiler
@@ -383,7 +383,7 @@ class Engine:
         )
         with self._looking(), torch.no_grad():
             for name, images in make(self._to_device(local), rng=noise).items():
-                sink.image(self.grad_step, f"pictures/{name}", tile(images))
+                sink.image(self.grad_step, f"pictures/{name}", tile(visible(images)))
 
     def close(self) -> None:
         """The run is over: a profile that was to be longer is written."""

@@ -1,6 +1,6 @@
 """Grids of images for the journal and MLflow.
 
-Dimension key: R rows, K images (per row), C channels (1 or 3), H and W pixels.
+Dimension key: R rows, K images (per row), C channels, H and W pixels.
 """
 
 import numpy as np
@@ -12,11 +12,20 @@ PADDING = 2  # pixels between images, before enlarging
 SMALLEST = 56  # images are enlarged by a whole factor until their shorter side has so many pixels
 
 
+def visible(images: Tensor) -> Tensor:
+    """Images (..., C, H, W) as grey or colour: of two channels the first, of more the first three.
+
+    What lies beyond (alpha, infrared) trains, but cannot be shown beside them.
+    """
+    channels = images.shape[-3]
+    return images if channels in (1, 3) else images[..., : 1 if channels < 3 else 3, :, :]
+
+
 def tile(images: Tensor) -> np.ndarray:
     """Images in [0, 1] as one picture, uint8 (H', W', 3).
 
     Args:
-        images: (K, C, H, W), laid out in rows of 8; or (R, K, C, H, W), a row each
+        images: (K, 1 or 3, H, W), laid out in rows of 8; or (R, K, 1 or 3, H, W), a row each
             (interpolations, traversals).
 
     Raises:
