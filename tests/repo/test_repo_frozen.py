@@ -76,7 +76,10 @@ COMMANDS = {
     "config schema": [],
     "config diff": ["--json"],
     "data prepare": ["--root", "--source", "--force"],
-    "data import": ["--root", "--size", "--columns", "--vector", "--test-fraction", "--force"],
+    "data import": [
+        *("--root", "--size", "--columns", "--vector", "--keys", "--kind", "--layout"),
+        *("--test-fraction", "--force"),
+    ],
     "data show": ["--root", "--json"],
     "data export": ["--root", "--out", "--force"],
     "ui": ["--port", "--uri"],

@@ -14,7 +14,7 @@ from rayloom.core.protocols import Player, Trainable
 from rayloom.core.sections import AdamConfig, EvaluationConfig, RunConfig, SGDConfig, TrainConfig
 from rayloom.training import Engine
 from rayloom.training.fitting import MemorySink
-from rayloom.training.pictures import tile
+from rayloom.training.pictures import tile, visible
 from training.law import difference, never, points, train
 from training.toys import CASES, Adversaries, Regression, build
 
@@ -409,6 +409,10 @@ def test_tiles_show_the_pixels():
     assert [int(grid[30, 30 + 62 * n, 0]) for n in range(5)] == [0, 255, 128, 0, 255]
     with pytest.raises(ValueError, match="pictures must be"):
         tile(torch.zeros(2, 2, 8, 8))
+    odd = torch.rand(2, 5, 4, 8, 8)
+    assert torch.equal(visible(odd), odd[:, :, :3])
+    assert torch.equal(visible(odd[:, :, :2]), odd[:, :, :1])
+    assert visible(odd[:, :, :3]).shape[2] == 3
 
 
 def test_overfitting_one_batch_goes_down():

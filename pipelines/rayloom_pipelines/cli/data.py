@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rayloom.core.text import one_line
 from rayloom_pipelines.cli.options import Parser, action
 
 ACTIONS = {
@@ -91,21 +92,26 @@ def _import(argv: Sequence[str]) -> int:
         force=given.force,
     )
     _say_made(made)
+    _say_content(made)
+    return 0
+
+
+def _say_content(made: Any) -> None:
+    """Fields, classes with counts, and what to know of a data set that was imported."""
     from rayloom.data.describe import caveats, class_counts
 
     for name, field in made.spec.fields.items():
         print(f"{'field':<8} {name}: {field.dtype} {field.shape} {field.kind}")
     for key, classes in class_counts(made).items():
+        start = "class" if key == "label" else f"class of {key}"
         for name, counts in classes[:MOST_CLASSES]:
-            print(f"{'class':<8} {name}: {', '.join(f'{s} {n:,}' for s, n in counts.items())}")
+            said = ", ".join(f"{split} {count:,}" for split, count in counts.items())
+            print(f"{start:<8} {one_line(name)}: {said}")
         if len(classes) > MOST_CLASSES:
-            more = f"and {len(classes) - MOST_CLASSES:,} more, {len(classes):,} in all"
-            print(f"{'class':<8} {more}: rayloom data show {made.name}")
-        if key != "label":
-            print(f"{'':<8} (of the field {key})")
+            more = f"{len(classes) - MOST_CLASSES:,} more, {len(classes):,} in all"
+            print(f"{start:<8} and {more}: rayloom data show {made.name}")
     for note in (*made.notes, *caveats(made)):
-        print(f"{'note':<8} {note}")
-    return 0
+        print(f"{'note':<8} {one_line(note)}")
 
 
 def _say_made(made: Any) -> None:

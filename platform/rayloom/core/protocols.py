@@ -76,7 +76,8 @@ class DataSpec:
             have = ", ".join(f"{k} {v.dtype} {v.shape}" for k, v in self.fields.items())
             raise UserError(
                 f"data set {self.name!r} has no field 'image' of pictures ({fault}); it has: "
-                f'{have}; {IMAGE_RULE} (docs/data.md, "One\'s own data")'
+                f"{have}; {IMAGE_RULE}: import it as such (`rayloom data import PATH NAME --kind "
+                "image --force`), or take another data.name or model"
             )
         return field
 

@@ -96,9 +96,9 @@ def caveats(dataset: Dataset) -> list[str]:
 def eval_split_cure(dataset: Dataset) -> str:
     """What to set where the split to evaluate on does not exist."""
     words = [f"data.eval_split={name}" for name in dataset.splits if name != "train"]
-    if "train" in dataset.splits and "validation" not in dataset.splits:
+    if "validation" not in dataset.splits and len(dataset.split("train")) > 1:
         words.append("data.validation_fraction=0.1 data.eval_split=validation (holds a tenth out)")
-    return "set " + ", or ".join(words)
+    return "set " + (", or ".join(words) or "data.eval_split=train")
 
 
 def _describe_split(split: Split, dataset: Dataset, examples: int) -> dict[str, Any]:
