@@ -315,7 +315,11 @@ def _names(given: dict[str, Node]) -> list[Problem]:
             continue
         reason = "a name holds letters, digits and . _ + - between single slashes"
         if section == "env" and ":" in text:
-            reason = "'module:Id' would import code that a config names; use --plugin instead"
+            alone = shown(text.rpartition(":")[2])
+            reason = (
+                f"'module:Id' would import code that a config names; give the id alone, {alone} "
+                "(what registers it comes in by --plugin)"
+            )
         problems.append(
             Problem(f"{section}.name", f"{_value(text)} is refused: {reason}", name.where)
         )

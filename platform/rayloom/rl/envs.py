@@ -14,8 +14,9 @@ import numpy as np
 from gymnasium.envs.registration import load_env_creator, registry
 
 from rayloom.core import catalogue
-from rayloom.core.errors import UserError, did_you_mean, nearest
+from rayloom.core.errors import UserError, did_you_mean
 from rayloom.core.sections import EnvConfig
+from rayloom.rl.env_packages import bring, missing_simulator, nearest_id
 from rayloom.rl.spaces import EnvSpec, make_spec
 
 # Wrappers by name. What keeps a memory over episodes (NormalizeObservation, NormalizeReward) is
@@ -60,22 +61,48 @@ def check_id(name: str) -> str:
     Raises:
         UserError: `module:Id`, or no such id; tells the nearest one.
     """
-    if ":" in name:
-        raise UserError(
-            f"env.name: {name!r} has a module in it, and a config must not be able to import code; "
-            "give the id alone and load its module with --plugin"
-        )
-    register_own_ids()
-    if name in registry:
-        return name
-    if catalogue.has("envs", name):
+    wrong = id_problem(name)
+    if wrong is not None:
+        hint = f"; did you mean {wrong[1]!r}?" if wrong[1] else ""
+        raise UserError(f"env.name: {wrong[0]}{hint}")
+    if name not in registry:
         made = catalogue.load("envs", name)
         limit = getattr(made, "max_episode_steps", None)
         gym.register(id=name, entry_point=made, max_episode_steps=limit)
-        return name
-    near = nearest(name, [*registry, *catalogue.names("envs")])
-    hint = f"; did you mean {near!r}?" if near else ""
-    raise UserError(f"env.name: Gymnasium knows no environment {name!r}{hint}")
+    return name
+
+
+def id_problem(name: str) -> tuple[str, str | None] | None:
+    """(Why no environment can be made by this name, the nearest that can), or None.
+
+    Nothing is made, so that it can be told with all other mistakes of a config.
+    """
+    if ":" in name:
+        return (
+            f"{name!r} has a module in it, and a config must not be able to import code; give the "
+            f"id alone, {name.rpartition(':')[2]!r}",
+            None,
+        )
+    register_own_ids()
+    why = None
+    if name not in registry:
+        if catalogue.has("envs", name):
+            return None
+        why = bring(name)
+    if name in registry:
+        lacks = missing_simulator(name)
+        return (lacks, None) if lacks else None
+    if why is not None:
+        return why, None
+    near = nearest_id(name, catalogue.names("envs"))
+    space = name.rpartition("/")[0]
+    if near is None and space and not any(one.startswith(f"{space}/") for one in registry):
+        return (
+            f"no installed package has environments of the namespace {space!r}; install the one "
+            f"that does, and name its class in a plugin (--plugin FILE.py)",
+            None,
+        )
+    return f"Gymnasium knows no environment {name!r}", near
 
 
 @contextlib.contextmanager
