@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from rayloom.core.causes import paragraph, traceback_of
 from rayloom.core.errors import NonFiniteError, UserError
 from rayloom.core.sections import ResourcesConfig
 from rayloom.distributed.train import WorkerError, run_workers, wait_until
@@ -39,6 +40,10 @@ def test_an_error_of_a_worker_comes_back_as_itself(ray_cluster, entry, kind, wor
     assert words in str(caught.value)
     assert caught.value.exit_code == code
     assert "Traceback" not in str(caught.value)
+    assert f"({entry})" in paragraph(caught.value)  # the line, in a file that is not ours
+    assert "toy_entries.py:" in paragraph(caught.value)
+    assert isinstance(caught.value.__cause__, KeyError if entry == "bug" else kind)
+    assert f"in {entry}\n" in traceback_of(caught.value)
 
 
 def test_a_killed_worker_is_replaced_and_goes_on_from_the_checkpoint(ray_cluster, tmp_path):

@@ -57,6 +57,17 @@ def test_a_refused_or_needless_resume_changes_nothing(run, monkeypatch):
     assert text(run) == before
 
 
+def test_a_plugin_that_calls_sys_exit_has_failed(place, monkeypatch):
+    from rayloom.core.errors import RayloomError
+    from rayloom.generative.vae import VAE
+
+    monkeypatch.setattr(VAE, "loss", lambda self, batch, **named: exit(0))
+    with pytest.raises(RayloomError, match=r"sys.exit was called .*test_pipelines_attempts.py"):
+        rayloom.train("generative/vae-digits", SMALL, track=False)
+    run = rayloom.load("latest")
+    assert (run.status, run.exit_code) == ("failed", 1)
+
+
 def test_a_group_clears_its_end_too(place):
     group = rayloom.train("generative/vae-digits", SMALL, seeds=2, track=False)
     first, before = group.about, text(group)

@@ -288,6 +288,53 @@ def test_an_own_environment_trains(place):
     assert run.status == "finished"
 
 
+def test_a_failed_attempt_tells_its_cause_everywhere_until_the_next_begins(
+    place, monkeypatch, capsys
+):
+    """run.json, log.txt, MLflow's tag, the command line; and then none of them."""
+    from mlflow import MlflowClient
+
+    from rayloom.generative.vae import VAE
+    from rayloom_pipelines.cli import main
+
+    def tag(run):
+        known = json.loads((run.path / "tracking.json").read_text())
+        found = MlflowClient(known["uri"]).get_run(known["mlflow_run_id"])
+        return found.info.status, found.data.tags.get("rayloom.cause")
+
+    def broken(self, batch, **named):
+        try:
+            return {}["picture"]
+        except KeyError as error:
+            raise RuntimeError("no batch") from error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(VAE, "loss", broken)
+        with pytest.raises(RuntimeError, match="no batch") as caught:
+            rayloom.train("generative/vae-digits", [*SMALL, "train.epochs=1"])
+        assert isinstance(caught.value.__cause__, KeyError)
+        run = rayloom.load("latest")
+        cause = run.about["cause"]
+        assert cause.startswith("KeyError: 'picture' at ")
+        assert "test_pipelines_runs.py:" in cause
+        assert "(told as RuntimeError: no batch)" in cause
+        log = (run.path / "log.txt").read_text()
+        assert "Traceback (most recent call last)" in log
+        assert "direct cause of" in log
+        assert str(run.path / "log.txt") in "".join(caught.value.__notes__)
+        assert run.about["ended"]
+        assert tag(run) == ("FAILED", cause)
+        with pytest.raises(UserError):  # refused: it is still the failed run that it was
+            rayloom.resume(run, ["resources.workers=2", "resources.address=127.0.0.1:1"])
+        assert tag(run) == ("FAILED", run.about["cause"])
+    assert main(["runs", "show", run.id]) == 0
+    assert f"traceback          {run.path / 'log.txt'}" in capsys.readouterr().out
+    rayloom.resume(run, ["train.time_limit_s=1e-9"])  # ends at once, well
+    assert "cause" not in run.about
+    assert run.attempts[0]["cause"] == cause
+    assert not tag(run)[1]
+
+
 def test_a_failed_run_says_so(place, monkeypatch):
     from rayloom.core.errors import NonFiniteError
     from rayloom.generative.vae import VAE

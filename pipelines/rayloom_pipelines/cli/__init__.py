@@ -140,11 +140,11 @@ def _main(argv: Sequence[str]) -> int:
         if interrupt.received():  # a library made an error of its own out of it
             return _stopped(128 + interrupt.received())
         if isinstance(error, RayloomError):
-            print(f"rayloom: {error}", file=sys.stderr)
+            print(f"rayloom: {error}{_more(error)}", file=sys.stderr)
             return error.exit_code
         if os.environ.get("RAYLOOM_TRACEBACK"):
             raise
-        print(f"rayloom: {_cause(error)}", file=sys.stderr)
+        print(f"rayloom: failed: {_cause(error)}", file=sys.stderr)
         return 1
 
 
@@ -158,14 +158,23 @@ def _stopped(code: int) -> int:
     return code
 
 
+def _more(error: BaseException) -> str:
+    """What an error of ours leaves out: the line of the user's code, where the traceback is."""
+    told = ""
+    if not isinstance(error, UserError):
+        from rayloom.core.causes import place_of
+
+        place = place_of(error)
+        told = f" at {place}" if place and place.partition(" ")[0] not in str(error) else ""
+    return "\n".join([told, *getattr(error, "__notes__", ())])
+
+
 def _cause(error: BaseException) -> str:
     """One paragraph about a failure: what, where in the user's or our code, and how to see more."""
-    import traceback
+    from rayloom.core.causes import paragraph
 
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f" at {frames[-1].filename}:{frames[-1].lineno} ({frames[-1].name})" if frames else ""
-    text = " ".join(str(error).split()) or "no message"
-    return (
-        f"failed: {type(error).__name__}: {text[:1500]}{place}. "
-        "Set RAYLOOM_TRACEBACK=1 to see the whole traceback."
-    )
+    notes = getattr(error, "__notes__", ())
+    text = paragraph(error)
+    if not notes:
+        return f"{text}. Set RAYLOOM_TRACEBACK=1 to see the whole traceback."
+    return "\n".join([text, *notes])

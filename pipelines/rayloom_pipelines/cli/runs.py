@@ -111,6 +111,10 @@ def _show(argv: Sequence[str]) -> int:
     for key in ("name", "created", "ended", "command", "seed", "parameters_sha256"):
         if about.get(key) is not None:
             print(f"  {key:<18} {about[key]}")
+    if about.get("cause"):
+        if about["cause"] != about.get("reason"):
+            print(f"  {'cause':<18} {about['cause']}")
+        print(f"  {'traceback':<18} {found.folder.log_path}")
     if about.get("data"):
         print(f"  {'data':<18} {about['data']['name']} {about['data']['fingerprint'][:12]}")
     for field, stage in about.get("stages", {}).items():

@@ -2,7 +2,7 @@
 
 import datetime
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from rayloom.core.config import to_dict
 from rayloom.core.hyperparameters import hyperparameters
 from rayloom.core.sections import RunConfig
 from rayloom_pipelines.console import RunObserver
-from rayloom_pipelines.recipes.ending import finish, give_up
+from rayloom_pipelines.recipes.ending import CAUSE_TAG, finish, give_up
 from rayloom_pipelines.recipes.folder import Options
 from rayloom_pipelines.recipes.prepare import Prepared
 from rayloom_pipelines.recipes.quiet import quiet
@@ -131,15 +131,30 @@ def train(folder: Any, task: Task) -> dict[str, Any]:
 
 
 def begin(folder: Any, config: RunConfig, *, resume: bool) -> Any:
-    """Write into `run.json` that an attempt begins; gives what `attempts.withdraw` needs."""
+    """Write down that an attempt begins; gives what `attempts.withdraw` needs."""
     from rayloom.records import attempts
 
     about, now = folder.read(), to_dict(config)
-    noted: dict[str, Any] = {}
+    noted: dict[str, Any] = {"config_now": now}
     if resume:
         stamp = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
         entry: dict[str, Any] = {"time": stamp}
         if about.get("config_now") not in (None, now):
             entry["train"] = now["train"]
         noted["resumed"] = [*about.get("resumed", []), entry][-attempts.MOST :]
-    return attempts.begin(folder, facts={}, config_now=now, **noted)
+    return open_attempt(folder, noted)
+
+
+def open_attempt(folder: Any, noted: Mapping[str, Any]) -> Any:
+    """Write down that an attempt begins, in `run.json` and for MLflow.
+
+    Args:
+        folder: The run folder, locked.
+        noted: Further fields of `run.json`.
+    """
+    from rayloom.records import attempts
+
+    if folder.read().get("cause"):
+        folder.journal().tags({CAUSE_TAG: ""})
+        folder.journal().flush()
+    return attempts.begin(folder, facts={}, **noted)

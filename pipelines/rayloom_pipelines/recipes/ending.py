@@ -5,14 +5,18 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from rayloom.core import interrupt
+from rayloom.core.causes import paragraph, traceback_of
 from rayloom.core.errors import RayloomError, UserError
 from rayloom.core.sections import RunConfig
 from rayloom.records.attempts import withdraw
 from rayloom_pipelines.console import RunObserver
 
+CAUSE_TAG = "rayloom.cause"
 END_TRIES = 60  # a second apart
 CLOSE_S, HURRY_S = 30.0, 5.0  # how long MLflow may take at the end; after a second signal
 _ENDED = {"finished": "FINISHED", "interrupted": "KILLED", "time_limit": "KILLED"}
+_SIGNALS = {130: "Ctrl-C", 143: "SIGTERM"}
 _OTHER = {"running": "KILLED", "created": "KILLED"}  # of a refused resume: what it was before
 
 
@@ -71,23 +75,46 @@ def give_up(
         observer: Who watches.
         mark: Of `attempts.begin`: a resume that is refused before its first step changes nothing.
     """
-    stopped = isinstance(error, KeyboardInterrupt | SystemExit)
+    # a library may have made an error of its own out of a signal
+    stopped = isinstance(error, KeyboardInterrupt) or bool(interrupt.received())
     if stopped:
         observer.on_message(f"stopped at once; go on with: rayloom resume {folder.run_id}")
     refused = isinstance(error, UserError) and mark is not None and withdraw(folder, mark)
+    if refused and (cause := folder.read().get("cause")):
+        folder.journal().tags({CAUSE_TAG: cause})
     status = folder.read()["status"]
-    if (
-        not refused and status not in _ENDED
-    ):  # else training is over and only MLflow lacks something
+    if not refused and status not in _ENDED:
+        # else training is over and only MLflow lacks something
         status = "interrupted" if stopped else "failed"
-        cause = str(error) if isinstance(error, RayloomError) else repr(error)
-        folder.update(status=status, reason=cause[:2000], exit_code=_exit_code(error), ended=now())
-        folder.journal().status(status)
+        _write_down(folder, error, status)
     folder.journal().close()
     if follower is not None:
         patience = HURRY_S if stopped else CLOSE_S
         state = (_OTHER | _ENDED).get(status, "FAILED")
         follower.close(state, patience, in_a_hurry=stopped)
+    if isinstance(
+        error, SystemExit
+    ):  # of a plugin, say: it would end the command as if all was well
+        failure = RayloomError(f"sys.exit was called while training: {paragraph(error)}")
+        for note in getattr(error, "__notes__", ()):
+            failure.add_note(note)
+        raise failure from error
+
+
+def _write_down(folder: Any, error: BaseException, status: str) -> None:
+    """The cause of an attempt's end in `run.json` and as a tag, its traceback in the log."""
+    if status == "interrupted":
+        code = 128 + interrupt.received() if interrupt.received() else _code(error, 130)
+        reason = f"stopped at once by {_SIGNALS.get(code, 'a signal')}"
+        folder.update(status=status, reason=reason, ended=now(), exit_code=code)
+    else:
+        cause = paragraph(error)
+        folder.log(f"the attempt failed: {cause}\n{traceback_of(error)}")
+        error.add_note(f"the run {folder.run_id} failed; its traceback is in {folder.log_path}")
+        about = {"status": status, "reason": cause, "cause": cause, "ended": now()}
+        _until_written(lambda: folder.update(**about, exit_code=_code(error, 1)))
+        folder.journal().tags({CAUSE_TAG: cause})
+    folder.journal().status(status)
 
 
 def now() -> str:
@@ -95,11 +122,10 @@ def now() -> str:
     return datetime.datetime.now().astimezone().isoformat(timespec="seconds")
 
 
-def _exit_code(error: BaseException) -> int:
+def _code(error: BaseException, otherwise: int) -> int:
+    """The exit code of what ended an attempt badly; never 0."""
     code = getattr(error, "exit_code", getattr(error, "code", None))
-    if isinstance(code, int):
-        return code
-    return 130 if isinstance(error, KeyboardInterrupt) else 1
+    return code if isinstance(code, int) and code else otherwise
 
 
 def _until_written(write: Callable[[], bool]) -> bool:

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from rayloom.core.sections import RunConfig
-from rayloom.records import attempts
 from rayloom_pipelines.console import RunObserver
-from rayloom_pipelines.recipes.attempt import start_follower
-from rayloom_pipelines.recipes.ending import give_up, now
+from rayloom_pipelines.recipes.attempt import open_attempt, start_follower
+from rayloom_pipelines.recipes.ending import CAUSE_TAG, give_up, now
 from rayloom_pipelines.recipes.folder import Options
 from rayloom_pipelines.recipes.quiet import quiet
 
@@ -43,7 +42,7 @@ def open_group(
         if about["status"] == "created":
             folder.journal().tags({"rayloom.kind": str(about["kind"])})
             folder.journal().flush()
-        mark, follower = attempts.begin(folder, facts={}), None
+        mark, follower = open_attempt(folder, {}), None
         end: dict[str, Any] = {"exit_code": 1, "reason": "", "metrics": {}, "step": 0, "best": None}
         try:
             follower = start_follower(folder, config, options, observer)
@@ -58,6 +57,8 @@ def _close(folder: Any, end: Mapping[str, Any], status: str, follower: Any | Non
     journal = folder.journal()
     if end["metrics"]:
         journal.scalars(end["step"], end["metrics"])
+    if end.get("cause"):
+        journal.tags({CAUSE_TAG: end["cause"]})
     journal.status(status)
     journal.close()
     known = ("exit_code", "reason", "metrics", "step", "best")

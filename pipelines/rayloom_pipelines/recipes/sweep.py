@@ -107,7 +107,7 @@ def _go_on(folder: Any, resolved: Resolved, options: Options, observer: RunObser
                 "name": f"{', '.join(resolved.spaces)} of {about['name']}",
                 "verb": "sweeping",
                 "workers": config.resources.workers,
-                "resumed": "resumed" in about,
+                "resumed": about["status"] != "created",
             }
         )
         board = Board(observer, spec)

@@ -72,6 +72,9 @@ def ending(result: "SweepResult", spec: "SweepSpec") -> dict[str, Any]:
         end["best_run"], end["best_values"] = best.outcome.get("run_id"), best.values
     elif not result.signal:
         end |= {"exit_code": 1, "reason": "every trial failed"}
+        first = next((row for row in result.trials if row["error"]), None)
+        if first is not None:
+            end["cause"] = f"every trial failed, trial {first['trial']} by: {first['error']}"
     return end
 
 

@@ -14,13 +14,13 @@ import logging
 import shutil
 import tempfile
 import threading
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from rayloom.core import failpoints
+from rayloom.core.causes import paragraph, traceback_of
 from rayloom.core.errors import RayloomError, UserError
 from rayloom.core.sections import ResourcesConfig
 from rayloom.core.spaces import Space
@@ -417,9 +417,9 @@ def _trial_function(entry: str, payload: dict[str, Any], book: Any, metric: str)
         except RayloomError as error:
             ended = {"error": str(error), "exit_code": error.exit_code}
         except Exception as error:
-            message = f"{type(error).__name__}: {first_line(error)}"
-            logging.getLogger(__name__).warning("trial %s: %s", trial, traceback.format_exc())
-            ended = {"error": message, "traceback": traceback.format_exc()}
+            message = paragraph(error)
+            logging.getLogger(__name__).warning("trial %s: %s", trial, traceback_of(error))
+            ended = {"error": message, "traceback": traceback_of(error)}
         finally:
             connect(None)
             line.close()

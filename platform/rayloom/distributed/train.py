@@ -12,7 +12,6 @@ import signal
 import tempfile
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
@@ -21,6 +20,7 @@ from typing import Any
 from uuid import uuid4
 
 from rayloom.core import errors, interrupt
+from rayloom.core.causes import packed, paragraph, unpacked
 from rayloom.core.errors import RayloomError, UserError
 from rayloom.core.sections import ResourcesConfig
 from rayloom.distributed.cluster import first_line, start_ray
@@ -241,7 +241,13 @@ def _judge(mailbox: Any, failure: BaseException | None, max_failures: int) -> di
 
 
 def _rebuild(fatal: dict[str, Any]) -> RayloomError:
-    """The worker's error as the driver raises it: same kind, same message."""
+    """The worker's error as the driver raises it: same kind, same message, itself as its cause."""
+    error = _same_kind(fatal)
+    error.__cause__ = unpacked(fatal)
+    return error
+
+
+def _same_kind(fatal: dict[str, Any]) -> RayloomError:
     kind = getattr(errors, fatal["kind"], None)
     if fatal["kind"] == "ConfigError" or not isinstance(kind, type):
         kind = UserError if fatal["exit_code"] == UserError.exit_code else None
@@ -308,12 +314,11 @@ def _restart_cures(error: BaseException) -> bool:
 
 def _describe(error: BaseException, rank: int) -> dict[str, Any]:
     ours = isinstance(error, RayloomError)
-    message = str(error) if ours else f"worker {rank}: {type(error).__name__}: {first_line(error)}"
     return {
         "kind": type(error).__name__ if ours else "",
-        "message": message,
+        "message": str(error) if ours else f"worker {rank}: {paragraph(error)}",
         "exit_code": getattr(error, "exit_code", 1),
-        "traceback": "".join(traceback.format_exception(error)),
+        **packed(error),
     }
 
 
