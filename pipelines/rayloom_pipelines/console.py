@@ -8,6 +8,10 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, TextIO
 
+from rayloom.core.secrets import mask_tree
+from rayloom.core.text import one_line
+from rayloom_pipelines.outlet import outlet
+
 PLAIN_EVERY_S = 10.0  # between progress lines where output is piped, and between progress events
 LIVE_EVERY_S = 0.1
 _SHOWN = {
@@ -78,12 +82,13 @@ class Events:
     """
 
     def __init__(self, out: TextIO | None = None) -> None:
-        self._out = out or sys.stdout
+        self._out = outlet(out or sys.stdout)
         self._last = time.monotonic()
 
     def _write(self, kind: str, event: Mapping[str, Any]) -> None:
         line = {"event": kind, "time_ms": time.time_ns() // 1_000_000, **event}
-        self._out.write(json.dumps(line, default=str) + "\n")
+        # masked before it is JSON, so that no quote is lost; ASCII, so that any stream holds it
+        self._out.control(json.dumps(mask_tree(line), default=str) + "\n")
         self._out.flush()
 
     def on_start(self, event: Mapping[str, Any]) -> None:
@@ -124,7 +129,7 @@ class Console:
     """
 
     def __init__(self, out: TextIO | None = None, *, live: bool | None = None) -> None:
-        self._out = out or sys.stdout
+        self._out = outlet(out or sys.stdout)
         self.live = self._out.isatty() if live is None else live
         self._drawn = False
         self._last = 0.0
@@ -141,7 +146,8 @@ class Console:
         count = event.get("workers")
         where = f"on {count} worker{'s' * (count > 1)}" if count else "in process"
         how = "resuming" if event.get("resumed") else event.get("verb", "training")
-        self.line(f"{how} {event['name']} {where}, run {event['run']} in {event['path']}")
+        name, path = one_line(str(event["name"])), one_line(str(event["path"]))
+        self.line(f"{how} {name} {where}, run {event['run']} in {path}")
         self._last = time.monotonic()
         if self.live and self._hook is None:
             self._hook = sys.breakpointhook
@@ -157,7 +163,8 @@ class Console:
         if self.live:
             width = shutil.get_terminal_size().columns - 1
             text = progress_text(event, self._evaluated, width)
-            self._out.write("\r" + text.ljust(width))
+            self._out.control("\r")
+            self._out.write(text.ljust(width))
             self._out.flush()
             self._drawn = True
         elif not done:
@@ -226,11 +233,11 @@ class Console:
     def clear(self) -> None:
         """Remove the live line, or the live table."""
         if self._block:
-            self._out.write(f"\x1b[{self._block}A\x1b[J")
+            self._out.control(f"\x1b[{self._block}A\x1b[J")
             self._out.flush()
             self._block = 0
         if self._drawn:
-            self._out.write("\r" + " " * (shutil.get_terminal_size().columns - 1) + "\r")
+            self._out.control("\r" + " " * (shutil.get_terminal_size().columns - 1) + "\r")
             self._out.flush()
             self._drawn = False
 
@@ -327,7 +334,7 @@ def row_text(row: Mapping[str, Any]) -> str:
         if key not in _ROW
     )
     error = f"  {row['error']}" if row.get("error") else ""
-    return (
+    return one_line(
         f"{row['trial']}  {row['status']:<8} {score:>10}  {row['evaluations']:>3}  {values}{error}"
     )
 

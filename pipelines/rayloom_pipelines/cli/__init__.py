@@ -13,6 +13,7 @@ from importlib import import_module
 
 from rayloom.core import interrupt, teardown
 from rayloom.core.errors import RayloomError, UserError, did_you_mean
+from rayloom_pipelines.outlet import guarded
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: Sequence[str]) -> int:
+    with guarded():
+        return _command(argv)
+
+
+def _command(argv: Sequence[str]) -> int:
     # Read by OpenMP when torch is loaded. Waiting threads sleep: where another process wants the
     # cores too, spinning ones make a step ten times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

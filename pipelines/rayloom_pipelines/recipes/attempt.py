@@ -4,10 +4,10 @@ import datetime
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rayloom.core.config import to_dict
+from rayloom.core.errors import UserError
 from rayloom.core.hyperparameters import hyperparameters
 from rayloom.core.sections import RunConfig
 from rayloom_pipelines.console import RunObserver
@@ -15,6 +15,7 @@ from rayloom_pipelines.recipes.ending import CAUSE_TAG, finish, give_up
 from rayloom_pipelines.recipes.folder import Options
 from rayloom_pipelines.recipes.prepare import Prepared
 from rayloom_pipelines.recipes.quiet import quiet
+from rayloom_pipelines.recipes.server import mlflow_of
 
 
 @dataclass(frozen=True)
@@ -71,13 +72,15 @@ def start_follower(
 ) -> Any | None:
     """The MLflow follower of a run folder, started; None where tracking is off."""
     about = folder.read()
-    uri = (about.get("tracking") or {}).get("uri")
+    try:
+        uri = mlflow_of(about, config)
+    except UserError as error:  # of a resume
+        observer.on_message(f"{error}, then `rayloom runs sync {folder.run_id}`; training goes on")
+        return None
     if uri is None:
         return None
-    from rayloom.tracking import MlflowFollower, resolve_uri
+    from rayloom.tracking import MlflowFollower
 
-    if config.tracking.uri is not None:  # a resume may move the tracking
-        uri = resolve_uri(config.tracking.uri, Path.cwd())
     tags = {
         "rayloom.config": about["name"],
         "rayloom.task": about["task"],

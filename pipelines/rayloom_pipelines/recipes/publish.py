@@ -12,6 +12,7 @@ from rayloom.core.sections import RunConfig
 from rayloom_pipelines.console import RunObserver
 from rayloom_pipelines.recipes.build import Stages
 from rayloom_pipelines.recipes.copies import stages_of, write_slim
+from rayloom_pipelines.recipes.server import mlflow_of
 from rayloom_pipelines.recipes.weights import (
     Weights,
     learner_of,
@@ -47,9 +48,10 @@ def send_rest(folder: Any, observer: RunObserver) -> bool:
     from rayloom.tracking import sync_run
 
     about = folder.read()
-    if not (about.get("tracking") or {}).get("uri"):
+    uri = mlflow_of(about)
+    if not uri:
         return True
-    sent = sync_run(folder.path, say=observer.on_message, timeout_s=60.0)
+    sent = sync_run(folder.path, uri, say=observer.on_message, timeout_s=60.0)
     options = about.get("options", {})
     wanted = options.get("register", True) and not about.get("smoke")
     if sent and wanted and about["status"] == "finished" and not about.get("model"):
@@ -77,6 +79,7 @@ def register(folder: Any, config: RunConfig, *, say: Callable[[str], Any]) -> An
             name=config.tracking.register_as or about["name"],
             files={file.name: file for file in Path(scratch).iterdir()},
             sha256=parameters_sha256(weights),
+            uri=mlflow_of(about),
             score=info.score,
             direction=info.direction,
             measure=_measure(about, config),

@@ -1,5 +1,6 @@
 """One trial of a sweep: a run of its own (one per seed), in a process of its own."""
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -8,11 +9,13 @@ from typing import Any
 from rayloom.core.config import Resolved, resolve
 from rayloom.core.errors import RayloomError
 from rayloom.core.scores import best_index, mean
+from rayloom.core.secrets import mask_urls
 from rayloom.core.sections import RunConfig
 from rayloom_pipelines.console import Silent
 from rayloom_pipelines.recipes import run
 from rayloom_pipelines.recipes.folder import Options
 from rayloom_pipelines.recipes.group import child_options, children_of
+from rayloom_pipelines.recipes.server import mlflow_of
 from rayloom_pipelines.recipes.smoke import shorten
 
 
@@ -37,7 +40,7 @@ def payload_of(folder: Any, resolved: Resolved, options: Options, spec: Any) -> 
         "options": asdict(inside),
         "plugins": [plugin["path"] for plugin in about.get("plugins", [])],
         "plugin_facts": about.get("plugins", []),
-        "tracking_uri": (about.get("tracking") or {}).get("uri"),
+        "tracking_uri": mlflow_of(about, resolved.config),
     }
 
 
@@ -78,7 +81,10 @@ def train_trial(
     options = Options(**payload["options"])
     if options.smoke:
         config = shorten(config)
-    tracking = config.tracking.model_copy(update={"uri": payload["tracking_uri"]})
+    uri = payload["tracking_uri"]
+    if uri and mask_urls(uri) != uri:  # the password stays in this process's environment
+        os.environ["MLFLOW_TRACKING_URI"] = uri
+    tracking = config.tracking.model_copy(update={"uri": uri and mask_urls(uri)})
     config = config.model_copy(update={"tracking": tracking})
     scores, first = [], None
     for number in range(payload["seeds"]):

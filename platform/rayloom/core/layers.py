@@ -9,10 +9,10 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from rayloom.core.errors import ConfigError, Problem, UserError, nearest
 from rayloom.core.schema_walk import default_name, is_player_mapping
+from rayloom.core.secrets import mask_urls
 from rayloom.core.sections import RunConfig, TrainConfig
 from rayloom.core.spaces import parse_call
 from rayloom.core.yaml_marks import Node, parse, printable, read_text, shown
@@ -323,11 +323,8 @@ def passwords(tree: Node) -> list[Problem]:
 
 
 def has_password(uri: str) -> bool:
-    """Whether a URI carries `user:password@`."""
-    try:
-        return urlsplit(uri).password is not None
-    except ValueError:
-        return False
+    """Whether a URI carries `user:password@`, or a token as the user of a web address."""
+    return mask_urls(uri) != uri
 
 
 def _is_file(path: Path) -> bool:

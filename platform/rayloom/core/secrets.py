@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rayloom.core.secret_forms import hide_forms
-from rayloom.core.secret_names import is_secret_name
+from rayloom.core.secret_names import Strength, is_secret_name, strength
 from rayloom.core.secret_values import hide_assigned, hide_random
 
 HIDDEN = "***"
@@ -75,9 +75,18 @@ def mask(text: str) -> str:
     Masking twice changes nothing more. Meant for what people and programs read (messages, diffs,
     commands, reports), not for values that a run needs again.
     """
+    return _mask(text, known())
+
+
+def _mask(text: str, values: tuple[str, ...]) -> str:
+    """`mask`, given what is known; short texts (names of metrics, say) are remembered."""
     if len(text) < 4:
         return text
-    for value in known():
+    return _mask_short(text, values) if len(text) <= _SHORT else _mask_any(text, values)
+
+
+def _mask_any(text: str, values: tuple[str, ...]) -> str:
+    for value in values:
         if value in text:
             text = text.replace(value, HIDDEN)
     if "PRIVATE KEY" in text:
@@ -94,6 +103,10 @@ def mask(text: str) -> str:
     return hide_random(hide_assigned(text))
 
 
+_SHORT = 100  # characters
+_mask_short = functools.lru_cache(maxsize=4096)(_mask_any)
+
+
 def mask_urls(text: str) -> str:
     """The text with the user information of its URLs hidden, and nothing else changed."""
     if "@" not in text or ":/" not in text.replace("\\/", "/"):
@@ -104,36 +117,42 @@ def mask_urls(text: str) -> str:
 def mask_tree(data: Any) -> Any:
     """JSON-able data without secrets: texts are masked, and what stands under a secret's name.
 
-    Keys stay, as do numbers and truth values, but for numbers under names such as `password`.
+    Numbers and truth values stay, but for whole numbers under names such as `password`.
     """
-    return _masked(data, 0)
+    return _masked(data, known(), 0)
 
 
-def _masked(data: Any, depth: int) -> Any:
+def _masked(data: Any, values: tuple[str, ...], depth: int) -> Any:
     if isinstance(data, str):
-        return mask(data)
-    if depth > 100:
+        return _mask(data, values)
+    if depth > _DEPTH:
         return HIDDEN
     if isinstance(data, Mapping):
-        return {
-            _masked(key, depth) if isinstance(key, str) else key: (
-                _under_secret(value, depth + 1)
-                if isinstance(key, str) and is_secret_name(key)
-                else _masked(value, depth + 1)
-            )
-            for key, value in data.items()
-        }
+        found = {}
+        for key, value in data.items():
+            kind = strength(key) if isinstance(key, str) else ""
+            name = _mask(key, values) if isinstance(key, str) else key
+            if kind:
+                found[name] = _under_secret(value, kind, values, depth + 1)
+            else:
+                found[name] = _masked(value, values, depth + 1)
+        return found
     if isinstance(data, list | tuple):
-        return [_masked(item, depth + 1) for item in data]
+        return [_masked(item, values, depth + 1) for item in data]
     return data
 
 
-def _under_secret(value: Any, depth: int) -> Any:
+def _under_secret(value: Any, kind: Strength, values: tuple[str, ...], depth: int) -> Any:
     if isinstance(value, str):
         return HIDDEN if value else value
-    if isinstance(value, list | tuple) and depth < 100:
-        return [_under_secret(item, depth + 1) for item in value]
-    return _masked(value, depth)
+    if isinstance(value, list | tuple) and depth <= _DEPTH:
+        return [_under_secret(item, kind, values, depth + 1) for item in value]
+    if kind == "strong" and isinstance(value, int) and not isinstance(value, bool):
+        return HIDDEN
+    return _masked(value, values, depth)
+
+
+_DEPTH = 100
 
 
 def mask_command(arguments: Iterable[str]) -> list[str]:
@@ -183,16 +202,16 @@ def remember_url(url: str | None) -> None:
             remember(unquote(value))
 
 
-def known() -> list[str]:
+def known() -> tuple[str, ...]:
     """What this process knows as a secret, longest first: remembered, or in its environment."""
     return _known(tuple(os.environ.items()), len(_remembered))
 
 
 @functools.lru_cache(maxsize=2)
-def _known(environment: tuple[tuple[str, str], ...], count: int) -> list[str]:
+def _known(environment: tuple[tuple[str, str], ...], count: int) -> tuple[str, ...]:
     for name, value in environment:
         if is_secret_name(name):
             remember(value)
         elif "://" in value:
             remember_url(value)
-    return sorted(_remembered, key=len, reverse=True)
+    return tuple(sorted(_remembered, key=len, reverse=True))

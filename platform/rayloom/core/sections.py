@@ -7,7 +7,9 @@ and the docs say the same. The loader (`rayloom.core.config`) reads YAML and rep
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, field_validator, model_validator
+
+from rayloom.core.secrets import mask_tree
 
 PositiveInt = Annotated[int, Field(ge=1)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
@@ -211,6 +213,13 @@ class TrackingConfig(Config):
     register_as: str | None = Field(
         None, description="registered model name; null: the config's name"
     )
+    upload_diff: bool = Field(False, description="MLflow gets git.diff too, secrets hidden")
+
+    @field_validator("tags")
+    @classmethod
+    def _without_secrets(cls, tags: dict[str, str]) -> dict[str, str]:
+        """Tags are for others to read: a secret among them is hidden from the start."""
+        return dict(mask_tree(tags))
 
 
 class SweepConfig(Config):

@@ -13,43 +13,22 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
-from urllib.parse import urlparse
+from typing import Any
 
 from rayloom.core.errors import RayloomError
 from rayloom.distributed.cluster import first_line
+from rayloom.distributed.findings import Finding, State
+from rayloom.distributed.mlflow_check import check_tracking
 
-State = Literal["ok", "warn", "fail"]
 PORTS = {6379: "the head's GCS", 8265: "the dashboard and the Jobs API"}
 TOLERANCE_S = 2.0  # clock difference between nodes
 SPACE_BYTES = 5 * 2**30
 # What must be equal on both sides (a pickled message passes between them), and what should be.
 SAME = ("python", "ray", "torch", "rayloom")
 CHECKED_PACKAGES = ("ray", "torch", "mlflow", "gymnasium", "numpy", "rayloom")
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What one check found.
-
-    Attributes:
-        check: Its name, such as `clock`.
-        state: `ok`, `warn` (works, with a drawback) or `fail`.
-        message: What is the case.
-        remedy: What to do; "" if nothing.
-    """
-
-    check: str
-    state: State
-    message: str
-    remedy: str = ""
-
-    def to_dict(self) -> dict[str, str]:
-        """JSON-able."""
-        return asdict(self)
 
 
 def examine(
@@ -195,46 +174,6 @@ def check_space(folder: str | Path, *, wanted: int = SPACE_BYTES) -> Finding:
             "`rayloom runs gc` removes checkpoints that are not kept; or another storage=",
         )
     return Finding("space", "ok", text)
-
-
-def check_tracking(uri: str, *, timeout_s: float = 3.0) -> Finding:
-    """MLflow's store answers: a server by HTTP, a file by being writable."""
-    parts = urlparse(uri)
-    if parts.scheme in ("http", "https"):
-        return _check_server(uri, timeout_s)
-    text = uri.removeprefix("sqlite:///").removeprefix("file://")
-    path = Path(text).absolute()
-    folder = path.parent if parts.scheme == "sqlite" else path
-    if not folder.exists():
-        return Finding(
-            "tracking", "fail", f"{folder} does not exist", "make it, or change tracking.uri"
-        )
-    if not os.access(path if path.exists() else folder, os.W_OK):
-        return Finding("tracking", "fail", f"{path} cannot be written", "change its owner")
-    return Finding("tracking", "ok", f"{uri} can be written")
-
-
-def _check_server(uri: str, timeout_s: float) -> Finding:
-    import urllib.error
-    import urllib.request
-
-    try:
-        with urllib.request.urlopen(f"{uri.rstrip('/')}/version", timeout=timeout_s) as answer:
-            number = answer.read(40).decode("utf-8", "replace").strip()
-    except urllib.error.HTTPError as error:
-        remedy = "set MLFLOW_TRACKING_USERNAME and _PASSWORD, or MLFLOW_TRACKING_TOKEN"
-        if error.code not in (401, 403):
-            remedy = "is this an MLflow server?"
-        return Finding("tracking", "fail", f"{uri} answers {error.code} {error.reason}", remedy)
-    except (OSError, ValueError) as error:
-        return Finding(
-            "tracking",
-            "fail",
-            f"{uri} does not answer: {getattr(error, 'reason', error)}",
-            "start it (`mlflow server`), or correct tracking.uri; runs go on without it and send"
-            " their points later",
-        )
-    return Finding("tracking", "ok", f"{uri} answers, MLflow {number}")
 
 
 def check_token(address: str, environ: Mapping[str, str] | None = None) -> Finding:

@@ -55,9 +55,9 @@ def fsync_dir(folder: Path) -> None:
         os.close(handle)
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a new file in full and fsync it; no atomicity."""
-    with open(path, "wb") as file:
+def write_bytes(path: Path, data: bytes, *, mode: int = 0o666) -> None:
+    """Write a new file in full and fsync it; no atomicity. The umask takes its part of the mode."""
+    with open(path, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rayloom.core.errors import UserError
+from rayloom.core.secrets import mask, mask_urls
 from rayloom.records.files import (
     Say,
     fsync_dir,
@@ -25,6 +26,7 @@ from rayloom.records.files import (
     write_atomic,
     write_bytes,
 )
+from rayloom.records.hiding import hide
 from rayloom.records.lock import HEARTBEAT_S, STALE_S, Holder, RunLock, holder
 
 if TYPE_CHECKING:
@@ -149,7 +151,7 @@ class RunFolder:
                 git["diff_sha256"] = hashlib.sha256(diff.encode()).hexdigest() if diff else ""
                 info[key] = git
                 if diff:
-                    write_bytes(folder / file, diff.encode())
+                    write_bytes(folder / file, diff.encode(), mode=0o600)
         head = {
             "schema_version": SCHEMA_VERSION,
             "run_id": run_id,
@@ -160,8 +162,8 @@ class RunFolder:
         }
         (folder / "media").mkdir()
         (folder / "checkpoints").mkdir()
-        write_bytes(folder / "config.yaml", text.encode())
-        write_bytes(folder / RUN_JSON, to_json(head | info, indent=1) + b"\n")
+        write_bytes(folder / "config.yaml", mask_urls(text).encode())
+        write_bytes(folder / RUN_JSON, to_json(head | hide(info), indent=1) + b"\n")
         fsync_dir(folder)
 
     @classmethod
@@ -206,7 +208,7 @@ class RunFolder:
         return value | self._unwritten
 
     def update(self, **fields: Any) -> bool:
-        """Replace top-level fields of `run.json`, atomically.
+        """Replace top-level fields of `run.json`, atomically, without secrets (`hiding`).
 
         Floats that are not finite are stored as text. What a disk refuses is kept and written by
         the next update that succeeds.
@@ -214,7 +216,7 @@ class RunFolder:
         Returns:
             Whether it is on the disk.
         """
-        self._unwritten |= _finite(fields)
+        self._unwritten |= _finite(hide(fields))
         try:
             write_atomic(self.path / RUN_JSON, to_json(self.read(), indent=1) + b"\n")
         except (OSError, UserError) as error:
@@ -307,7 +309,7 @@ class RunFolder:
         """Append a line to `log.txt`; a disk that refuses is ignored."""
         now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
         with contextlib.suppress(OSError), open(self.log_path, "a", encoding="utf-8") as file:
-            file.write(f"{now} {message}\n")
+            file.write(f"{now} {mask(message)}\n")
 
 
 def _finite(value: Any) -> Any:

@@ -14,6 +14,7 @@ _HOME = {
     "find_run": "client",
     "numbered": "registry",
     "register_model": "registry",
+    "recall_uri": "uri",
     "resolve_uri": "uri",
     "run_of_mlflow_id": "registry",
     "run_of_model": "registry",

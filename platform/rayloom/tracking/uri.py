@@ -6,6 +6,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from rayloom.core.errors import UserError
+from rayloom.core.secrets import HIDDEN, mask, remember_url
 
 _DATABASE = re.compile(r"(sqlite|mysql|postgresql|mssql)(\+\w+)?://")
 
@@ -35,6 +36,31 @@ def resolve_uri(config_uri: str | None, cwd: str | Path) -> str:
             f"use sqlite:///PATH/mlflow.db or the http address of a server"
         )
     return uri
+
+
+def recall_uri(recorded: str, *given: str | None) -> str:
+    """The address of an MLflow, with the user information that no file of a run holds.
+
+    Args:
+        recorded: As a run's files name it, `http://***@host` where there was user information.
+        given: What may hold it in full (the config's, a site file's); `MLFLOW_TRACKING_URI` is
+            asked too. User information goes to the recorded address only.
+
+    Raises:
+        UserError: It is missing; says where it may come from.
+    """
+    if f"{HIDDEN}@" not in recorded:
+        return recorded
+    for uri in (*given, os.environ.get("MLFLOW_TRACKING_URI")):
+        if uri and HIDDEN not in uri:
+            whole = resolve_uri(uri, Path.cwd())
+            if mask(whole) == mask(recorded):
+                remember_url(whole)
+                return whole
+    raise UserError(
+        f"MLflow at {recorded} wants the user and password that the run was started with, and a "
+        "run folder never keeps them: set MLFLOW_TRACKING_URI to the whole address again"
+    )
 
 
 def _sqlite_path(uri: str, cwd: Path) -> Path:

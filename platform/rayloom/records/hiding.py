@@ -1,0 +1,70 @@
+"""What a run folder keeps without secrets, and what leaves it without secrets.
+
+Inside the folder `run.json` is masked but for what a resume reads back (`EXACT`); there and in
+`config.yaml` the passwords of URIs are hidden, since they come again from the environment. What
+leaves the folder (MLflow, `runs export`, registered models) is masked throughout.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rayloom.core.secrets import mask, mask_tree, mask_urls
+from rayloom.records.files import to_json
+
+# Read back by a resume or compared with: they stay as they are, but for passwords in URIs.
+EXACT = frozenset(
+    "schema_version run_id name created status config_sha256 config_now options plugins choices data"
+    " stages parent kind task seed trial model parameters_sha256 progress position summary".split()
+)
+
+
+def hide(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Top-level fields of `run.json` as they may be stored."""
+    return {
+        key: _without_passwords(value) if key in EXACT else mask_tree({key: value})[key]
+        for key, value in fields.items()
+    }
+
+
+def _without_passwords(value: Any) -> Any:
+    if isinstance(value, str):
+        return mask_urls(value)
+    if isinstance(value, Mapping):
+        return {key: _without_passwords(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_passwords(item) for item in value]
+    return value
+
+
+def outgoing(path: Path) -> bytes | None:
+    """The content of a text file of a run folder as it may leave the machine.
+
+    Returns:
+        The masked content; None for a file that is no text of ours and leaves as it is.
+    """
+    if path.name == "config.yaml":
+        return hidden_config(path.read_text(encoding="utf-8")).encode()
+    if path.suffix == ".json":
+        try:
+            return to_json(mask_tree(json.loads(path.read_bytes())), indent=1) + b"\n"
+        except (ValueError, RecursionError):
+            return mask(path.read_text(encoding="utf-8", errors="replace")).encode()
+    if path.suffix in (".txt", ".diff", ".csv"):
+        return mask(path.read_text(encoding="utf-8", errors="replace")).encode()
+    return None
+
+
+def hidden_config(text: str) -> str:
+    """A config as YAML without secrets; the same text if it holds none."""
+    import yaml
+
+    from rayloom.core.yaml_text import dump
+
+    try:
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return mask(text)
+    masked = mask_tree(tree)
+    return text if masked == tree else dump(masked)
