@@ -8,6 +8,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from rayloom.core.secrets import mask
+
+
+class _Masked(logging.Formatter):
+    """Records, tracebacks included, without secrets."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line."""
+        return mask(super().format(record))
+
 
 @contextmanager
 def quiet(log_path: Path | None) -> Iterator[None]:
@@ -21,7 +31,7 @@ def quiet(log_path: Path | None) -> Iterator[None]:
         if log_path is None
         else logging.FileHandler(log_path, encoding="utf-8", delay=True)
     )
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(_Masked("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     handler.setLevel(logging.WARNING)
     root = logging.getLogger()
     root.addHandler(handler)

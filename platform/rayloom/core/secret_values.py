@@ -16,18 +16,18 @@ HIDDEN = "***"
 
 _GAP = r"(?:[ \t]|\\?\r?\n(?:[+\- ]?[ \t]*)?){0,40}"  # spaces, and a diff's line starts
 _NAMED = re.compile(
-    r"(?<![\w.])(?P<name>[^\W\d][\w.-]{1,120})(?P<close>\\{0,6}[\"'`]?[\])]?)"
-    r"(?:[ \t]*(?P<type>:[ \t]*[\w.\[\]| ]{1,40}?(?==))?[ \t]*"
+    r"(?<![\w.])(?<!\w-)(?P<name>[^\W\d][\w.-]{1,120})(?P<close>\\{0,6}[\"'`]?[\])]?)"
+    r"(?:[ \t]{0,30}(?P<type>:[ \t]{0,30}[\w.\[\]| ]{1,40}?(?==))?[ \t]{0,30}"
     r"(?P<sep>:=|=>|={1,3}|!=|\?=|\+=|:|,|\(|>)"
-    rf"(?P<gap>{_GAP})|(?P<space>[ \t]+))"
+    rf"(?P<gap>{_GAP})|(?P<space>[ \t]{1, 30}))"
 )
 _QUOTE = re.compile(r"(?P<prefix>[rRbBuUfF]{0,2}|\$|@)(?P<q>\\{0,6}(?:\"\"\"|'''|[\"'`]))")
 _QUOTED = re.compile(r"[rRbBuUfF]{0,2}(?P<q>\\{0,6}[\"'`])(?P<body>(?:(?!(?P=q))[^\n])*)(?P=q)")
 _BLOCK = re.compile(r"[|>][+-]?\d?[ \t]*\n(?P<body>(?:[+\- ]?[ \t]+\S[^\n]*(?:\n|\Z))+)")
 _HEREDOC = re.compile(r"<<[-~]?[\"']?(?P<end>\w+)[\"']?\n(?P<body>[\s\S]*?)\n[+\- ]?\s*(?P=end)\b")
-_BARE = re.compile(r"[^\s\"'`,;<>)\]}&|\\]+")
-_BARE_ENV = re.compile(r"(?:[^\s\"'`\\]|[\"'](?=\w)|\\[^\snrtu\"'])+")
-_LINE = re.compile(r"[^\r\n]*")
+_BARE = re.compile(r"[^\s\"'`,;<>)\]}&|\\]{1,2000}")
+_BARE_ENV = re.compile(r"(?:[^\s\"'`\\]|[\"'](?=\w)|\\[^\snrtu\"']){1,2000}")
+_LINE = re.compile(r"[^\r\n]{0,400}")
 _FALLBACK = re.compile(
     r"(?:\bor\b|\belse\b|\|\||\?\?|\bdefault[ \t]*=|[+,(])[ \t]*(?=[rbuf]?\\{0,6}[\"'])"
 )
@@ -69,6 +69,8 @@ class _Finder:
 
     def masked(self) -> str:
         for match in _NAMED.finditer(self.text):
+            if self.spans and match.start() < self.spans[-1][1]:
+                continue  # inside what is hidden
             kind = strength(match["name"])
             if kind:
                 self._look(match, kind)

@@ -6,11 +6,14 @@ values assigned to names that say so, and quoted or assigned strings that look r
 hashes: hexadecimal digits alone, UUIDs, `sha256-...` and what stands in a path.
 """
 
+import base64
 import functools
+import json
 import os
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
+from urllib.parse import quote, unquote
 
 from rayloom.core.secret_forms import hide_forms
 from rayloom.core.secret_names import Strength, is_secret_name, strength
@@ -20,9 +23,9 @@ HIDDEN = "***"
 
 _IN_URL = re.compile(
     r"(?P<head>[A-Za-z][A-Za-z0-9+.-]{0,30}:(?:\\?/){2})"
-    r"(?:(?!\*\*\*@)[^\s/?#\"'<>`\\@]*(?:@[^\s/?#\"'<>`\\@]+)*@(?=[^\s@])"
+    r"(?:(?!\*\*\*@)[^\s/?#\"'<>`\\@]{0,500}(?:@[^\s/?#\"'<>`\\@]{1,500}){0,9}@(?=[^\s@])"
     # a password with an unescaped / in it: `user:` is followed by no port
-    r"|[^\s/@:?#\"'<>`\\\[]*:(?!\d{1,5}(?:[/?#\s\"'\\,;)]|$))[^\s\"'<>`\\]*@(?=[\w\[{$]))"
+    r"|[^\s/@:?#\"'<>`\\\[]{0,200}:(?!\d{1,5}(?:[/?#\s\"'\\,;)]|$))[^\s\"'<>`\\]{0,500}@(?=[\w\[{$]))"
 )
 _PRIVATE_KEY = re.compile(
     r"-----BEGIN (?P<kind>(?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?)-----"
@@ -41,12 +44,12 @@ _SCHEME = re.compile(
 )
 _FLAG = re.compile(
     # programs whose short flags take a password: `curl -u me:secret`, `mysql -psecret`
-    r"(?P<head>\b(?:curl|wget|http|https|xh|skopeo|ab|svn|snmpget|twine|lftp)\b[^\n|;&]*?\s"
+    r"(?P<head>\b(?:curl|wget|http|https|xh|skopeo|ab|svn|snmpget|twine|lftp)\b[^\n|;&]{0,300}?\s"
     r"(?:-u|-a|-U|-E|--user|--proxy-user|--auth|--creds|--src-creds|--dest-creds)[ =]?"
     r"[\"']?[^\s:\"'$]{0,60}:)(?P<value>[^\s\"']+)"
     r"|(?P<head2>\b(?:mysql|mysqldump|mysqladmin|mariadb|mongo|mongosh|sshpass|docker|podman"
     r"|buildah|helm|oc|twine|az|redis-cli|smbclient|ldapsearch|rabbitmqadmin|7z|7za|unzip|zip)\b"
-    r"[^\n|;&]*?\s(?:-p|-P|-w|-a)(?![a-zA-Z-]+[= ]|\s*\d{1,5}(?::\d+)?(?:\s|$))[ =]?[\"']?)"
+    r"[^\n|;&]{0,300}?\s(?:-p|-P|-w|-a)(?![a-zA-Z-]+[= ]|\s*\d{1,5}(?::\d+)?(?:\s|$))[ =]?[\"']?)"
     r"(?P<value2>[^\s\"'-][^\s\"']*)"
     r"|(?P<head3>\bpass:)(?P<value3>[^\s\"']+)"
 )
@@ -144,7 +147,8 @@ def _masked(data: Any, values: tuple[str, ...], depth: int) -> Any:
 
 def _under_secret(value: Any, kind: Strength, values: tuple[str, ...], depth: int) -> Any:
     if isinstance(value, str):
-        return HIDDEN if value else value
+        plain = not value or (kind == "weak" and _NUMBER.fullmatch(value))
+        return value if plain else HIDDEN
     if isinstance(value, list | tuple) and depth <= _DEPTH:
         return [_under_secret(item, kind, values, depth + 1) for item in value]
     if kind == "strong" and isinstance(value, int) and not isinstance(value, bool):
@@ -153,6 +157,7 @@ def _under_secret(value: Any, kind: Strength, values: tuple[str, ...], depth: in
 
 
 _DEPTH = 100
+_NUMBER = re.compile(r"[+-]?[\d.]{1,12}(?:e[+-]?\d+)?|true|false|null|none", re.IGNORECASE)
 
 
 def mask_command(arguments: Iterable[str]) -> list[str]:
@@ -186,20 +191,23 @@ def remember(value: str | None) -> None:
     Values that could be an ordinary word or number (`mlflow`, `5000`) are too common to be hidden
     everywhere; they are hidden where a name or a URL says what they are.
     """
-    if value and len(value) >= 6 and not _PLAIN_WORD.fullmatch(value) and value != HIDDEN:
-        _remembered.add(value)
+    if not value or len(value) < 6 or _PLAIN_WORD.fullmatch(value) or HIDDEN in value:
+        return
+    if value.startswith("/") and os.path.exists(value):
+        return  # a file that holds the secret
+    _remembered.update((value, quote(value, safe=""), json.dumps(value)[1:-1], repr(value)[1:-1]))
 
 
 def remember_url(url: str | None) -> None:
     """Hide the password of a URL wherever it appears, as it is written and as it is meant."""
-    from urllib.parse import unquote
-
     match = _IN_URL.match(url or "")
     if match is not None:
         user, colon, password = match.group()[len(match["head"]) : -1].partition(":")
-        for value in (password,) if colon else (user,):
-            remember(value)
-            remember(unquote(value))
+        value = password if colon else user
+        remember(value)
+        remember(unquote(value))
+        packed = f"{unquote(user)}:{unquote(password)}" if colon else ""
+        remember(base64.b64encode(packed.encode()).decode())
 
 
 def known() -> tuple[str, ...]:

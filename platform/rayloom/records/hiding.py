@@ -15,8 +15,8 @@ from rayloom.records.files import to_json
 
 # Read back by a resume or compared with: they stay as they are, but for passwords in URIs.
 EXACT = frozenset(
-    "schema_version run_id name created status config_sha256 config_now options plugins choices data"
-    " stages parent kind task seed trial model parameters_sha256 progress position summary".split()
+    "schema_version run_id name created status config_sha256 config_now options plugins choices"
+    " data stages parent kind task seed trial model parameters_sha256 position summary".split()
 )
 
 
@@ -38,12 +38,16 @@ def _without_passwords(value: Any) -> Any:
     return value
 
 
-def outgoing(path: Path) -> bytes | None:
-    """The content of a text file of a run folder as it may leave the machine.
+def first_files(about: Mapping[str, Any]) -> list[str]:
+    """Files that MLflow gets at the start: the config, and diffs where `tracking.upload_diff`."""
+    config = about.get("config_now")
+    tracking = config.get("tracking") if isinstance(config, Mapping) else None
+    asked = isinstance(tracking, Mapping) and tracking.get("upload_diff") is True
+    return ["config.yaml", *(("git.diff", "library.diff") if asked else ())]
 
-    Returns:
-        The masked content; None for a file that is no text of ours and leaves as it is.
-    """
+
+def outgoing(path: Path) -> bytes:
+    """The content of a file of a run folder as it may leave it: texts of ours without secrets."""
     if path.name == "config.yaml":
         return hidden_config(path.read_text(encoding="utf-8")).encode()
     if path.suffix == ".json":
@@ -53,7 +57,7 @@ def outgoing(path: Path) -> bytes | None:
             return mask(path.read_text(encoding="utf-8", errors="replace")).encode()
     if path.suffix in (".txt", ".diff", ".csv"):
         return mask(path.read_text(encoding="utf-8", errors="replace")).encode()
-    return None
+    return path.read_bytes()
 
 
 def hidden_config(text: str) -> str:

@@ -17,8 +17,9 @@ from typing import Any, Literal
 
 from rayloom.core.errors import UserError
 from rayloom.core.failpoints import hit
-from rayloom.core.secrets import mask_urls
+from rayloom.core.secrets import mask, mask_tree, mask_urls
 from rayloom.records.files import Say, is_disk_error, silent, to_json, write_atomic
+from rayloom.records.hiding import first_files
 from rayloom.tracking.sender import Sender, flatten
 
 Status = Literal["FINISHED", "KILLED", "FAILED"]
@@ -56,7 +57,8 @@ class MlflowFollower:
     ) -> None:
         self.folder = Path(run_path).absolute()
         self.uri, self.experiment = uri, experiment
-        self._params, self._tags, self._parent = flatten(params), dict(tags), parent
+        self._params, self._tags = mask_tree(flatten(params)), mask_tree(dict(tags))
+        self._parent = parent
         self._say: Say = say or silent
         self._poll_s = poll_s
         self._memory = _read_memory(self.folder)
@@ -205,7 +207,7 @@ class MlflowFollower:
                 self._say("MLflow is back and has everything")
 
     def _failed(self, error: Exception) -> None:
-        text = str(error).strip().partition("\n")[0][:200] or type(error).__name__
+        text = mask(str(error).strip()).partition("\n")[0][:200] or type(error).__name__
         if not self._trouble and not self._done:
             self._say(
                 f"MLflow at {mask_urls(self.uri)} cannot be written: {text}; training goes on, "
@@ -248,7 +250,7 @@ class MlflowFollower:
         sender = Sender(self._client, run_id, self.folder)
         sender.params(self._params)
         sender.tags(self._all_tags())
-        for name in ("config.yaml", "git.diff", "library.diff"):
+        for name in first_files(self.about()):
             sender.artifact(self.folder / name)
         return sender
 

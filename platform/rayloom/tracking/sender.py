@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from rayloom.core.config import leaves
 from rayloom.core.errors import RayloomError
+from rayloom.records.hiding import outgoing
 from rayloom.records.journal_reader import decode_line, lines
 
 if TYPE_CHECKING:
@@ -160,9 +161,13 @@ class Sender:
             self.tags({f"changed.{key}": value for key, value in changed.items()})
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
-        """Copy a file of the run folder beside the run, if it exists."""
-        if path.exists():
-            self._client.log_artifact(self._run, str(path), folder)
+        """Copy a file of the run folder beside the run, if it exists, without secrets."""
+        if not path.exists():
+            return
+        with tempfile.TemporaryDirectory(prefix="rayloom-") as scratch:
+            shown = Path(scratch) / path.name
+            shown.write_bytes(outgoing(path))
+            self._client.log_artifact(self._run, str(shown), folder)
 
 
 def _fit(value: str) -> str:
