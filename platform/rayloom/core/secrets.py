@@ -165,7 +165,12 @@ def mask_command(arguments: Iterable[str]) -> list[str]:
     shown: list[str] = []
     hide = False
     for argument in arguments:
-        shown.append(HIDDEN if hide else mask(argument))
+        name, equals, value = argument.partition("=")
+        kind = strength(name.lstrip("-")) if equals and value else ""
+        if hide or (kind and _under_secret(value, kind, (), 0) == HIDDEN):
+            shown.append(f"{name}={HIDDEN}" if kind and not hide else HIDDEN)
+        else:
+            shown.append(mask(argument))
         is_flag = argument.startswith("-") and "=" not in argument
         hide = is_flag and is_secret_name(argument.lstrip("-")) and not hide
     return shown
