@@ -191,7 +191,11 @@ def test_the_start_of_training_says_what_model_and_data_lack(tmp_path):
     for word in ("model vae", "'image'", "vector float32 (3,)", "(C, H, W)", "--kind image"):
         assert word in text
     text = refused("data.name=s")
-    for word in ("data.eval_split is 'test'", "it has: train", "data.validation_fraction=0.1"):
+    for word in (
+        "data.eval_split (--split) is 'test'",
+        "it has: train",
+        "data.validation_fraction=0.1",
+    ):
         assert word in text
     text = refused("data.name=s", "data.eval_split=train")
     assert "its numbers are int64" in text
@@ -281,11 +285,39 @@ def test_keys_that_do_not_fit_are_named(tmp_path, arrays, words):
         assert word in str(error.value), str(error.value)
 
 
-def test_splits_of_several_widths_lose_no_number(tmp_path):
-    made = brought_in(
-        tmp_path, {"t_train": np.array([1, 2], np.int16), "t_test": np.array([70_000], np.int32)}
-    )
+@pytest.mark.parametrize("table", [False, True])
+def test_splits_of_several_widths_lose_no_number(tmp_path, table):
+    small, large = np.array([1, 2], np.int16), np.array([70_000], np.int32)
+    if table:
+        value = {"train": pa.table({"t": small}), "test": pa.table({"t": large})}
+    else:
+        value = {"t_train": small, "t_test": large}
+    made = brought_in(tmp_path, value)
     assert made.split("test").take(torch.arange(1))["t"].item() == 70_000
+
+
+def test_what_a_user_may_not_expect_is_noted(tmp_path, capsys):
+    """Labels that are none, arrays without names, no pictures, classes that are missing."""
+    np.savez(tmp_path / "a.npz", bytes_of(20, 4, 4), np.arange(20))
+    np.savez(tmp_path / "b.npz", x=bytes_of(20, 4, 4), y=np.arange(20.0))
+    np.savez(
+        tmp_path / "c.npz", x_train=floats(3), y_train=[7, 9, 9], x_test=floats(1), y_test=[1000]
+    )
+
+    def said(name, *words):
+        argv = ["data", "import", str(tmp_path / name), "x", "--root", str(tmp_path), "--force"]
+        main([*argv, *words])
+        return "".join(capsys.readouterr())
+
+    text = said("a.npz")
+    assert "arr_0, arr_1: arrays without a name" in text
+    assert "no field image" in text
+    assert "no key is called x, data or image" in said("a.npz", "--kind", "image")
+    assert "y: float64 (), no labels" in said("b.npz")
+    text = said("c.npz")
+    assert "class    9: train 2, test 0" in text
+    assert text.count("class ") == 3
+    assert "label: not in train: 1000" in text
 
 
 # --- Parquet --------------------------------------------------------------------------------

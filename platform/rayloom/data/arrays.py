@@ -26,7 +26,7 @@ from rayloom.data.importing import (
 from rayloom.data.names import SPLIT_NAMES, folded, is_label
 from rayloom.data.npy import leave_out, load_arrays
 from rayloom.data.ordering import row_hash, split_order
-from rayloom.data.pictures import Reading, check_words, read_as
+from rayloom.data.pictures import Reading, check_words, may_be_pictures, read_as
 from rayloom.data.prepare import store_lock
 from rayloom.data.store import CHUNK, StoreWriter
 
@@ -75,6 +75,10 @@ def import_arrays(
         key: read_as(_where(path, key), key, [s[key] for s in splits.values()], layout, kind)
         for key in next(iter(splits.values()))
     }
+    if kind == "image" and not any(may_be_pictures(key) for key in readings):
+        raise UserError(
+            f"{path}: --kind image, but no key is called x, data or image*: {', '.join(readings)}"
+        )
     fields, classes = _fields(path, splits, readings)
     check_import(path, fields)
     with (
@@ -93,8 +97,25 @@ def import_arrays(
                 everything = np.arange(len(next(iter(values.values()))))
                 _write(writer, split, values, everything, fields, path)
     made = open_store(target)
-    made.notes = tuple(reading.note for reading in readings.values() if reading.note)
+    made.notes = _notes(splits, readings)
     return made
+
+
+def _notes(splits: Splits, readings: Mapping[str, Reading]) -> tuple[str, ...]:
+    """What a user may not expect of the keys."""
+    notes = [reading.note for reading in readings.values() if reading.note]
+    for name, array in next(iter(splits.values())).items():
+        if is_label(name) and name != "label" and array.ndim < 3:
+            notes.append(
+                f"{name}: {array.dtype} {array.shape[1:]}, no labels (whole numbers or text)"
+            )
+    unnamed = [key for key in readings if re.fullmatch(r"arr_\d+", key)]
+    if unnamed:
+        notes.append(
+            f"{', '.join(unnamed)}: arrays without a name; numpy.savez(file, x=..., y=...) says "
+            "which are pictures and labels"
+        )
+    return tuple(notes)
 
 
 def _where(path: Path, key: str) -> str:

@@ -47,18 +47,24 @@ def class_counts(dataset: Dataset) -> dict[str, list[tuple[str, dict[str, int]]]
     """How often each class occurs, over all examples.
 
     Returns:
-        By field of labels: (name of the class, count by split), in the order of the labels; where
-        classes have no names, their numbers.
+        By field of labels: (name of the class, count by split), in the order of the labels. Where
+        classes have no names, the numbers that occur.
     """
     found = {}
     for key, field in dataset.spec.fields.items():
         if field.kind != "label" or not field.num_classes or varies(field):
             continue
         counts = {name: _label_counts(dataset.split(name), key, field) for name in dataset.splits}
-        classes = dataset.manifest["fields"][key]["classes"] or range(field.num_classes)
+        names = dataset.manifest["fields"][key]["classes"]
+        numbers = (
+            range(len(names)) if names else torch.stack(list(counts.values())).sum(0).nonzero()
+        )
         found[key] = [
-            (str(name), {split: int(count[number]) for split, count in counts.items()})
-            for number, name in enumerate(classes)
+            (
+                str(names[int(number)] if names else int(number)),
+                {split: int(count[number]) for split, count in counts.items()},
+            )
+            for number in numbers
         ]
     return found
 
@@ -80,6 +86,8 @@ def caveats(dataset: Dataset) -> list[str]:
         notes.append(f"no split train, only {', '.join(dataset.splits)}: nothing trains on it")
     elif "test" not in dataset.splits:
         notes.append(f"no split test, on which runs are evaluated: {eval_split_cure(dataset)}")
+    if "image" not in dataset.spec.fields:
+        notes.append("no field image: models of pictures do not train on it")
     for key, classes in class_counts(dataset).items():
         unseen = [n for n, c in classes if sum(c.values()) and not c.get("train", 1)]
         untested = [n for n, c in classes if c.get("train") and not c.get("test", 1)]

@@ -19,10 +19,12 @@ import numpy as np
 from rayloom.core.errors import UserError
 from rayloom.data.importing import label_codes
 from rayloom.data.names import (
+    ROLES,
     case_twins,
     check_distinct,
     check_readable,
     counted,
+    folded,
     like_split,
     listed,
     one_form,
@@ -140,7 +142,6 @@ def read_layout(folder: Path, found: Found, test_fraction: float) -> Layout:
         }
         homes = [p[:1] for p in parts]
     else:
-        _check_no_lookalikes(folder, tops)
         splits = split_order(order, test_fraction)
         homes = [() for _ in parts]
     rest = [p[len(home) :] for p, home in zip(parts, homes, strict=True)]
@@ -193,13 +194,32 @@ def _check_splits(
         )
 
 
-def _check_no_lookalikes(folder: Path, tops: Sequence[str]) -> None:
-    """`train_images` beside `test_images` are no classes."""
-    alike = {top: like_split(top) for top in tops if like_split(top)}
+def _check_classes(where: Path, names: Sequence[str]) -> None:
+    """The folders of one level are classes, not splits or roles, and can be told apart."""
+    alike = {name: like_split(name) for name in names if like_split(name)}
     if "train" in alike.values() and len(set(alike.values())) > 1:
         raise UserError(
-            f"{folder}: the folders {listed(alike)} look like splits, but are not called so; name "
-            "them train, test, validation"
+            f"{where}: the folders {listed(alike)} look like splits: call them train, test, "
+            "validation, and import the folder in which they are"
+        )
+    if any(split_of(name) for name in names):
+        said = listed(name for name in names if split_of(name))
+        raise UserError(
+            f"{where}: holds {said} among classes, which are names of splits: one level too deep? "
+            "Rename what is a class"
+        )
+    roles = [name for name in names if folded(name) in ROLES]
+    if len(roles) > 1 and len(roles) == len(names):
+        raise UserError(
+            f"{where}: the folders {listed(roles)} look like parts of examples, not like classes: "
+            f"import one of them, such as {where / roles[0]}"
+        )
+    check_distinct(names, str(where), "folders of classes")
+    twins = case_twins(names)
+    if twins:
+        raise UserError(
+            f"{where}: the classes {twins[0]!r} and {twins[1]!r} differ only in case; rename or "
+            "join them"
         )
 
 
@@ -211,31 +231,24 @@ def _class_names(folder: Path, homes: Sequence[Parts], rest: Sequence[Parts]) ->
         (flat if len(part) == 1 else deep).setdefault("/".join(home), (*home, *part))
     if not deep:
         return []
-    for home, first in flat.items():
-        if home in deep:
+    for top, first in flat.items():
+        if top in deep:
             raise UserError(
                 f"{folder.joinpath(*first)}: lies beside the folders of the classes; move it "
                 "into one"
             )
         other = next(iter(deep))
         raise UserError(
-            f"{folder}: {other} has folders of classes, {home} has pictures without: give both "
+            f"{folder}: {other} has folders of classes, {top} has pictures without: give both "
             "the same classes, or neither"
         )
-    _check_depth(folder, [(*home, *part) for home, part in zip(homes, rest, strict=True)], homes)
     by_home: dict[Parts, dict[str, None]] = {}
     for home, part in zip(homes, rest, strict=True):
         by_home.setdefault(home, {})[part[0]] = None
-    for home, names in by_home.items():
-        where = folder.joinpath(*home)
-        check_distinct(names, str(where), "folders of classes")
-        twins = case_twins(names)
-        if twins:
-            raise UserError(
-                f"{where}: the classes {twins[0]!r} and {twins[1]!r} differ only in case; rename "
-                "or join them"
-            )
-    _check_trained({home[0]: names for home, names in by_home.items() if home})
+    for place, names in by_home.items():
+        _check_classes(folder.joinpath(*place), list(names))
+    _check_depth(folder, [(*home, *part) for home, part in zip(homes, rest, strict=True)], homes)
+    _check_trained({place[0]: names for place, names in by_home.items() if place})
     return [one_form(part[0]) for part in rest]
 
 

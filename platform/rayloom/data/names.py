@@ -16,7 +16,15 @@ SPLIT_NAMES = {
     **dict.fromkeys(("val", "valid", "validation", "dev", "eval"), "validation"),
 }
 LABEL_NAMES = ("label", "labels", "y", "target", "targets", "class")
-_HEAD = re.compile(rf"({'|'.join(sorted(SPLIT_NAMES, key=len, reverse=True))})(set|data|images)?")
+_WORDS = "|".join(sorted(SPLIT_NAMES, key=len, reverse=True))
+_HEAD = re.compile(rf"({_WORDS})(set|split|data|images?|imgs?|pics|pictures|photos|[ab])?")
+_HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")
+# Folders that say what pictures are for, as data sets of segmentation and detection have them.
+ROLES = frozenset(
+    "image images img imgs jpegimages picture pictures photo photos mask masks label labels "
+    "annotation annotations segmentation segmentations target targets input inputs output outputs "
+    "gt groundtruth ground_truth depth edges source".split()
+)
 
 
 def one_form(name: str) -> str:
@@ -41,8 +49,8 @@ def split_of(name: str) -> str | None:
 
 
 def like_split(name: str) -> str | None:
-    """The split that a name such as `train_images` or `testset` seems to mean, or None."""
-    for word in re.split(r"[\W_\d]+", folded(name)):
+    """The split that a name such as `train_images` or `testA` seems to mean, or None."""
+    for word in re.split(r"[\W_\d]+", folded(_HUMP.sub(" ", name))):
         found = _HEAD.fullmatch(word)
         if found:
             return SPLIT_NAMES[found[1]]

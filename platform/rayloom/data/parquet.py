@@ -96,8 +96,10 @@ def plain(kind: pa.DataType) -> pa.DataType:
     return kind
 
 
-def check_same(paths: Sequence[Path], columns: Sequence[Columns], used: Sequence[str]) -> None:
-    """The files have the columns that are used, of the same types.
+def common_types(
+    paths: Sequence[Path], columns: Sequence[Columns], used: Sequence[str]
+) -> dict[str, pa.DataType]:
+    """Types of the columns that are used, the same in every file; of whole numbers the widest.
 
     Args:
         paths: The files.
@@ -107,10 +109,10 @@ def check_same(paths: Sequence[Path], columns: Sequence[Columns], used: Sequence
     Raises:
         UserError: A column is missing or of another type; names it and both files.
     """
-    first_path, first = paths[0], columns[0].types
+    first_path, types = paths[0], dict(columns[0].types)
     for path, other in zip(paths[1:], columns[1:], strict=True):
-        missing = [n for n in used or first if n not in other.types]
-        extra = [] if used else [n for n in other.types if n not in first]
+        missing = [n for n in used or types if n not in other.types]
+        extra = [] if used else [n for n in other.types if n not in types]
         if missing or extra:
             words = [f"lacks {listed(map(repr, missing))}"] if missing else []
             words += [f"has {listed(map(repr, extra))} beside"] if extra else []
@@ -118,13 +120,25 @@ def check_same(paths: Sequence[Path], columns: Sequence[Columns], used: Sequence
                 f"{path}: has other columns than {first_path}: it {' and '.join(words)}; "
                 "--columns takes those that both have"
             )
-        for name in used or first:
-            a, b = first[name], other.types[name]
-            if not a.equals(b) and not (pa.types.is_integer(a) and pa.types.is_integer(b)):
+        for name in used or types:
+            joined = _joined(types[name], other.types[name])
+            if joined is None:
                 raise UserError(
-                    f"{path}: column {name!r} is {b} here and {a} in {first_path}; store the same "
-                    "type in both"
+                    f"{path}: column {name!r} is {other.types[name]} here and {types[name]} in "
+                    f"{first_path}; store the same type in both"
                 )
+            types[name] = joined
+    return types
+
+
+def _joined(a: pa.DataType, b: pa.DataType) -> pa.DataType | None:
+    """A type that holds what both hold, or None."""
+    if a.equals(b):
+        return a
+    if pa.types.is_integer(a) and pa.types.is_integer(b):
+        both = np.result_type(a.to_pandas_dtype(), b.to_pandas_dtype())
+        return pa.from_numpy_dtype(both) if both.kind in "iu" else None
+    return None
 
 
 def read_rows(path: Path, columns: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
@@ -211,7 +225,9 @@ def is_encoded(kind: pa.DataType) -> bool:
     if pa.types.is_struct(kind):
         index = kind.get_field_index("bytes")
         return index >= 0 and is_encoded(kind.field(index).type)
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+    return bool(
+        pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
+    )
 
 
 def why_not(kind: pa.DataType) -> str:

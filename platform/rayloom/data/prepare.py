@@ -149,8 +149,8 @@ def require_splits(dataset: Dataset, config: DataConfig) -> None:
         near = nearest(config.eval_split, dataset.splits)
         hint = f" (did you mean {near!r}?)" if near else ""
         raise UserError(
-            f"data.eval_split is {config.eval_split!r}, but data set {dataset.name!r} has no such "
-            f"split{hint}; it has: {have}; {eval_split_cure(dataset)}"
+            f"data.eval_split (--split) is {config.eval_split!r}, but data set {dataset.name!r} "
+            f"has no such split{hint}; it has: {have}; {eval_split_cure(dataset)}"
         )
 
 

@@ -35,7 +35,7 @@ from rayloom.data.manifest import FieldInfo, inner_shape, varies
 from rayloom.data.names import chosen, folded, is_label, one_form
 from rayloom.data.ordering import num_test, row_hash
 from rayloom.data.parquet import (
-    check_same,
+    common_types,
     files_by_split,
     is_any_list,
     is_encoded,
@@ -154,14 +154,16 @@ class _Plan:
         have, where = list(first.types), str(self.paths[0])
         self.vector = chosen(vector, have, where, "--vector", "column")
         named = chosen(columns, have, where, "--columns", "column")
-        check_same(self.paths, found, [*named, *self.vector] if columns else [])
+        used = [*named, *self.vector] if columns else []
+        self.types = common_types(self.paths, found, used)
         self.columns = [n for n in (named or have) if n not in self.vector]
         left = dict.fromkeys(name for each in found for name in each.index)
         self.notes = [f"left out, the index that pandas wrote: {', '.join(left)}"] if left else []
-        self.types = first.types
         self.known = self._read_metadata(first.metadata)
         for name in self.columns:
-            self._plan_column(name, first.types[name])
+            self._plan_column(name, self.types[name])
+            if is_label(name) and self.readers.get("label") != name:
+                self.notes.append(f"{name}: {self.types[name]}, no labels (whole numbers or text)")
         if self.vector:
             if "vector" in self.fields:
                 raise UserError(f"{self.paths[0]}: a column is called 'vector' already")
@@ -236,7 +238,7 @@ class _Plan:
         return shape, dtype, "image" if image else "vector"
 
     def _plan_label(self, name: str, kind: pa.DataType) -> FieldSpec:
-        found = {
+        found: set[Any] = {
             one_form(value) if isinstance(value, str) else value
             for path in self.paths
             for batch in read_rows(path, [name], _ROWS)
