@@ -225,6 +225,18 @@ def test_a_column_of_labels_is_a_vector_of_labels(tmp_path, labels):
         assert (got["x"] % 2 == got["label"]).all()
 
 
+def test_only_whole_numbers_and_text_are_labels_in_a_table(tmp_path):
+    """Floats under the name label once became the whole numbers below them."""
+    one = pa.array([[1], [0]], pa.list_(pa.int64(), 1))
+    made = brought_in(tmp_path, pa.table({"label": one, "x": [1.0, 0.0]}))
+    assert made.spec.fields["label"] == FieldSpec((), "int64", "label", 2)
+    got = made.split("train").take(torch.arange(1))
+    assert got["label"].item() == got["x"].item()
+    made = brought_in(tmp_path, pa.table({"label": [1.5, 2.5]}), force=True, test_fraction=0)
+    assert made.split("train").take(torch.arange(2))["label"].tolist() == [1.5, 2.5]
+    assert made.notes == ("label: double, no labels (whole numbers or text)",)
+
+
 def test_names_of_classes_have_one_unicode_form(tmp_path):
     made = brought_in(tmp_path, {"x": floats(20), "y": np.array([COMPOSED, DECOMPOSED] * 10)})
     [(name, counts)] = class_counts(made)["label"]

@@ -209,6 +209,8 @@ def import_data(
     hint = ""
     if suffix in (".csv", ".tsv"):
         hint = '; pandas turns it into Parquet: pandas.read_csv("in.csv").to_parquet("out.parquet")'
+    if suffix in (".zip", ".tar", ".gz", ".tgz", ".7z"):
+        hint = "; unpack it first"
     raise UserError(
         f"{path}: cannot import {suffix or 'a file without a suffix'}; "
         f"what can: a folder of images, .npy, .npz, .parquet{hint}"

@@ -166,9 +166,9 @@ def _check_splits(
     said = listed(split_tops)
     if others:
         raise UserError(
-            f"{folder}: the folders {said} say splits, but {listed(others)} beside them no split: "
-            "name every folder after a split (train, test, validation), or move or rename what "
-            "is none"
+            f"{folder}: {said} are folders of splits, but beside them is {listed(others)}, which "
+            "says no split: name every folder after one (train, test, validation), or move or "
+            "rename what is none"
         )
     for part in parts:
         if len(part) == 1:

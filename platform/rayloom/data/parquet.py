@@ -17,7 +17,14 @@ import pyarrow.parquet as pq
 
 from rayloom.core.errors import UserError
 from rayloom.data.importing import PARQUET
-from rayloom.data.names import SPLIT_NAMES, check_distinct, check_readable, listed, split_of
+from rayloom.data.names import (
+    SPLIT_NAMES,
+    check_distinct,
+    check_readable,
+    is_label,
+    listed,
+    split_of,
+)
 
 _INDEX = re.compile(r"__index_level_\d+__")  # pandas' own name of an index without a name
 
@@ -79,12 +86,17 @@ def read_columns(path: Path) -> Columns:
         check_readable(name, str(path))
     check_distinct(schema.names, str(path), "columns")
     index = tuple(name for name in schema.names if _INDEX.fullmatch(name))
-    types = {field.name: plain(field.type) for field in schema if field.name not in index}
+    types = {field.name: plain(field.type, field.name) for field in schema}
+    types = {name: kind for name, kind in types.items() if name not in index}
     return Columns(types, index, schema.metadata or {})
 
 
-def plain(kind: pa.DataType) -> pa.DataType:
-    """The type without what only says how it is stored."""
+def plain(kind: pa.DataType, name: str = "") -> pa.DataType:
+    """The type without what only says how it is stored; labels in lists of one are labels."""
+    if pa.types.is_fixed_size_list(kind) and kind.list_size == 1:
+        inside = plain(kind.value_type)
+        if is_label(name) and fits_label(inside):
+            return inside
     if pa.types.is_dictionary(kind):
         return plain(kind.value_type)
     if is_text(kind):
@@ -152,7 +164,7 @@ def read_rows(path: Path, columns: Sequence[str], rows: int) -> Iterator[pa.Reco
             for batch in file.iter_batches(rows, columns=list(columns)):
                 yield pa.record_batch(
                     {
-                        name: _plain_array(batch.column(batch.schema.get_field_index(name)))
+                        name: _plain_array(name, batch.column(batch.schema.get_field_index(name)))
                         for name in columns
                     }
                 )
@@ -161,8 +173,10 @@ def read_rows(path: Path, columns: Sequence[str], rows: int) -> Iterator[pa.Reco
         raise UserError(f"{path}: is damaged ({text})") from None
 
 
-def _plain_array(array: pa.Array) -> pa.Array:
-    kind = plain(array.type)
+def _plain_array(name: str, array: pa.Array) -> pa.Array:
+    kind = plain(array.type, name)
+    if pa.types.is_fixed_size_list(array.type) and not pa.types.is_fixed_size_list(kind):
+        array = pc.list_element(array, 0)  # keeps what is missing
     return array if kind.equals(array.type) else array.cast(kind)
 
 
@@ -201,6 +215,11 @@ def is_number(kind: pa.DataType) -> bool:
     return bool(
         pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
     )
+
+
+def fits_label(kind: pa.DataType) -> bool:
+    """Whether values of this type can be labels."""
+    return bool(pa.types.is_integer(kind) or pa.types.is_boolean(kind)) or is_text(kind)
 
 
 def is_list(kind: pa.DataType) -> bool:

@@ -9,7 +9,7 @@ scalars, fixed-size lists and tensors vectors, other lists varying fields; binar
 import itertools
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ from rayloom.data.ordering import num_test, row_hash
 from rayloom.data.parquet import (
     common_types,
     files_by_split,
+    fits_label,
     is_any_list,
     is_encoded,
     is_list,
@@ -162,7 +163,7 @@ class _Plan:
         self.known = self._read_metadata(first.metadata)
         for name in self.columns:
             self._plan_column(name, self.types[name])
-            if is_label(name) and self.readers.get("label") != name:
+            if is_label(name) and not fits_label(self.types[name]):
                 self.notes.append(f"{name}: {self.types[name]}, no labels (whole numbers or text)")
         if self.vector:
             if "vector" in self.fields:
@@ -180,7 +181,7 @@ class _Plan:
 
     def hint(self) -> str:
         """What to do with columns that cannot be fields: join the numbers, or choose others."""
-        numbers = [name for name in self.columns if is_number(self.types[name])]
+        numbers = _sayable(name for name in self.columns if is_number(self.types[name]))
         vector = f"--vector {','.join(numbers[:8])} joins columns of numbers" if numbers else ""
         return f"; {vector or '--columns'}{', --columns' if vector else ''} chooses columns"
 
@@ -190,14 +191,15 @@ class _Plan:
     def _plan_column(self, name: str, kind: pa.DataType) -> None:
         info = self.known.get(name)
         storage = kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
-        field = "label" if is_label(name) and _fits_label(storage) else one_form(name)
+        labels = is_label(name) and fits_label(storage)
+        field = "label" if labels else one_form(name)
         if field in self.fields:
             raise self._refuse(name, f"means {field!r}, as another does; choose with --columns")
         if info is not None:
             self.fields[field] = FieldSpec(info.shape, info.dtype, info.kind, info.num_classes)
             if info.classes:
                 self.classes[field] = info.classes
-        elif field == "label":
+        elif labels:
             self.fields[field] = self._plan_label(name, storage)
         elif is_encoded(storage):
             self.fields[field] = self._plan_images(name)
@@ -227,7 +229,7 @@ class _Plan:
         elif pa.types.is_integer(value) or pa.types.is_floating(value):
             dtype = np.dtype(value.to_pandas_dtype()).name
         else:
-            others = [n for n, t in self.types.items() if n != name and _usable(n, t)]
+            others = _sayable(n for n, t in self.types.items() if n != name and _usable(n, t))
             cure = f"; --columns {','.join(others[:8])} leaves it out" if others else ""
             raise self._refuse(name, why_not(value if shape else kind) + cure)
         if not folded(name).startswith("image"):
@@ -350,8 +352,9 @@ def _flat(array: pa.Array) -> np.ndarray:
     return np.asarray(array.to_numpy(zero_copy_only=False))
 
 
-def _fits_label(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_integer(kind) or pa.types.is_boolean(kind)) or is_text(kind)
+def _sayable(names: Iterable[str]) -> list[str]:
+    """Names that a flag of names with commas between them can hold."""
+    return [name for name in names if name and "," not in name]
 
 
 def _usable(name: str, kind: pa.DataType) -> bool:
