@@ -3,7 +3,7 @@
 import json
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -107,49 +107,10 @@ def _show(argv: Sequence[str]) -> int:
     if given.json:
         print(json.dumps(about, indent=1, default=str))
         return 0
-    print(f"{found.id}  {found.status}: {about.get('reason', '')}".rstrip(": "))
-    for key in ("name", "created", "ended", "command", "seed", "parameters_sha256"):
-        if about.get(key) is not None:
-            print(f"  {key:<18} {about[key]}")
-    if about.get("cause"):
-        if about["cause"] != about.get("reason"):
-            print(f"  {'cause':<18} {about['cause']}")
-        print(f"  {'traceback':<18} {found.folder.log_path}")
-    if about.get("data"):
-        print(f"  {'data':<18} {about['data']['name']} {about['data']['fingerprint'][:12]}")
-    for field, stage in about.get("stages", {}).items():
-        print(f"  {field:<18} {stage['run']} at step {stage['step']:,}")
-    for line in attempt_lines(found.attempts):
-        print(f"  {'attempt':<18} {line}")
-    git = about.get("git") or {}
-    if git.get("commit"):
-        print(f"  {'git':<18} {git['commit'][:12]}{' with changes' if git.get('dirty') else ''}")
-    if found.best:
-        best = found.best
-        print(f"  {'best':<18} {best['metric']} {_number(best['value'])} at step {best['step']:,}")
-    for key, value in sorted(found.metrics.items()):
-        print(f"  {key:<18} {_number(value)}")
-    if found.model_uri:
-        print(f"  {'model':<18} {found.model_uri}")
-    for key, files in sorted(found.pictures().items()):
-        print(f"  {key:<18} {files[-1]}")
-    for child in found.children:
-        best = child.best or {}
-        print(f"  {child.id}  {child.status}  {_number(best.get('value', ''))}")
+    from rayloom_pipelines.cli.page import page_of
+
+    print("\n".join(page_of(found)))
     return 0
-
-
-def attempt_lines(attempts: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Each start of a run, where there was more than one: when, how it ended, how far it came."""
-    if len(attempts) < 2:
-        return []
-    return [
-        f"{one.get('number')}: {one.get('began')} on {one.get('host', 'unknown')}, "
-        f"{one.get('status')}"
-        + (f" at step {one['position']:,}" if isinstance(one.get("position"), int) else "")
-        + (f" ({one['reason']})" if one.get("reason") else "")
-        for one in attempts
-    ]
 
 
 def _compare(argv: Sequence[str]) -> int:

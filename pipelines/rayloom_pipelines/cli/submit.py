@@ -1,6 +1,7 @@
 """`rayloom submit -- train|sweep|resume ...`: the same command as a job on a Ray cluster."""
 
 import argparse
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -32,6 +33,7 @@ def run(argv: Sequence[str]) -> int:
         near = nearest(inner[0], SUBMITTABLE) if inner else None
         hint = f" (did you mean {near}?)" if near else ""
         raise UserError(f"submit: after -- comes one of {', '.join(SUBMITTABLE)}{hint}")
+    given.typed = ["rayloom", "submit", *argv]
     make = _resume_job if inner[0] == "resume" else _config_job
     return make(inner[0], inner[1:], given)
 
@@ -112,8 +114,10 @@ def _send(
     uri: str | None,
 ) -> int:
     from rayloom.distributed import jobs
+    from rayloom.records import origin
     from rayloom_pipelines.resolve import site_settings
 
+    files[origin.JOB_FILE] = json.dumps(origin.travelling(given.typed), indent=1)
     address = address or (site_settings().get("resources") or {}).get("address")
     jobs.check_durable(
         storage=str(storage) if storage else None,

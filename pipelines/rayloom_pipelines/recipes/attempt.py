@@ -1,17 +1,16 @@
 """One attempt on a run folder: its lock, its tracking, the driver, and the end."""
 
-import datetime
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rayloom.core.config import to_dict
 from rayloom.core.errors import UserError
 from rayloom.core.hyperparameters import hyperparameters
 from rayloom.core.sections import RunConfig
 from rayloom_pipelines.console import RunObserver
-from rayloom_pipelines.recipes.ending import CAUSE_TAG, finish, give_up
+from rayloom_pipelines.recipes.beginning import begin
+from rayloom_pipelines.recipes.ending import finish, give_up
 from rayloom_pipelines.recipes.folder import Options
 from rayloom_pipelines.recipes.prepare import Prepared
 from rayloom_pipelines.recipes.quiet import quiet
@@ -30,6 +29,7 @@ class Task:
         should_stop: Another source of stop requests.
         resume: Whether there was an attempt before.
         began: `time.monotonic()` of the command.
+        carried: Of `records.origin.carry`, in a trial.
     """
 
     config: RunConfig
@@ -39,13 +39,14 @@ class Task:
     should_stop: Callable[[], int] | None
     resume: bool
     began: float
+    carried: Mapping[str, Any] | None = None
 
 
 def make_attempt(folder: Any, task: Task) -> Any:
     """One attempt on a run folder, under its lock; whatever happens is written down."""
     config, options, observer = task.config, task.options, task.observer
     with folder.lock(), quiet(folder.log_path):
-        mark, follower = begin(folder, config, resume=task.resume), None
+        mark, follower = begin(folder, config, resume=task.resume, carried=task.carried), None
         try:
             observer.on_start(
                 {
@@ -131,33 +132,3 @@ def train(folder: Any, task: Task) -> dict[str, Any]:
     if close is not None:
         close()
     return outcome.to_dict()
-
-
-def begin(folder: Any, config: RunConfig, *, resume: bool) -> Any:
-    """Write down that an attempt begins; gives what `attempts.withdraw` needs."""
-    from rayloom.records import attempts
-
-    about, now = folder.read(), to_dict(config)
-    noted: dict[str, Any] = {"config_now": now}
-    if resume:
-        stamp = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-        entry: dict[str, Any] = {"time": stamp}
-        if about.get("config_now") not in (None, now):
-            entry["train"] = now["train"]
-        noted["resumed"] = [*about.get("resumed", []), entry][-attempts.MOST :]
-    return open_attempt(folder, noted)
-
-
-def open_attempt(folder: Any, noted: Mapping[str, Any]) -> Any:
-    """Write down that an attempt begins, in `run.json` and for MLflow.
-
-    Args:
-        folder: The run folder, locked.
-        noted: Further fields of `run.json`.
-    """
-    from rayloom.records import attempts
-
-    if folder.read().get("cause"):
-        folder.journal().tags({CAUSE_TAG: ""})
-        folder.journal().flush()
-    return attempts.begin(folder, facts={}, **noted)

@@ -47,6 +47,7 @@ def make_folder(
     plugins: Sequence[Mapping[str, Any]] = (),
     say: Any = None,
     facts: Mapping[str, Any] | None = None,
+    carried: Mapping[str, Any] | None = None,
     fill: Callable[[Path], object] | None = None,
 ) -> Any:
     """The run folder of a new run, with all that a resume and a reader need to know.
@@ -59,15 +60,17 @@ def make_folder(
         plugins: `Plugin.to_dict()` of each.
         say: Hears about disks that refuse.
         facts: More fields of `run.json`.
+        carried: Of `origin.carry`: where the code comes from, if another process stands behind.
         fill: Puts more into the folder before it appears.
 
     Raises:
         UserError: The storage cannot be written.
     """
-    from rayloom.records import RunFolder, describe_environment
+    from rayloom.records import RunFolder
+    from rayloom.records.origin import JOB_VARIABLE, describe_run
     from rayloom.tracking import resolve_uri
 
-    info = describe_environment() | {
+    info = describe_run(carried) | {
         "kind": "run",
         "task": config.task,
         "seed": config.seed,
@@ -83,7 +86,7 @@ def make_folder(
         **(facts or {}),
     }
     storage = storage_path(config.storage)
-    settled = os.environ.get("RAYLOOM_JOB") if options.parent is None else None
+    settled = os.environ.get(JOB_VARIABLE) if options.parent is None else None
     return RunFolder.create(
         storage,
         name,

@@ -8,7 +8,8 @@ from typing import Any
 
 from rayloom.core.sections import RunConfig
 from rayloom_pipelines.console import RunObserver
-from rayloom_pipelines.recipes.attempt import open_attempt, start_follower
+from rayloom_pipelines.recipes.attempt import start_follower
+from rayloom_pipelines.recipes.beginning import open_attempt
 from rayloom_pipelines.recipes.ending import CAUSE_TAG, give_up, now
 from rayloom_pipelines.recipes.folder import Options
 from rayloom_pipelines.recipes.quiet import quiet

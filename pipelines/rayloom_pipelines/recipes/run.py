@@ -28,6 +28,7 @@ def start(
     plugins: Sequence[Mapping[str, Any]] = (),
     should_stop: Callable[[], int] | None = None,
     trial: str | None = None,
+    carried: Mapping[str, Any] | None = None,
 ) -> Any:
     """Train from the beginning. Returns the run folder, whose `run.json` says how it ended.
 
@@ -39,6 +40,7 @@ def start(
         plugins: `Plugin.to_dict()` of each.
         should_stop: Another source of stop requests: a signal number, or 0.
         trial: Number of the sweep's trial that this is.
+        carried: Of `records.origin.carry`: where a trial's code comes from.
 
     Raises:
         UserError: The config does not fit the data, the environment or this machine; no run folder
@@ -57,6 +59,7 @@ def start(
         options,
         plugins=plugins,
         say=observer.on_message,
+        carried=carried,
         facts={
             "data": prepared.data,
             "choices": prepared.choices,
@@ -66,7 +69,7 @@ def start(
         },
         fill=lambda place: stages.copy_into(place, prepared.stages),
     )
-    task = Task(config, options, prepared, observer, should_stop, resume=False, began=began)
+    task = Task(config, options, prepared, observer, should_stop, False, began, carried)
     return make_attempt(folder, task)
 
 
@@ -77,6 +80,7 @@ def resume(
     observer: RunObserver,
     plugins: Sequence[str] = (),
     should_stop: Callable[[], int] | None = None,
+    carried: Mapping[str, Any] | None = None,
 ) -> Any:
     """Go on with a run from its newest checkpoint that verifies.
 
@@ -86,6 +90,7 @@ def resume(
         observer: Who watches.
         plugins: Plugin files or modules; those the run was started with must be unchanged.
         should_stop: Another source of stop requests: a signal number, or 0.
+        carried: Of `records.origin.carry`: where a trial's code comes from.
 
     Raises:
         UserError: Something else was to change, or the plugins differ.
@@ -113,7 +118,7 @@ def resume(
         prepared = prepare(built_from, options, choices=about.get("choices", {}), path=path)
         _same_data(prepared.data, about.get("data"))
     interrupt.check()
-    task = Task(config, options, prepared, observer, should_stop, resume=True, began=began)
+    task = Task(config, options, prepared, observer, should_stop, True, began, carried)
     return make_attempt(folder, task)
 
 

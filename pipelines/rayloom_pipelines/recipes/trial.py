@@ -11,6 +11,7 @@ from rayloom.core.errors import RayloomError
 from rayloom.core.scores import best_index, mean
 from rayloom.core.secrets import mask_urls
 from rayloom.core.sections import RunConfig
+from rayloom.records.origin import carry
 from rayloom_pipelines.console import Silent
 from rayloom_pipelines.recipes import run
 from rayloom_pipelines.recipes.folder import Options
@@ -40,6 +41,7 @@ def payload_of(folder: Any, resolved: Resolved, options: Options, spec: Any) -> 
         "options": asdict(inside),
         "plugins": [plugin["path"] for plugin in about.get("plugins", [])],
         "plugin_facts": about.get("plugins", []),
+        "carried": carry(),
         "tracking_uri": mlflow_of(about, resolved.config),
     }
 
@@ -133,10 +135,8 @@ def _one(
     group = RunFolder(storage / payload["sweep"])
     for child in children_of(group):
         if child.about.get("trial") == trial and child.seed == config.seed:
-            return run.resume(
-                child.path, observer=reporter, plugins=payload["plugins"],
-                should_stop=reporter.should_stop,
-            )  # fmt: skip
+            more = {"should_stop": reporter.should_stop, "carried": payload["carried"]}
+            return run.resume(child.path, observer=reporter, plugins=payload["plugins"], **more)
     return run.start(
         config,
         payload["name"],
@@ -145,4 +145,5 @@ def _one(
         plugins=payload["plugin_facts"],
         should_stop=reporter.should_stop,
         trial=trial,
+        carried=payload["carried"],
     )

@@ -21,6 +21,8 @@ from typing import Any
 from rayloom.core.errors import RayloomError, UserError
 from rayloom.distributed.cluster import QUIET_ENV, first_line, has_token, token_mode
 from rayloom.distributed.uploads import LIMIT_BYTES, check_durable, dashboard_url, staged
+from rayloom.records.console import VARIABLE as CONSOLE
+from rayloom.records.origin import JOB_VARIABLE
 
 __all__ = [
     "LIMIT_BYTES",
@@ -113,7 +115,7 @@ def submit(
             variables = {
                 **{name: os.environ.get(name, value) for name, value in QUIET_ENV.items()},
                 "RAY_JOB_STOP_WAIT_TIME_S": "120",  # a SIGTERM writes a checkpoint; 3 s is little
-                "RAYLOOM_JOB": job_id,
+                JOB_VARIABLE: job_id,
                 **(env or {}),
             }
             runtime_env = {
@@ -157,7 +159,8 @@ _FIND_PYTHON = (
 
 def _entrypoint(argv: Sequence[str]) -> str:
     """The command line of the job, run by the Python that Ray's own workers there run."""
-    return f'{_FIND_PYTHON} exec "${{PY:-python}}" -m rayloom_pipelines.cli {shlex.join(argv)}'
+    command = f'exec env {CONSOLE}=1 "${{PY:-python}}" -m rayloom_pipelines.cli {shlex.join(argv)}'
+    return f"{_FIND_PYTHON} {command}"
 
 
 def listing(*, address: str | None = None) -> list[Job]:

@@ -8,12 +8,15 @@ moment leaves the end of one attempt or the beginning of the next, never a mixtu
 
 import contextlib
 import datetime
+import hashlib
 import os
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from rayloom.records.files import sha256_file
 
 if TYPE_CHECKING:
     from rayloom.records.run_folder import RunFolder
@@ -35,18 +38,28 @@ class Mark:
     Attributes:
         about: The content of `run.json` before the attempt began.
         written: Bytes of the journal and of a sweep's ledger, and the checkpoints by name.
+        made: Files of this attempt alone.
     """
 
     about: Mapping[str, Any]
     written: tuple[int, int, tuple[str, ...]]
+    made: tuple[Path, ...] = ()
 
 
-def begin(folder: "RunFolder", *, facts: Mapping[str, Any], **fields: Any) -> Mark:
+def begin(
+    folder: "RunFolder",
+    *,
+    facts: Mapping[str, Any],
+    diffs: Mapping[str, str] | None = None,
+    **fields: Any,
+) -> Mark:
     """Write down that an attempt begins; nothing of an earlier one's end stays in its place.
 
     Args:
         folder: The run folder, locked.
         facts: What is known of this attempt alone, such as the command.
+        diffs: What is not committed now, by `git` or `library`; `git-2.diff` where it is another
+            than before.
         fields: Further top-level fields of `run.json`.
 
     Raises:
@@ -59,8 +72,9 @@ def begin(folder: "RunFolder", *, facts: Mapping[str, Any], **fields: Any) -> Ma
     if len(past) > MOST:
         past = [past[0], *past[-MOST + 1 :]]
     number = past[-1].get("number", len(past)) if past else 0
+    number = number + 1 if isinstance(number, int) else len(past) + 1
     attempt = {
-        "number": number + 1 if isinstance(number, int) else len(past) + 1,
+        "number": number,
         "began": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "host": socket.gethostname(),
         "pid": os.getpid(),
@@ -68,8 +82,15 @@ def begin(folder: "RunFolder", *, facts: Mapping[str, Any], **fields: Any) -> Ma
     }
     about = {key: value for key, value in before.items() if key not in RESULTS}
     about |= {"status": "running", "attempt": attempt, **fields}
+    known = {_sha256_of(folder.path / f"{name}.diff") for name in diffs or ()}
+    made = []
+    for name, text in (diffs or {}).items():
+        if hashlib.sha256(text.encode()).hexdigest() not in known:
+            made.append(folder.path / f"{name}-{number}.diff")
+            folder.put(made[-1], text.encode())
+            made[-1].chmod(0o600)
     folder.replace(about | ({"attempts": past} if past else {}))
-    return Mark(before, _written(folder.path))
+    return Mark(before, _written(folder.path), tuple(made))
 
 
 def withdraw(folder: "RunFolder", mark: Mark) -> bool:
@@ -85,6 +106,8 @@ def withdraw(folder: "RunFolder", mark: Mark) -> bool:
     if first or folder.journal().waiting or _written(folder.path) != mark.written:
         return False
     folder.replace(mark.about)
+    for path in mark.made:
+        path.unlink(missing_ok=True)
     return True
 
 
@@ -138,6 +161,13 @@ def _written(folder: Path) -> tuple[int, int, tuple[str, ...]]:
     with contextlib.suppress(OSError):
         names = tuple(sorted(path.name for path in (folder / "checkpoints").glob("step-*")))
     return _size(folder / "journal.jsonl"), _size(folder / "ledger.jsonl"), names
+
+
+def _sha256_of(path: Path) -> str:
+    try:
+        return sha256_file(path)
+    except OSError:
+        return ""
 
 
 def _size(path: Path) -> int:

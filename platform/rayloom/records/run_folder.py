@@ -235,13 +235,21 @@ class RunFolder:
         Raises:
             UserError: The disk refuses; the old one stands.
         """
+        self.put(self.path / RUN_JSON, to_json(_finite(about), indent=1) + b"\n")
+        self._unwritten, self._told = {}, False
+
+    def put(self, path: Path, data: bytes) -> None:
+        """Write a small file of the run folder, whole or not at all.
+
+        Raises:
+            UserError: The disk refuses.
+        """
         try:
-            write_atomic(self.path / RUN_JSON, to_json(_finite(about), indent=1) + b"\n")
+            write_atomic(path, data)
         except OSError as error:
             if not is_disk_error(error):
                 raise
-            raise UserError(f"cannot write {self.path / RUN_JSON}: {error.strerror}") from error
-        self._unwritten, self._told = {}, False
+            raise UserError(f"cannot write {path}: {error.strerror}") from error
 
     @property
     def config_text(self) -> str:

@@ -1,0 +1,86 @@
+"""What `rayloom runs show` prints of a run."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from rayloom.core.text import one_line
+from rayloom_pipelines.facade import Run
+
+CONSOLE_LINES, LOG_LINES = 12, 12
+_UNFINISHED = ("failed", "killed", "interrupted")
+
+
+def page_of(found: Run) -> list[str]:
+    """The lines, each fit for a terminal."""
+    about = found.about
+    head = one_line(f"{found.id}  {found.status}: {about.get('reason', '')}".rstrip(": "))
+    lines = [head]
+    for name, value in _facts(found, about):
+        lines.append(one_line(f"  {name:<18} {value}"))
+    for child in found.children:
+        best = child.best or {}
+        lines.append(one_line(f"  {child.id}  {child.status}  {number(best.get('value', ''))}"))
+    return [*lines, *_logs(found)]
+
+
+def _facts(found: Run, about: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for key in ("name", "created", "ended", "command", "seed", "parameters_sha256"):
+        if about.get(key) is not None:
+            yield key, about[key]
+    if about.get("cause"):
+        if about["cause"] != about.get("reason"):
+            yield "cause", about["cause"]
+        yield "traceback", found.folder.log_path
+    if about.get("data"):
+        yield "data", f"{about['data']['name']} {about['data']['fingerprint'][:12]}"
+    for field, stage in about.get("stages", {}).items():
+        yield field, f"{stage['run']} at step {stage['step']:,}"
+    for line in attempt_lines(found.attempts):
+        yield "attempt", line
+    git = about.get("git") or {}
+    if git.get("commit"):
+        yield "git", f"{git['commit'][:12]}{' with changes' if git.get('dirty') else ''}"
+    job = about.get("job") or {}
+    if job:
+        yield "job", f"{job.get('id')} on {job.get('host')}, Ray {job.get('ray')}"
+    if found.best:
+        best = found.best
+        yield "best", f"{best['metric']} {number(best['value'])} at step {best['step']:,}"
+    for key, value in sorted(found.metrics.items()):
+        yield key, number(value)
+    if found.model_uri:
+        yield "model", found.model_uri
+    for key, files in sorted(found.pictures().items()):
+        yield key, files[-1]
+
+
+def attempt_lines(attempts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Each start of a run, where there was more than one: when, how it ended, how far it came."""
+    if len(attempts) < 2:
+        return []
+    return [
+        f"{one.get('number')}: {one.get('began')} on {one.get('host', 'unknown')}, "
+        f"{one.get('status')}"
+        + (f" at step {one['position']:,}" if isinstance(one.get("position"), int) else "")
+        + (f" ({one['reason']})" if one.get("reason") else "")
+        for one in attempts
+    ]
+
+
+def _logs(found: Run) -> Iterator[str]:
+    """The end of a job's console log; of a run that did not end well also that of its log."""
+    from rayloom.records.console import CONSOLE, end_of
+
+    wanted = [(found.path / CONSOLE, CONSOLE_LINES)]
+    if found.status in _UNFINISHED:
+        wanted.append((found.folder.log_path, LOG_LINES))
+    for path, count in wanted:
+        last = end_of(path, count)
+        if last:
+            yield one_line(f"  the end of {path}:")
+            yield from (f"    {line}" for line in last)
+
+
+def number(value: Any) -> str:
+    """A metric's value as a person reads it."""
+    return f"{value:.5g}" if isinstance(value, int | float) else str(value)

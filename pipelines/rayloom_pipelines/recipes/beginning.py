@@ -1,0 +1,66 @@
+"""How an attempt on a run folder begins: the last one's end is put aside, its origin is noted."""
+
+import datetime
+import socket
+from collections.abc import Mapping
+from typing import Any
+
+from rayloom.core.config import to_dict
+from rayloom.core.sections import RunConfig
+from rayloom_pipelines.recipes.ending import CAUSE_TAG
+
+
+def begin(
+    folder: Any, config: RunConfig, *, resume: bool, carried: Mapping[str, Any] | None = None
+) -> Any:
+    """Write down that an attempt on a run begins; gives what `attempts.withdraw` needs.
+
+    Args:
+        folder: The run folder, locked.
+        config: What holds now.
+        resume: Whether there was an attempt before.
+        carried: Of `records.origin.carry`, in a trial.
+    """
+    from rayloom.records import attempts
+
+    about, now = folder.read(), to_dict(config)
+    noted: dict[str, Any] = {"config_now": now}
+    if resume:
+        entry: dict[str, Any] = {"time": _now()}
+        if about.get("config_now") not in (None, now):
+            entry["train"] = now["train"]
+        noted["resumed"] = [*about.get("resumed", []), entry][-attempts.MOST :]
+    return open_attempt(folder, noted, carried)
+
+
+def open_attempt(
+    folder: Any, noted: Mapping[str, Any], carried: Mapping[str, Any] | None = None
+) -> Any:
+    """Write down that an attempt begins, in `run.json` and for MLflow; a job's output is copied.
+
+    Args:
+        folder: The run folder, locked.
+        noted: Further fields of `run.json`.
+        carried: Of `records.origin.carry`, in a trial.
+    """
+    from rayloom.records import attempts, origin
+    from rayloom.records.console import follow_output
+
+    about = folder.read()
+    facts: dict[str, Any] = {}
+    diffs: dict[str, str] = {}
+    if about["status"] != "created":  # else run.json itself says it
+        facts, diffs = origin.brief(origin.describe_run(carried))
+    if about.get("cause"):
+        folder.journal().tags({CAUSE_TAG: ""})
+        folder.journal().flush()
+    mark = attempts.begin(folder, facts=facts, diffs=diffs, **noted)
+    job = facts.get("job") or about.get("job") or {}
+    number = folder.read()["attempt"]["number"]
+    title = f"job {job.get('id')}, attempt {number}, {_now()}, on {socket.gethostname()}"
+    follow_output(folder.path, title=title)
+    return mark
+
+
+def _now() -> str:
+    return datetime.datetime.now().astimezone().isoformat(timespec="seconds")
