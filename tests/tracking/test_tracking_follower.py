@@ -336,21 +336,21 @@ def test_a_locked_database_stops_nothing_and_loses_nothing(tmp_path, uri):
 
 @pytest.mark.parametrize("in_a_hurry", [False, True])
 def test_patience_at_the_end_lasts_while_something_is_sent(monkeypatch, in_a_hurry):
-    from rayloom.tracking import follower
+    from rayloom.tracking import backoff
 
-    class Slow:
-        offset = 0
-
-    now, slow = [0.0], Slow()
-    monkeypatch.setattr(follower.time, "monotonic", lambda: now[0])
-    patience = follower._Patience(None if in_a_hurry else slow, 30.0)
+    now, sign = [0.0], 0.0
+    monkeypatch.setattr(backoff.time, "monotonic", lambda: now[0])
+    patience = backoff.Patience(30.0, 10.0, 30.0 if in_a_hurry else 300.0)
     for _ in range(5):
         now[0] += 20.0
-        slow.offset += 1
-        over = patience.is_over()
+        over = patience.is_over(sign, failing=False)
+        sign = now[0]
     assert over == in_a_hurry
-    now[0] += 31.0
-    assert patience.is_over()
+    now[0] += 11.0
+    assert patience.is_over(sign, failing=True), "a failing one is waited for less"
+    assert patience.is_over(sign, failing=False) == in_a_hurry
+    now[0] += 20.0
+    assert patience.is_over(sign, failing=False)
 
 
 @pytest.mark.parametrize(
@@ -369,7 +369,8 @@ def test_a_stopped_server_loses_nothing(tmp_path, monkeypatch, server):
     assert len(heard) == 1
     assert "training goes on" in heard[0]
     with server(tmp_path, port):
-        assert follower.flush(60)
+        while not follower.flush(10):  # a pause after a failure is not cut short
+            assert time.monotonic() < end + 60
         write_points(folder, 10, 20, (12,))
         assert follower.flush(60)
     assert heard[1:] == ["MLflow is back and has everything"]
@@ -379,7 +380,7 @@ def test_a_stopped_server_loses_nothing(tmp_path, monkeypatch, server):
     assert "cannot be written" in heard[2]
     assert f"rayloom runs sync {folder.run_id}" in heard[3]
     with server(tmp_path, port):
-        assert sync_run(folder.path)
+        assert sync_run(folder.path, say=heard.append), heard
         assert sent(uri, folder) == written(folder)
         assert len(sent(uri, folder)) == 60
         assert len(pictures(uri, folder)) == 4

@@ -51,7 +51,7 @@ def send_rest(folder: Any, observer: RunObserver) -> bool:
     uri = mlflow_of(about)
     if not uri:
         return True
-    sent = sync_run(folder.path, uri, say=observer.on_message, timeout_s=60.0)
+    sent = sync_run(folder.path, uri, say=observer.on_message)
     options = about.get("options", {})
     wanted = options.get("register", True) and not about.get("smoke")
     if sent and wanted and about["status"] == "finished" and not about.get("model"):

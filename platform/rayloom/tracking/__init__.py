@@ -20,7 +20,7 @@ _HOME = {
     "run_of_model": "registry",
     "serve_ui": "ui",
     "set_parent_results": "client",
-    "sync_run": "follower",
+    "sync_run": "sync",
 }
 __all__ = sorted(_HOME)
 

@@ -1,6 +1,7 @@
 """Talking to MLflow: a quiet client that gives up soon, experiments, and runs found by our tag."""
 
 import contextlib
+import errno
 import fcntl
 import logging
 import os
@@ -8,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rayloom.tracking.uri import artifact_root, sqlite_file
+from rayloom.tracking.uri import artifact_root, is_database, sqlite_file
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -17,14 +18,17 @@ if TYPE_CHECKING:
 RUN_ID_TAG = "rayloom.run_id"
 PATH_TAG = "rayloom.path"
 PARENT_TAG = "mlflow.parentRunId"
-# A dead server must not hold a thread for minutes: the follower has its own retries.
+# A dead server must not hold a thread for minutes, nor be asked twice for each try: the follower
+# has its own retries, and heeds `Retry-After` itself (`answers`).
 _SOON = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "GIT_PYTHON_REFRESH": "quiet",
 }
 
@@ -68,11 +72,32 @@ def make_client(uri: str) -> "MlflowClient":
     quiet()
     from mlflow import MlflowClient
 
+    from rayloom.tracking import answers
+
+    answers.forget()
+    if is_database(uri):
+        _try_database(uri)
+    else:
+        answers.listen()
     with _first_one(uri):
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         if sqlite_file(uri) is not None:
             client.search_experiments(max_results=1)  # creates the tables
     return client
+
+
+def _try_database(uri: str) -> None:
+    """Connect once: MLflow itself tries ten times, for 100 s, before it says what is wrong."""
+    import sqlalchemy
+
+    path = sqlite_file(uri)
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not os.access(path if path.exists() else path.parent, os.W_OK):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+    engine = sqlalchemy.create_engine(uri, poolclass=sqlalchemy.pool.NullPool)
+    with engine.connect():
+        pass
 
 
 # Told, so that MLflow's pages need not guess.

@@ -1,32 +1,64 @@
 """The one writer of a run's MLflow: a thread that follows the journal and never stops training.
 
-Its memory is `tracking.json` in the run folder: MLflow's run id and the journal offset that is
+Its memory is `tracking.json` in the run folder: MLflow's run id and the journal offsets that are
 sent. It is written after each batch; a kill in between sends that batch again, which changes
-nothing (see `sender`). Whatever MLflow raises is said once and tried again with growing pauses.
+nothing (see `sender`). Whatever MLflow raises is judged (`trouble`): what passes is tried again
+with growing pauses, what does not ends the tries, and both are said once.
 """
 
-import contextlib
-import datetime
-import getpass
 import json
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from rayloom.core.errors import UserError
 from rayloom.core.failpoints import hit
-from rayloom.core.secrets import mask, mask_tree, mask_urls
+from rayloom.core.secrets import mask_tree, mask_urls
 from rayloom.records.files import Say, is_disk_error, silent, to_json, write_atomic
 from rayloom.records.hiding import first_files
+from rayloom.tracking.backoff import FAILING_S, SILENT_S, WHOLE_S, Backoff, Patience
+from rayloom.tracking.connection import Connection, read_about
 from rayloom.tracking.sender import Sender, flatten
+from rayloom.tracking.trouble import Trouble, diagnose
 
 Status = Literal["FINISHED", "KILLED", "FAILED"]
 TRACKING_JSON = "tracking.json"
-_PAUSE_S = (0.5, 30.0)  # first and longest pause after a failure
-CLOSE_S = 30.0
-_STATUS: dict[str, Status] = {"finished": "FINISHED", "failed": "FAILED"}  # else KILLED
+CLOSE_S = SILENT_S
+LAST_TRY_S = 1.0  # for the last try, where nothing is waited for any more
+_REFUSED_TWICE = 2  # what a whole MLflow refuses may be a race once
+_REOPEN_S = 60.0
+_SAID_AFTER = 2  # a single failure is a hiccup
+
+
+class _Stream:
+    """One of the two streams to MLflow, points and media, with its own troubles.
+
+    Args:
+        key: Where the memory keeps its offset.
+        what: What it carries, for messages.
+        uri: Tracking URI.
+    """
+
+    def __init__(self, key: str, what: str, uri: str) -> None:
+        self.key, self.what = key, what
+        self.backoff = Backoff(uri)
+        self.trouble: Trouble | None = None
+        self.ended = False  # all is sent and the run is over
+        self.trying = False  # just now
+        self.said = False  # that it is closed
+
+    @property
+    def closed(self) -> bool:
+        """Whether trying again is of no use."""
+        return self.trouble is not None and self.trouble.kind == "closed"
+
+    def last_chance(self) -> None:
+        """The run ends: one more try, even of what was closed a while ago (a token renewed)."""
+        self.backoff.last_chance()
+        if self.closed and self.backoff.age_s() > _REOPEN_S:
+            self.trouble = None
 
 
 class MlflowFollower:
@@ -39,8 +71,10 @@ class MlflowFollower:
         params: Settings to show, nested or flat; never changed afterwards.
         tags: Tags of the run.
         parent: Our id of a parent run (a sweep); made if missing.
-        say: Hears, once each, that MLflow cannot be reached, that it is back, what is unsent.
+        say: Hears, once each, that MLflow cannot be reached, that it is back, what it refuses and
+            what is unsent.
         poll_s: Seconds between looks at the journal.
+        training: Whether the run goes on meanwhile, for what is said.
     """
 
     def __init__(
@@ -54,25 +88,31 @@ class MlflowFollower:
         parent: str | None = None,
         say: Say | None = None,
         poll_s: float = 0.5,
+        training: bool = True,
     ) -> None:
         self.folder = Path(run_path).absolute()
         self.uri, self.experiment = uri, experiment
         self._params, self._tags = mask_tree(flatten(params)), mask_tree(dict(tags))
         self._parent = parent
         self._say: Say = say or silent
-        self._poll_s = poll_s
-        self._memory = _read_memory(self.folder)
+        self._poll_s, self._training = poll_s, training
+        self._memory = read_memory(self.folder)
         if self._memory.get("uri") not in (None, mask_urls(uri)):
             self._memory = {}  # another MLflow: it gets the whole journal
+        self._memory.setdefault("media_offset", self._memory.get("offset", 0))
         self._state = threading.Condition()
         self._file = threading.Lock()
         self._thread: threading.Thread | None = None
         self._sender: Sender | None = None
-        self._client: Any = None
+        self._points = _Stream("offset", "points", uri)
+        self._media = _Stream("media_offset", "pictures and files", uri)
         self._closing: Status | None = None
         self._done = False
         self._hurry = False
-        self._trouble = ""
+        self._first_files = False
+        self._said = False  # that it cannot be reached
+        self._waited_since: float | None = None  # of a flush in vain
+        self._sign = time.monotonic()
 
     @property
     def mlflow_run_id(self) -> str | None:
@@ -81,13 +121,22 @@ class MlflowFollower:
 
     @property
     def offset(self) -> int:
-        """Bytes of the journal that MLflow has."""
-        return int(self._memory.get("offset", 0))
+        """Bytes of the journal of which MLflow has everything."""
+        return min(int(self._memory.get(stream.key, 0)) for stream in self._streams)
 
     @property
     def unsent(self) -> int:
         """Bytes of the journal that MLflow does not have."""
         return max(0, self._size() - self.offset)
+
+    @property
+    def refused(self) -> Mapping[str, str]:
+        """What MLflow refused of this run for good, by name, and why."""
+        return dict(self._memory.get("refused", {}))
+
+    @property
+    def _streams(self) -> tuple[_Stream, _Stream]:
+        return self._points, self._media
 
     def _size(self) -> int:
         try:
@@ -97,8 +146,14 @@ class MlflowFollower:
 
     # ---- the caller's side ----
 
-    def start(self) -> "MlflowFollower":
-        """Begin to follow; `mlflow` is imported in the thread once the journal has a line."""
+    def start(self, *, again: bool = False) -> "MlflowFollower":
+        """Begin to follow; `mlflow` is imported in the thread once the journal has a line.
+
+        Args:
+            again: Forget what was refused and send the whole journal; repeats change nothing.
+        """
+        if again:
+            self._memory |= {"refused": {}, "offset": 0, "media_offset": 0}
         self._memory |= {
             "schema_version": 1,
             "uri": mask_urls(self.uri),
@@ -109,13 +164,17 @@ class MlflowFollower:
             "status": "RUNNING",
             "ended_ms": None,
         }
+        self._memory.setdefault("refused", {})
         self._remember()
+        self._sign = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="rayloom-mlflow", daemon=True)
         self._thread.start()
         return self
 
-    def flush(self, timeout_s: float = 10.0) -> bool:
+    def flush(self, timeout_s: float = CLOSE_S) -> bool:
         """Wait until MLflow has what the journal file holds now.
+
+        A pause after a failure is not cut short; the wait ends sooner while MLflow fails.
 
         Args:
             timeout_s: Give up after so long without progress.
@@ -124,14 +183,17 @@ class MlflowFollower:
             Whether it has.
         """
         target = self._size()
-        patience = _Patience(self, timeout_s)
+        began = time.monotonic()
+        patience = Patience(timeout_s, min(FAILING_S, timeout_s), WHOLE_S)
         with self._state:
             while self.offset < target or (target and self._sender is None):
                 self._hurry = True
                 self._state.notify_all()
-                if patience.is_over() or self._thread is None or self._done:
+                if self._given_up(patience) or self._thread is None or self._done:
+                    self._waited_since = began
                     return False
                 self._state.wait(0.2)
+        self._waited_since = None
         return True
 
     def close(
@@ -144,6 +206,8 @@ class MlflowFollower:
     ) -> bool:
         """Send the rest, set the run's status and end the thread.
 
+        What `flush` has waited in vain counts: a failing MLflow is waited for once.
+
         Args:
             status: How the run ended.
             timeout_s: Give up after so long without progress, and say what is unsent and how to
@@ -152,7 +216,7 @@ class MlflowFollower:
             in_a_hurry: Give up after `timeout_s` with progress, too.
 
         Returns:
-            Whether MLflow has everything.
+            Whether MLflow has everything that it takes.
         """
         if self._thread is None:
             return self._done
@@ -160,176 +224,196 @@ class MlflowFollower:
             self._closing, self._hurry = status, True
             ended_ms = ended_ms or time.time_ns() // 1_000_000
             self._memory |= {"status": status, "ended_ms": ended_ms}
+            for stream in self._streams:
+                stream.last_chance()
             self._state.notify_all()
-        patience = _Patience(None if in_a_hurry else self, timeout_s)
-        while self._thread.is_alive() and not patience.is_over():
-            self._thread.join(0.2)
-        if self._thread.is_alive():
-            with self._state:
-                self._done = True  # the thread, wherever it hangs, does nothing more
-            self._remember()
-        left = self.unsent
-        if left or self._trouble or self._thread.is_alive():
-            why = f" ({self._trouble})" if self._trouble else ""
-            self._say(
-                f"MLflow at {mask_urls(self.uri)} has not got everything{why}: {left} bytes of "
-                f"the journal are unsent. Nothing is lost: `rayloom runs sync {self.folder.name}` "
-                f"or `rayloom resume {self.folder.name}` sends them"
-            )
-            return False
-        self._thread = None
-        return True
+        whole_s = timeout_s if in_a_hurry else WHOLE_S
+        failing_s = min(FAILING_S, timeout_s)
+        patience = Patience(timeout_s, failing_s, whole_s, began=self._waited_since)
+        last_try = time.monotonic() + LAST_TRY_S
+        while self._thread.is_alive():
+            if self._given_up(patience) and (self._is_closed() or time.monotonic() > last_try):
+                break
+            self._thread.join(0.1)
+        complete = self._done and not any(stream.trouble for stream in self._streams)
+        with self._state:
+            self._done = True  # the thread, wherever it hangs, does nothing more
+            self._state.notify_all()
+        if complete:
+            self._thread = None
+            return True
+        self._remember()
+        self._say(self._what_is_missing())
+        return False
+
+    def _is_closed(self) -> bool:
+        """Whether nothing more can come of trying."""
+        done = all(stream.closed or stream.ended for stream in self._streams)
+        return done or self._points.closed
+
+    def _given_up(self, patience: Patience) -> bool:
+        failing = any(s.backoff.failures and not s.trying for s in self._streams)
+        return self._is_closed() or patience.is_over(self._sign, failing=failing)
+
+    def _what_is_missing(self) -> str:
+        troubled = [s for s in self._streams if s.trouble is not None]
+        told = dict.fromkeys("as said" if s.said else str(s.trouble) for s in troubled)
+        why = "; ".join(told) or f"no answer for {time.monotonic() - self._sign:.0f} s"
+        left = f"{self.unsent} bytes of the journal are" if self.unsent else "how it ended is"
+        again = f"`rayloom runs sync {self.folder.name}`"
+        how = f"{again} or `rayloom resume {self.folder.name}` sends" if self._training else again
+        return (
+            f"MLflow at {mask_urls(self.uri)} has not got everything ({why}): {left} unsent. "
+            f"Nothing is lost: {how}{' them' if self._training else ' tries again'}"
+        )
 
     # ---- the thread ----
 
     def _run(self) -> None:
-        pause = _PAUSE_S[0]
         while not self._done:
-            with self._state:
-                if not self._hurry:
-                    self._state.wait(self._poll_s)
-                self._hurry = False
-            closing = self._closing
-            try:
-                self._work()
-                if closing is not None:
-                    self._finish(closing)
-            except Exception as error:  # said and tried again: MLflow must not stop training
-                self._failed(error)
+            self._rest()
+            for stream in self._streams:
+                if not self._done and not stream.closed and not stream.backoff.wait_s():
+                    self._try(stream)
+            if self._closing and all(s.ended or s.closed for s in self._streams):
                 with self._state:
+                    self._done = True
                     self._state.notify_all()
-                    self._state.wait(pause if self._closing is None else _PAUSE_S[0])
-                pause = min(pause * 2, _PAUSE_S[1])
-                continue
-            pause = _PAUSE_S[0]
-            if self._trouble and not self.unsent:
-                self._trouble = ""
-                self._say("MLflow is back and has everything")
 
-    def _failed(self, error: Exception) -> None:
-        text = mask(str(error).strip()).partition("\n")[0][:200] or type(error).__name__
-        if not self._trouble and not self._done:
+    def _rest(self) -> None:
+        """Until there may be something to do: hurry shortens the polling, never a pause."""
+        with self._state:
+            open_ = [s for s in self._streams if not (s.closed or s.ended)]
+            if not open_:
+                self._state.wait(self._poll_s)
+                return
+            pause = min(stream.backoff.wait_s() for stream in open_)
+            if pause > 0:
+                self._state.wait(min(pause, 0.5))
+            elif not self._hurry:
+                self._state.wait(self._poll_s)
+            self._hurry = False
+
+    def _try(self, stream: _Stream) -> None:
+        if stream is self._media and self._sender is None:
+            return  # the points' stream finds the run
+        stream.trying = True
+        try:
+            closing = self._closing
+            worked = self._send_points() if stream is self._points else self._send_media()
+            if closing is not None and worked is not None and not stream.ended:
+                self._finish(stream, closing)
+        except Exception as error:  # judged and said: MLflow must not stop training
+            self._failed(stream, diagnose(error))
+            with self._state:
+                self._state.notify_all()
+            return
+        finally:
+            stream.trying = False
+        if worked is None:
+            return
+        stream.backoff.worked()
+        stream.trouble = None
+        if self._said and not self.unsent and not any(s.trouble for s in self._streams):
+            self._said = False
+            self._say("MLflow is back and has everything")
+
+    def _failed(self, stream: _Stream, trouble: Trouble) -> None:
+        stream.backoff.failed()
+        if trouble.kind == "refused":  # not of one item: the run or the experiment themselves
+            lasting = stream.backoff.failures >= _REFUSED_TWICE
+            trouble = replace(trouble, kind="closed" if lasting else "passing")
+        stream.trouble = trouble
+        if stream is self._points:
+            self._sender = None  # look for the run again: the server may be another one
+        if self._done or self._closing or not self._training:
+            return  # it is said at the end
+        where = f"MLflow at {mask_urls(self.uri)}"
+        if trouble.kind == "closed":
+            stream.said = True
             self._say(
-                f"MLflow at {mask_urls(self.uri)} cannot be written: {text}; training goes on, "
-                f"the journal keeps everything until it can be sent"
+                f"{where} takes no {stream.what} ({trouble}). Training goes on without, and the "
+                f"journal keeps everything"
             )
-        self._trouble = text
-        self._sender = None  # look for the run again: the server may be another one
+        elif not self._said and stream.backoff.failures >= _SAID_AFTER:
+            self._said = True
+            self._say(
+                f"{where} cannot be written: {trouble}; training goes on, the journal keeps "
+                "everything until it can be sent"
+            )
 
-    def _work(self) -> None:
-        if self._size() <= self.offset and self._sender is not None:
-            return
+    def _send_points(self) -> bool | None:
+        """Whether there were any; None where there is nothing to connect for yet."""
         if self._size() == 0 and self._closing is None:
-            return
+            return None
         if self._sender is None:
             self._sender = self._connect()
+        sender = self._sender
+        return self._drain(self._points, sender.points)
+
+    def _send_media(self) -> bool | None:
+        sender = self._sender
+        if sender is None:
+            return None
+        if not self._first_files:
+            for name in first_files(read_about(self.folder)):
+                sender.artifact(self.folder / name)
+            self._first_files = True
+        return self._drain(self._media, sender.media)
+
+    def _drain(self, stream: _Stream, send: Callable[[int], int]) -> bool:
+        """Send all that a stream has; returns whether there was something."""
+        some = False
         while not self._done:
-            before = self.offset
-            after = self._sender.send(before)
+            before = int(self._memory.get(stream.key, 0))
+            if self._size() <= before:
+                break
+            after = send(before)
             if after == before:
-                return
+                break
+            some = True
             hit("tracking.batch_sent")
             with self._state:
-                self._memory["offset"] = after
+                self._memory[stream.key] = after
+                self._alive()
                 self._state.notify_all()
             self._remember()
+        return some
 
     def _connect(self) -> Sender:
-        """Find or make the MLflow run, and give it what it lacks of params, tags and files."""
-        from rayloom.tracking.client import ensure_experiment, make_client
-
-        self._client = make_client(self.uri)
-        experiment_id = ensure_experiment(self._client, self.uri, self.experiment)
-        run_id = self._known_run() or self._find_or_create(experiment_id)
-        if run_id != self._memory.get("mlflow_run_id"):
-            self._memory |= {"mlflow_run_id": run_id, "offset": 0}
+        connection = Connection(
+            self.folder,
+            self.uri,
+            self.experiment,
+            self._params,
+            self._tags,
+            self._parent,
+            refused=self._memory.setdefault("refused", {}),
+            say=self._say,
+            alive=self._alive,
+        )
+        known = self.mlflow_run_id
+        sender = connection.open(known)
+        if sender.mlflow_run != known:
+            self._memory |= {"mlflow_run_id": sender.mlflow_run, "offset": 0, "media_offset": 0}
+            self._first_files = False
         self._remember()
-        if self._client.get_run(run_id).info.lifecycle_stage == "deleted":
-            self._client.restore_run(run_id)
-        self._client.update_run(run_id, status="RUNNING")
-        sender = Sender(self._client, run_id, self.folder)
-        sender.params(self._params)
-        sender.tags(self._all_tags())
-        for name in first_files(self.about()):
-            sender.artifact(self.folder / name)
         return sender
 
-    def _known_run(self) -> str | None:
-        """The run that tracking.json names, if MLflow still has it and it is this folder's."""
-        from mlflow.exceptions import MlflowException
+    def _alive(self) -> None:
+        self._sign = time.monotonic()
 
-        from rayloom.tracking.client import belongs
-
-        run_id = self._memory.get("mlflow_run_id")
-        if run_id is None:
-            return None
-        try:
-            run = self._client.get_run(run_id)
-        except MlflowException as error:
-            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-                return None
-            raise
-        return run.info.run_id if belongs(run, self.folder) else None
-
-    def _find_or_create(self, experiment_id: str) -> str:
-        from rayloom.tracking.client import PATH_TAG, RUN_ID_TAG, find_run
-
-        found = find_run(self._client, experiment_id, self.folder.name, self.folder)
-        if found is not None:
-            return found.info.run_id
-        made = self._client.create_run(
-            experiment_id,
-            start_time=self._created_ms(),
-            tags={RUN_ID_TAG: self.folder.name, PATH_TAG: str(self.folder)},
-            run_name=self.folder.name,
-        )
-        hit("tracking.run_created")
-        return made.info.run_id
-
-    def _all_tags(self) -> dict[str, str]:
-        from rayloom.tracking.client import PARENT_TAG, PATH_TAG, RUN_ID_TAG, ensure_parent
-
-        tags = {
-            RUN_ID_TAG: self.folder.name,
-            PATH_TAG: str(self.folder),
-            "mlflow.source.name": "rayloom",
-            "mlflow.source.type": "LOCAL",
-        }
-        about = self.about()
-        git = about.get("git") or about.get("library_git")
-        if isinstance(git, Mapping) and git.get("commit"):
-            tags["mlflow.source.git.commit"] = str(git["commit"])
-        with contextlib.suppress(OSError, KeyError, ImportError):
-            tags["mlflow.user"] = getpass.getuser()
-        if self._parent is not None:
-            tags[PARENT_TAG] = ensure_parent(self.uri, self.experiment, self._parent)
-        return tags | {str(key): str(value) for key, value in self._tags.items()}
-
-    def about(self) -> dict[str, Any]:
-        """The run's `run.json`; empty if it cannot be read."""
-        try:
-            value = json.loads((self.folder / "run.json").read_bytes())
-        except (OSError, ValueError):
-            return {}
-        return value if isinstance(value, dict) else {}
-
-    def _created_ms(self) -> int:
-        with contextlib.suppress(KeyError, ValueError, TypeError):
-            created = datetime.datetime.fromisoformat(self.about()["created"])
-            return int(created.timestamp() * 1000)
-        return time.time_ns() // 1_000_000
-
-    def _finish(self, status: Status) -> None:
-        if self._sender is None:
-            self._sender = self._connect()
-        self._sender.artifact(self.folder / "run.json")
-        ended = self._memory.get("ended_ms")
-        self._client.set_terminated(self.mlflow_run_id, status=status, end_time=ended)
+    def _finish(self, stream: _Stream, status: Status) -> None:
+        sender = self._sender
+        if sender is None or self._done:
+            return
+        if stream is self._media:
+            sender.artifact(self.folder / "run.json")
+        else:
+            sender.terminate(status, self._memory.get("ended_ms"))
+        self._alive()
+        stream.ended = True
         self._remember()
-        with self._state:
-            self._done = True
-            self._trouble = ""
-            self._state.notify_all()
 
     def _remember(self) -> None:
         try:
@@ -341,67 +425,10 @@ class MlflowFollower:
                 raise
 
 
-class _Patience:
-    """Runs out after some seconds in which a follower, if there is one, sent nothing."""
-
-    def __init__(self, follower: MlflowFollower | None, seconds: float) -> None:
-        self._follower, self._seconds = follower, seconds
-        self._seen = follower.offset if follower else 0
-        self._end = time.monotonic() + seconds
-
-    def is_over(self) -> bool:
-        """Whether it ran out."""
-        if self._follower is not None and self._follower.offset != self._seen:
-            self._seen = self._follower.offset
-            self._end = time.monotonic() + self._seconds
-        return time.monotonic() >= self._end
-
-
-def _read_memory(folder: Path) -> dict[str, Any]:
+def read_memory(folder: Path) -> dict[str, Any]:
+    """What a run's `tracking.json` holds; empty if it cannot be read."""
     try:
         value = json.loads((folder / TRACKING_JSON).read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
-
-
-def sync_run(
-    run_path: str | Path,
-    uri: str | None = None,
-    *,
-    say: Say | None = None,
-    timeout_s: float = CLOSE_S,
-) -> bool:
-    """Send what a run's MLflow lacks (`rayloom runs sync`).
-
-    Args:
-        run_path: The run folder.
-        uri: Another MLflow than the run's own; needed where the stored one hid a password.
-        say: Hears about trouble.
-        timeout_s: Give up after so long without progress.
-
-    Returns:
-        Whether MLflow has everything.
-
-    Raises:
-        UserError: The run was never tracked and no URI is given.
-    """
-    folder = Path(run_path).absolute()
-    memory = _read_memory(folder)
-    target = uri or memory.get("uri")
-    if not target or "***@" in target:
-        raise UserError(f"{folder.name}: say which MLflow (its address is not on record)")
-    follower = MlflowFollower(
-        folder,
-        target,
-        memory.get("experiment", "rayloom"),
-        params=memory.get("params", {}),
-        tags=memory.get("tags", {}),
-        parent=memory.get("parent"),
-        say=say,
-    )
-    status = memory.get("status")
-    if status not in ("FINISHED", "FAILED"):  # a kill may have come before it was noted
-        status = _STATUS.get(str(follower.about().get("status")), "KILLED")
-    follower.start()
-    return follower.close(status, timeout_s, ended_ms=memory.get("ended_ms"))

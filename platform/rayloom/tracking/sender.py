@@ -4,19 +4,25 @@ MLflow drops a metric point whose key, time stamp, step and value are all stored
 carry the journal's time stamps. Pictures go under MLflow's stepped-image file name (the pattern of
 `MlflowClient.log_image`, which puts a random id there) with an id made of run, key and step: a
 repeat overwrites.
+
+What MLflow refuses for good (a tag of a name that it does not allow, a file that is too large) is
+left out by name and the rest is sent. Points and media are two streams, so that an artifact store
+in trouble keeps no curve back.
 """
 
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rayloom.core.config import leaves
-from rayloom.core.errors import RayloomError
+from rayloom.records.files import Say, silent
 from rayloom.records.hiding import outgoing
 from rayloom.records.journal_reader import decode_line, lines
+from rayloom.tracking import answers
+from rayloom.tracking.trouble import RefusesAllError, RunGoneError, Trouble, diagnose
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -28,6 +34,7 @@ PARAM_LIMIT = 6000
 TAG_LIMIT = 8000
 KEY_LIMIT = 250
 _NAMESPACE = uuid.UUID("6f1a2c1e-52f1-4a8e-9a53-3f0c7b0b6f10")
+_REFUSED_IN_A_ROW = 20  # after which it is not the items
 _THUMBNAIL = 256  # pixels of the longer side, as MLflow's own client
 
 
@@ -54,14 +61,32 @@ class Sender:
         client: MLflow client.
         mlflow_run: MLflow's run id.
         folder: Our run folder.
+        refused: What MLflow refused so far, by name, and why; filled further.
+        say: Hears, once each, what is refused.
+        alive: Called after each success.
     """
 
-    def __init__(self, client: "MlflowClient", mlflow_run: str, folder: Path) -> None:
+    def __init__(
+        self,
+        client: "MlflowClient",
+        mlflow_run: str,
+        folder: Path,
+        *,
+        refused: dict[str, str] | None = None,
+        say: Say = silent,
+        alive: Callable[[], None] = lambda: None,
+    ) -> None:
         self._client, self._run, self._folder = client, mlflow_run, folder
+        self.mlflow_run = mlflow_run
+        self._refused = {} if refused is None else refused
+        self._say, self._alive = say, alive
+        self._row = 0
         self._pictures_tagged = False
 
-    def send(self, offset: int) -> int:
-        """Send the next stretch of the journal, at most one batch of metrics and one medium.
+    # ---- the two streams of the journal ----
+
+    def points(self, offset: int) -> int:
+        """Send the next stretch of points and tags, at most one batch of points.
 
         Returns:
             The offset after what was sent; the same one if there was nothing.
@@ -73,22 +98,38 @@ class Sender:
         end = offset
         for text, after in lines(self._folder / "journal.jsonl", offset):
             line = decode_line(text)
-            if line is None:
-                end = after
-                continue
-            kind = line["type"]
-            if kind == "scalars":
+            kind = line["type"] if line is not None else ""
+            if line is not None and kind == "scalars":
                 points = self._points(line)
                 if metrics and len(metrics) + len(points) > MAX_METRICS:
                     break
                 metrics += points
-            elif kind in ("image", "file", "tags") and metrics:
-                break  # first the points before it
-            elif kind in ("image", "file", "tags"):
-                self._other(kind, line)
+            elif line is not None and kind == "tags":
+                if metrics:
+                    break  # first the points before it
+                self.tags(line["values"])
                 return after
             end = after
         self._metrics(metrics)
+        return end
+
+    def media(self, offset: int) -> int:
+        """Send the next picture or file.
+
+        Returns:
+            The offset after it, or after the last line if there was none.
+
+        Raises:
+            Exception: Whatever MLflow or the artifact store raises; it may be sent again.
+        """
+        end = offset
+        for text, after in lines(self._folder / "journal.jsonl", offset):
+            end = after
+            line = None if text.startswith(b'{"type":"scalars"') else decode_line(text)
+            if line is None or line["type"] not in ("image", "file"):
+                continue
+            self._medium(line)
+            return after
         return end
 
     @staticmethod
@@ -99,42 +140,8 @@ class Sender:
     def _metrics(self, points: list[tuple[str, float, int, int]]) -> None:
         from mlflow.entities import Metric
 
-        for start in range(0, len(points), MAX_METRICS):
-            part = [Metric(*point) for point in points[start : start + MAX_METRICS]]
-            self._client.log_batch(self._run, metrics=part)
-
-    def _other(self, kind: str, line: Mapping[str, Any]) -> None:
-        if kind == "tags":
-            self.tags(line["values"])
-        elif (
-            self._folder / line["path"]
-        ).exists():  # a user may have deleted it: no reason to stop
-            (self._image if kind == "image" else self._file)(line)
-
-    def _image(self, line: Mapping[str, Any]) -> None:
-        from PIL import Image
-
-        name = image_name(self._folder.name, line["key"], line["step"], line["time_ms"])
-        with tempfile.TemporaryDirectory(prefix="rayloom-") as scratch:
-            full = Path(scratch) / f"{name}.png"
-            shutil.copyfile(self._folder / line["path"], full)
-            self._client.log_artifact(self._run, str(full), "images")
-            small = Path(scratch) / f"{name}+compressed.webp"
-            with Image.open(full) as picture:
-                scale = _THUMBNAIL / max(picture.size)
-                size = [max(1, round(side * scale)) for side in picture.size]
-                picture.resize((size[0], size[1])).save(small)
-            self._client.log_artifact(self._run, str(small), "images")
-        if not self._pictures_tagged:
-            self._client.set_tag(self._run, "mlflow.loggedImages", "True")
-            self._pictures_tagged = True
-
-    def _file(self, line: Mapping[str, Any]) -> None:
-        path = self._folder / line["path"]
-        with tempfile.TemporaryDirectory(prefix="rayloom-") as scratch:
-            named = Path(scratch) / f"step-{line['step']:09d}{path.suffix}"
-            shutil.copyfile(path, named)
-            self._client.log_artifact(self._run, str(named), f"files/{line['key']}")
+        for part in _parts([Metric(*point) for point in points], MAX_METRICS):
+            self._log("metric", part)
 
     def tags(self, values: Mapping[str, str]) -> None:
         """Set tags, cut to MLflow's limit."""
@@ -142,7 +149,7 @@ class Sender:
 
         tags = [RunTag(key[:KEY_LIMIT], str(value)[:TAG_LIMIT]) for key, value in values.items()]
         for part in _parts(tags, MAX_TAGS):
-            self._client.log_batch(self._run, tags=part)
+            self._log("tag", part)
 
     def params(self, values: Mapping[str, str]) -> None:
         """Write params that are new; one that changed since becomes the tag `changed.<key>`.
@@ -155,10 +162,43 @@ class Sender:
         cut = {key[:KEY_LIMIT]: _fit(value) for key, value in values.items()}
         new = [Param(key, value) for key, value in cut.items() if key not in stored]
         for part in _parts(new, MAX_PARAMS):
-            self._client.log_batch(self._run, params=part)
+            self._log("param", part)
         changed = {k: v for k, v in cut.items() if k in stored and stored[k] != v}
         if changed:
             self.tags({f"changed.{key}": value for key, value in changed.items()})
+
+    # ---- pictures and files ----
+
+    def _medium(self, line: Mapping[str, Any]) -> None:
+        if (self._folder / line["path"]).exists():  # a user may have deleted it: no reason to stop
+            (self._image if line["type"] == "image" else self._file)(line)
+
+    def _image(self, line: Mapping[str, Any]) -> None:
+        from PIL import Image
+
+        name = image_name(self._folder.name, line["key"], line["step"], line["time_ms"])
+        label = f"picture {line['key']!r} of step {line['step']}"
+        with tempfile.TemporaryDirectory(prefix="rayloom-") as scratch:
+            full = Path(scratch) / f"{name}.png"
+            shutil.copyfile(self._folder / line["path"], full)
+            self._put(label, full, "images")
+            small = Path(scratch) / f"{name}+compressed.webp"
+            with Image.open(full) as picture:
+                scale = _THUMBNAIL / max(picture.size)
+                size = [max(1, round(side * scale)) for side in picture.size]
+                picture.resize((size[0], size[1])).save(small)
+            self._put(label, small, "images")
+        if not self._pictures_tagged:
+            self.tags({"mlflow.loggedImages": "True"})
+            self._pictures_tagged = True
+
+    def _file(self, line: Mapping[str, Any]) -> None:
+        path = self._folder / line["path"]
+        with tempfile.TemporaryDirectory(prefix="rayloom-") as scratch:
+            named = Path(scratch) / f"step-{line['step']:09d}{path.suffix}"
+            shutil.copyfile(path, named)
+            label = f"file {line['key']!r} of step {line['step']}"
+            self._put(label, named, f"files/{line['key']}")
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
         """Copy a file of the run folder beside the run, if it exists, without secrets."""
@@ -167,7 +207,77 @@ class Sender:
         with tempfile.TemporaryDirectory(prefix="rayloom-") as scratch:
             shown = Path(scratch) / path.name
             shown.write_bytes(outgoing(path))
-            self._client.log_artifact(self._run, str(shown), folder)
+            self._put(f"file {path.name!r}", shown, folder)
+
+    def terminate(self, status: str, ended_ms: int | None) -> None:
+        """Tell MLflow how the run ended, and when (ms since the epoch; None: now)."""
+        answers.forget()
+        self._client.set_terminated(self._run, status=status, end_time=ended_ms)
+
+    # ---- what MLflow refuses ----
+
+    def _put(self, name: str, path: Path, folder: str | None) -> None:
+        """Send one file, unless this one was refused."""
+        if name in self._refused:
+            return
+        answers.forget()
+        try:
+            self._client.log_artifact(self._run, str(path), folder)
+        except Exception as error:
+            trouble = diagnose(error)
+            if trouble.kind != "refused":
+                raise
+            self._check_run(error)
+            self._leave_out(name, trouble)
+        else:
+            self._worked()
+
+    def _log(self, kind: str, items: list[Any]) -> None:
+        """Send metrics, params or tags; of a batch that is refused, all but what is to blame."""
+        items = [item for item in items if f"{kind} {item.key!r}" not in self._refused]
+        if not items:
+            return
+        answers.forget()
+        try:
+            if kind == "metric":
+                self._client.log_batch(self._run, metrics=items)
+            elif kind == "param":
+                self._client.log_batch(self._run, params=items)
+            else:
+                self._client.log_batch(self._run, tags=items)
+        except Exception as error:
+            trouble = diagnose(error)
+            if trouble.kind != "refused":
+                raise
+            if len(items) == 1:
+                self._check_run(error)
+                self._leave_out(f"{kind} {items[0].key!r}", trouble)
+                return
+        else:
+            self._worked()
+            return
+        for part in (items[: len(items) // 2], items[len(items) // 2 :]):
+            self._log(kind, part)
+
+    def _check_run(self, error: Exception) -> None:
+        """Make sure that it is the item that is refused: a deleted run takes nothing."""
+        try:
+            stage = self._client.get_run(self._run).info.lifecycle_stage
+        except Exception as gone:
+            raise RunGoneError(str(error)) from gone
+        if stage == "deleted":
+            raise RunGoneError(f"the run {self._run} was deleted") from error
+
+    def _leave_out(self, name: str, trouble: Trouble) -> None:
+        self._row += 1
+        if self._row > _REFUSED_IN_A_ROW:
+            raise RefusesAllError(trouble.text)
+        self._refused[name] = trouble.text
+        self._say(f"MLflow refuses the {name}: {trouble.text}; it is left out, the rest is sent")
+
+    def _worked(self) -> None:
+        self._row = 0
+        self._alive()
 
 
 def _fit(value: str) -> str:
@@ -177,7 +287,3 @@ def _fit(value: str) -> str:
 
 def _parts(items: list[Any], size: int) -> Iterable[list[Any]]:
     return (items[start : start + size] for start in range(0, len(items), size))
-
-
-class NotSentError(RayloomError):
-    """MLflow did not get everything in time; the journal still has it."""

@@ -2,10 +2,11 @@
 
 import os
 import re
+from importlib.metadata import entry_points
 from pathlib import Path
 from urllib.parse import unquote
 
-from rayloom.core.errors import UserError
+from rayloom.core.errors import UserError, did_you_mean
 from rayloom.core.secrets import HIDDEN, mask, remember_url
 
 _DATABASE = re.compile(r"(sqlite|mysql|postgresql|mssql)(\+\w+)?://")
@@ -35,7 +36,17 @@ def resolve_uri(config_uri: str | None, cwd: str | Path) -> str:
             f"tracking.uri {uri!r} is a folder, which MLflow 3 no longer writes to; "
             f"use sqlite:///PATH/mlflow.db or the http address of a server"
         )
+    scheme = uri.partition("://")[0] if "://" in uri else ""
+    known = {"databricks", "databricks-uc", "uc", "http", "https", *_stores_of_plugins()}
+    if scheme and scheme not in known:
+        hint = did_you_mean(scheme, [*known, "sqlite", "mysql", "postgresql", "mssql"])
+        raise UserError(f"tracking.uri {uri!r}: MLflow knows no {scheme}://{hint}")
     return uri
+
+
+def _stores_of_plugins() -> list[str]:
+    """Schemes that installed plugins of MLflow's add."""
+    return [entry.name for entry in entry_points(group="mlflow.tracking_store")]
 
 
 def recall_uri(recorded: str, *given: str | None) -> str:
@@ -74,6 +85,11 @@ def _sqlite_path(uri: str, cwd: Path) -> Path:
 def sqlite_file(uri: str) -> Path | None:
     """The database file of a SQLite URI; None for any other."""
     return _sqlite_path(uri, Path.cwd()) if uri.startswith("sqlite") else None
+
+
+def is_database(uri: str) -> bool:
+    """Whether MLflow would open a database itself, and not ask a server."""
+    return _DATABASE.match(uri) is not None
 
 
 def artifact_root(uri: str, experiment: str) -> str | None:
