@@ -7,7 +7,8 @@ from rayloom.tracking.answers import wait_asked_s
 
 FIRST_S, LONGEST_S = 1.0, 60.0
 SILENT_S = 30.0  # without any sign of life
-FAILING_S = 10.0  # the same, of an MLflow whose last answer was a failure
+FAILING_S = 10.0  # the same, of a server whose last answer was a failure
+LOCKED_S = 20.0  # the same, of a database: others may be writing to it
 WHOLE_S = 300.0  # with signs of life
 
 

@@ -18,10 +18,11 @@ from rayloom.core.failpoints import hit
 from rayloom.core.secrets import mask_tree, mask_urls
 from rayloom.records.files import Say, is_disk_error, silent, to_json, write_atomic
 from rayloom.records.hiding import first_files
-from rayloom.tracking.backoff import FAILING_S, SILENT_S, WHOLE_S, Backoff, Patience
+from rayloom.tracking.backoff import FAILING_S, LOCKED_S, SILENT_S, WHOLE_S, Backoff, Patience
 from rayloom.tracking.connection import Connection, read_about
 from rayloom.tracking.sender import Sender, flatten
 from rayloom.tracking.trouble import Trouble, diagnose
+from rayloom.tracking.uri import is_database
 
 Status = Literal["FINISHED", "KILLED", "FAILED"]
 TRACKING_JSON = "tracking.json"
@@ -184,7 +185,7 @@ class MlflowFollower:
         """
         target = self._size()
         began = time.monotonic()
-        patience = Patience(timeout_s, min(FAILING_S, timeout_s), WHOLE_S)
+        patience = Patience(timeout_s, min(self._failing_s(), timeout_s), WHOLE_S)
         with self._state:
             while self.offset < target or (target and self._sender is None):
                 self._hurry = True
@@ -228,7 +229,7 @@ class MlflowFollower:
                 stream.last_chance()
             self._state.notify_all()
         whole_s = timeout_s if in_a_hurry else WHOLE_S
-        failing_s = min(FAILING_S, timeout_s)
+        failing_s = min(self._failing_s(), timeout_s)
         patience = Patience(timeout_s, failing_s, whole_s, began=self._waited_since)
         last_try = time.monotonic() + LAST_TRY_S
         while self._thread.is_alive():
@@ -245,6 +246,9 @@ class MlflowFollower:
         self._remember()
         self._say(self._what_is_missing())
         return False
+
+    def _failing_s(self) -> float:
+        return LOCKED_S if is_database(self.uri) else FAILING_S
 
     def _is_closed(self) -> bool:
         """Whether nothing more can come of trying."""

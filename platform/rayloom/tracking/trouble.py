@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from rayloom.core.secrets import mask, mask_urls
+from rayloom.core.secrets import mask
 from rayloom.tracking.answers import last_status
 
 Kind = Literal["refused", "closed", "passing"]
@@ -155,7 +155,7 @@ def one_line(error: BaseException) -> str:
     text = re.sub(r"\s+", " ", text.partition("\n[SQL")[0])
     for pattern, short in _SHORTER:
         text = re.sub(pattern, short, text)
-    text = mask(mask_urls(text.strip(" :")))
+    text = mask(text.strip(" :"))
     return (text if len(text) <= 300 else text[:299] + "…") or type(error).__name__
 
 
