@@ -236,7 +236,7 @@ class MlflowFollower:
             if self._given_up(patience) and (self._is_closed() or time.monotonic() > last_try):
                 break
             self._thread.join(0.1)
-        complete = self._done and not any(stream.trouble for stream in self._streams)
+        complete = all(stream.ended for stream in self._streams)
         with self._state:
             self._done = True  # the thread, wherever it hangs, does nothing more
             self._state.notify_all()
