@@ -53,7 +53,6 @@ FORMS: tuple[tuple[tuple[str, ...], str], ...] = (
             "gsk_",
             "xai-",
             "pplx-",
-            "fw_",
             "r8_",
             "nvapi-",
             "tgp_",
@@ -63,7 +62,7 @@ FORMS: tuple[tuple[tuple[str, ...], str], ...] = (
             "csk-",
         ),
         _START
-        + r"(?:gsk_|xai-|pplx-|fw_|r8_|nvapi-|tgp_v1_|jina_|lsv2_(?:pt|sk)_|pcsk_|csk-)[\w-]{20,}",
+        + r"(?:gsk_|xai-|pplx-|r8_|nvapi-|tgp_v1_|jina_|lsv2_(?:pt|sk)_|pcsk_|csk-)[\w-]{20,}",
     ),
     (("wandb_v1_",), r"wandb_v1_\w{20,}"),
     # messages, mail, money

@@ -17,10 +17,10 @@ _STRONG_PART = re.compile(
     r"|kennwort|passwort|contrase|senha|mot_de_passe|motdepasse|wachtwoord|hasło|haslo|lösenord"
     r"|пароль|парол|密码|密碼|パスワード|비밀번호|webhook_url|amz_signature|amz_credential"
 )
-_STRONG_WORD = {"password", "passwd", "pwd", "pw", "passphrase", "passcode", "secret", "pat", "jwt"}
+_STRONG_WORD = {"password", "passwd", "pwd", "pw", "passphrase", "passcode", "secret", "jwt"}
 _WEAK_WORD = {"token", "tokens", "pass", "auth", "cookie", "cookies", "bearer", "sas", "dsn", "otp"}
 _WEAK_WORD |= {"signature", "sig", "authorization", "salt", "pin", "totp", "nonce", "psk", "creds"}
-_WEAK_WORD |= {"sessionid", "csrftoken", "webhook"}
+_WEAK_WORD |= {"pat", "sessionid", "csrftoken", "webhook"}
 # The last word of a name that is about a secret and is none.
 _ABOUT = set(
     (

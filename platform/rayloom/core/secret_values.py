@@ -19,7 +19,7 @@ _NAMED = re.compile(
     r"(?<![\w.])(?<!\w-)(?P<name>[^\W\d][\w.-]{1,120})(?P<close>\\{0,6}[\"'`]?[\])]?)"
     r"(?:[ \t]{0,30}(?P<type>:[ \t]{0,30}[\w.\[\]| ]{1,40}?(?==))?[ \t]{0,30}"
     r"(?P<sep>:=|=>|={1,3}|!=|\?=|\+=|:|,|\(|>)"
-    rf"(?P<gap>{_GAP})|(?P<space>[ \t]{1, 30}))"
+    rf"(?P<gap>{_GAP})|(?P<space>[ \t]{{1,30}}))"
 )
 _QUOTE = re.compile(r"(?P<prefix>[rRbBuUfF]{0,2}|\$|@)(?P<q>\\{0,6}(?:\"\"\"|'''|[\"'`]))")
 _QUOTED = re.compile(r"[rRbBuUfF]{0,2}(?P<q>\\{0,6}[\"'`])(?P<body>(?:(?!(?P=q))[^\n])*)(?P=q)")
@@ -32,7 +32,7 @@ _FALLBACK = re.compile(
     r"(?:\bor\b|\belse\b|\|\||\?\?|\bdefault[ \t]*=|[+,(])[ \t]*(?=[rbuf]?\\{0,6}[\"'])"
 )
 _PLACEHOLDER = re.compile(
-    r"\*+|x{3,}|X{3,}|\.{2,}|\$\{[^}]*\}|\$\([^)]*\)|\$[A-Z_][A-Z0-9_]*|\$[a-z_]+|\{[^}]*\}|<[^>]*>"
+    r"\*+|x{3,}|X{3,}|\.{2,}|\$\{[^}]*\}?|\$\([^)]*\)?|\$[A-Z_][A-Z0-9_]*|\$[a-z_]+|\{[^}]*\}|<[^>]*>|<[a-z]+"
     r"|\{\{.*\}\}|%\(?\w*\)?[sd]?|%\w+%|\[[A-Z_]+\]|@\w+@|-+|_+"
 )
 _NOTHING = re.compile(
@@ -41,17 +41,22 @@ _NOTHING = re.compile(
     r"|[+-]?[\d._]{1,20}(?:e[+-]?\d+)?|0x[0-9a-fA-F]{1,8}"
 )
 _CODE = re.compile(
-    r"[A-Za-z_$][\w$]*(?:\.[A-Za-z_$]\w*|::\w+|->\w+)*[(\[]|[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+$|[(\[{*&!~-]"
+    r"[A-Za-z_$][\w$]*(?:\.[A-Za-z_$]\w*|::\w+|->\w+)*[(\[]|[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+(?:$|[;,)\]}])|[(\[{*&!~-]"
     r"|(?:lambda|not|await|new|yield|function|async|typing|const|return)\b"
 )
 _WORDLIKE = re.compile(r"[^\W\d]+(?:[_.-][^\W\d]+)*")
 _OPERATORS = re.compile(r"\s(?:if|or|and|in|is|not|for|else|[-+*/%|&<>=]+)\s|\s*[-+*/|]\s")
 _CALLED = re.compile(
-    r"(?:setenv|putenv|setdefault|setattr|get|getenv|environ|add|header|define|set|put|option)\($"
+    r"(?:setenv|putenv|setdefault|get|getenv|environ|add|header|define|set|put|option)\($"
+    r"|(?:setattr|setitem|hset|setenv)\([\w.]{1,60},[ ]?$"
 )
-_SETTER = re.compile(
-    r"(?:^|[\s+;&|])(?:ENV|ARG|setx|set -[gxU]+|set|export|setenv|--env|-e)[ \t]+$"
+_SETTER = re.compile(r"(?:^|[\s+;&|])(?:ENV|ARG|setx|set -[gxU]+|export|setenv|--env|-e)[ \t]+$")
+_PAIR = re.compile(
+    r"\b(?:name|key|Name|Key)\\?[\"']?[ \t]{0,9}[:=][ \t]{0,9}"
+    r"\\?[\"']?(?P<name>[\w.-]{2,80})\\?[\"']?,?"
+    rf"{_GAP}\\?[\"']?(?:value|Value)\\?[\"']?[ \t]{{0,9}}[:=][ \t]{{0,9}}"
 )
+_DEFAULT = re.compile(r"[^()\n]{0,100}?\bdefault[ \t]{0,5}=[ \t]{0,5}")
 _ARRAY = re.compile(r"[\[({]")
 
 
@@ -68,12 +73,17 @@ class _Finder:
         self.spans: list[tuple[int, int]] = []
 
     def masked(self) -> str:
-        for match in _NAMED.finditer(self.text):
-            if self.spans and match.start() < self.spans[-1][1]:
-                continue  # inside what is hidden
-            kind = strength(match["name"])
+        at = 0
+        while match := _NAMED.search(self.text, at):
+            inside = self.spans and match.start() < self.spans[-1][1]
+            kind = "" if inside else strength(match["name"])
             if kind:
                 self._look(match, kind)
+            # `$env:TOKEN = ` reads as a name with a type; `TOKEN` is looked at for itself
+            at = match.end() if kind or not match["type"] else match.start("type") + 1
+        for pair in _PAIR.finditer(self.text):  # name: DB_PASSWORD, value: ...
+            if is_secret_name(pair["name"]):
+                self._literal(pair.end())
         if not self.spans:
             return self.text
         parts, done = [], 0
@@ -110,7 +120,9 @@ class _Finder:
         quote = _QUOTE.match(text, at)
         if quote:
             start, end = quote.end(), self._closing(quote)
-            if _secret_text(text[start:end], kind, sure=outside or upper, name=match["name"]):
+            if _secret_text(
+                text[start:end], kind, sure=outside or (upper and not match["name"].endswith("KEY"))
+            ):
                 self._hide(start, end)
                 self._more(end)
             return
@@ -137,6 +149,9 @@ class _Finder:
 
     def _bare(self, match: "re.Match[str]", kind: Strength, before: str) -> None:
         text, at = self.text, match.end()
+        if re.search(r"(?i)auth$|cred", match["name"]) and text.startswith("(", at):
+            self._literals(at, at + 200)  # auth=("me", "...")
+            return
         value = _BARE.match(text, at)
         line = _LINE.match(text, at)
         assert line is not None
@@ -152,8 +167,13 @@ class _Finder:
         closing = (
             text[value.end() : value.end() + 1] in (",", ")", "]", "}") and match["sep"] == "="
         )
-        if kind == "strong" and first and _sentence(line.group(), word):
+        more = line.group()[len(word) :].strip() != ""
+        plural = match["name"].endswith("s") and not match["name"].lower().endswith("pass")
+        prose = match["sep"] == ":" and _WORDLIKE.fullmatch(word) and (more or plural)
+        if kind == "strong" and first and not plural and _sentence(line.group(), word):
             self._hide(at, line.end())
+        elif prose:
+            return
         elif _secret_word(word, kind, name=match["name"], closing=closing):
             self._hide(*value.span())
         elif kind == "strong":
@@ -174,7 +194,8 @@ class _Finder:
         closing = {"(": ")", "[": "]", "{": "}"}[opening]
         stop = self.text.find(closing, start, end)
         for found in _QUOTED.finditer(self.text, start, end if stop < 0 else stop):
-            if len(found["body"]) >= 4 and not _PLACEHOLDER.fullmatch(found["body"]):
+            is_key = self.text.startswith(":", found.end())
+            if len(found["body"]) >= 4 and not is_key and not _PLACEHOLDER.fullmatch(found["body"]):
                 self._hide(*found.span("body"))
 
     def _closing(self, quote: "re.Match[str]") -> int:
@@ -194,25 +215,24 @@ class _Finder:
     # ---- other forms ----
 
     def _after_comma(self, at: int, kind: Strength, before: str, close: str) -> None:
+        if not close.rstrip("])"):
+            return
         quote = _QUOTE.match(self.text, at)
-        if not close.rstrip("])") or quote is None:
+        if quote is None:  # ("--password", default="...")
+            default = _DEFAULT.match(self.text, at)
+            if default:
+                self._literal(default.end())
             return
         end = self._closing(quote)
         body = self.text[quote.end() : end]
+        if body == "value":
+            return
         outer = before.rstrip("\"'\\rbuf")
-        called = bool(_CALLED.search(outer)) or bool(
-            re.match(r"value\\?[\"']", self.text[quote.end() :])
-        )
-        if body == "value":  # {"name": "DB_PASSWORD", "value": "..."}
-            value = re.compile(r"\\?[\"']\s*[:=]\s*\\?[\"']").match(self.text, end)
-            if value:
-                inner = _QUOTE.match(self.text, value.end() - 1)
-                if inner:
-                    self._hide(inner.end(), self._closing(inner))
-        elif called or (outer.endswith("(") and not is_secret_name(body)):
+        called = bool(_CALLED.search(outer)) or outer.endswith("--")  # ["--token", "..."]
+        if called or (outer.endswith("(") and _mixed(body) and not is_secret_name(body)):
             if _secret_text(body, kind, sure=called):
                 self._hide(quote.end(), end)
-        elif _mixed(body):
+        elif looks_random(body):
             self._hide(quote.end(), end)
 
     def _after_space(
@@ -221,16 +241,24 @@ class _Finder:
         """`--password x`, `ENV DB_PASS x`, `name: DB_PASS` and `value: x` on the next line."""
         flag = before.endswith("-") or name.startswith("-")
         if not quoted and (flag or _SETTER.search(before)):
-            quote = _QUOTE.match(self.text, at)
-            value = None if quote else _BARE_ENV.match(self.text, at)
-            if quote:
-                end = self._closing(quote)
-                if not _PLACEHOLDER.fullmatch(self.text[quote.end() : end]):
-                    self._hide(quote.end(), end)
-            elif (
-                value and not value.group().startswith("-") and _secret_env(value.group(), "strong")
-            ):
-                self._hide(*value.span())
+            self._literal(at)
+
+    def _literal(self, at: int) -> None:
+        """The text in quotes or the word at a place is a secret, unless it stands for one."""
+        quote = _QUOTE.match(self.text, at)
+        if quote:
+            end = self._closing(quote)
+            if not _PLACEHOLDER.fullmatch(self.text[quote.end() : end]):
+                self._hide(quote.end(), end)
+            return
+        value = _BARE_ENV.match(self.text, at)
+        if (
+            value
+            and len(value.group()) > 3
+            and value.group()[0] not in "-`"
+            and _secret_env(value.group(), "strong")
+        ):
+            self._hide(*value.span())
 
     def _in_call(self, at: int, name: str) -> None:
         if re.search(r"(?i)secretstr|basic_?auth|set_?pass\w*|secret_?value", name):
@@ -239,7 +267,9 @@ class _Finder:
     def _literals_to_bracket(self, at: int) -> None:
         stop = self.text.find(")", at, at + 300)
         for found in _QUOTED.finditer(self.text, at, at + 300 if stop < 0 else stop):
-            if found["body"] and not _PLACEHOLDER.fullmatch(found["body"]):
+            before = self.text[max(0, found.start() - 20) : found.start()].rstrip()
+            alone = before.endswith(("(", ","))  # no default of a `def`
+            if alone and found["body"] and not _PLACEHOLDER.fullmatch(found["body"]):
                 self._hide(*found.span("body"))
 
     def _in_tag(self, at: int, name: str, before: str) -> None:
@@ -252,7 +282,7 @@ class _Finder:
 # ---- how values look ----
 
 
-def _secret_text(body: str, kind: Strength, *, sure: bool, name: str = "") -> bool:
+def _secret_text(body: str, kind: Strength, *, sure: bool) -> bool:
     """Whether a quoted text is a secret. `sure`: its name is a variable of an environment."""
     bare = re.sub(r"\$?\{[^}]*\}|%\(\w+\)s|<[^>]*>", "", body).strip()
     scheme = re.sub(r"(?i)^(?:bearer|basic|token)\b\s*", "", bare)
@@ -262,7 +292,7 @@ def _secret_text(body: str, kind: Strength, *, sure: bool, name: str = "") -> bo
         return True
     if _NOTHING.fullmatch(body) or len(body) < 4 or body[0] in "<[/.":
         return False
-    if sure and not name.lower().endswith("key"):
+    if sure:
         return " " not in body.strip()
     return " " not in body and (_mixed(body) or looks_random(body))
 
@@ -286,7 +316,8 @@ def _secret_word(word: str, kind: Strength, *, name: str, closing: bool) -> bool
     if digits or not _WORDLIKE.fullmatch(word):
         if kind == "strong":
             return len(word) > 2 and not _same_words(word, name)
-        return _mixed(word) and not _same_words(word, name)
+        drawn = re.fullmatch(r"[\w+/=.~:-]+", word)
+        return bool(drawn) and _mixed(word) and not _same_words(word, name)
     return kind == "strong" and not closing and "_" not in word and not _same_words(word, name)
 
 
@@ -329,14 +360,15 @@ def looks_random(value: str) -> bool:
     """
     if not 20 <= len(value) <= _LONGEST or re.fullmatch(r"(?i)(?:0x)?[0-9a-f-]+", value):
         return False
-    core = re.sub(r"[^A-Za-z0-9]", "", value)
-    kinds = ["U" if c.isupper() else "d" if c.isdigit() else "l" for c in core]
-    if len(core) < 18 or len(set(kinds)) < 3 or len(core) < 0.8 * len(value):
+    core = max(re.split(r"[^A-Za-z0-9]+", value), key=len)
+    kinds = "".join("U" if c.isupper() else "d" if c.isdigit() else "l" for c in core)
+    if len(core) < 16 or len(set(kinds)) < 3:
         return False
     changes = sum(a != b for a, b in pairwise(kinds)) / (len(core) - 1)
+    written = sum(len(run) for run in re.findall("l{4,}", kinds)) / len(core)  # parts of words
     counts = Counter(core)
     entropy = -sum(n / len(core) * log2(n / len(core)) for n in counts.values())
-    return changes > 0.4 and entropy > 3.5
+    return changes > 0.4 and written < 0.35 and entropy > 3.3
 
 
 def hide_random(text: str) -> str:

@@ -33,14 +33,18 @@ _PRIVATE_KEY = re.compile(
 )
 _PUTTY_KEY = re.compile(r"(?P<head>Private-Lines: *\d+)(?:\\n|\r?\n[ +-]?)[\w+/=\r\n +-]*")
 _HEADER = re.compile(
-    r"(?P<head>\b(?:(?:proxy-)?authorization|(?:set-)?cookie|x-auth-\w+|x-[\w-]*(?:key|token|secret)"
-    r"|private-token|job-token|deploy-token|api-key|apikey)\b[\"']?\s*[:=,]\s*[bfru]{0,2}\\*[\"']?\s*"
-    r"(?:(?:bearer|basic|token|digest|negotiate|apikey|aws4-hmac-sha256|bot|key)\b[\s:]+)?)"
-    r"(?P<value>[^\"'\r\n\\]+)",
+    r"(?P<head>\b(?:(?:proxy-)?authorization|x-auth-\w+|x-[\w-]*(?:key|token|secret)"
+    r"|private-token|job-token|deploy-token|api-key|apikey)\\?[\"']?\]?[ \t]*"
+    r"(?::[ \t]*[bfru]{0,2}\\*[\"']?|=[ \t]*[bfru]{0,2}\\*[\"'])[ \t]*"
+    r"(?:(?:bearer|basic|token|digest|negotiate|apikey|aws4-hmac-sha256|bot|key)\b[ \t:]+)?)"
+    r"(?P<value>(?!(?:\w+ +)?\*\*\*)(?![A-Za-z_.]+[\[(])[^\"'\r\n\\]{6,})"
+    r"|(?P<head2>\b(?:set-)?cookie\\?[\"']?\]?[ \t]*[:=][ \t]*\\*[\"']?)"
+    r"(?P<value2>[\w.~-]+=[^\s;\"']{4,}[^\"'\r\n\\]*)",
     re.IGNORECASE,
 )
 _SCHEME = re.compile(
-    r"(?P<head>\b(?:Bearer|Basic|bearer|basic|BEARER|BASIC)\s+)(?P<value>[\w+/=.~%-]{8,})"
+    r"(?P<head>\b(?:Bearer|Basic|bearer|basic|BEARER|BASIC) +)"
+    r"(?P<value>(?=[\w+/.~%-]*[\d=+/])[\w+/=.~%-]{8,})"
 )
 _FLAG = re.compile(
     # programs whose short flags take a password: `curl -u me:secret`, `mysql -psecret`
@@ -51,7 +55,7 @@ _FLAG = re.compile(
     r"|buildah|helm|oc|twine|az|redis-cli|smbclient|ldapsearch|rabbitmqadmin|7z|7za|unzip|zip)\b"
     r"[^\n|;&]{0,300}?\s(?:-p|-P|-w|-a)(?![a-zA-Z-]+[= ]|\s*\d{1,5}(?::\d+)?(?:\s|$))[ =]?[\"']?)"
     r"(?P<value2>[^\s\"'-][^\s\"']*)"
-    r"|(?P<head3>\bpass:)(?P<value3>[^\s\"']+)"
+    r"|(?P<head3>-pass(?:in|out)?[ =][\"']?pass:)(?P<value3>[^\s\"']+)"
 )
 _NETRC = re.compile(
     r"(?P<head>\b(?:machine\s+\S+|default)\s+(?:login\s+\S+\s+)?(?:account\s+\S+\s+)?password\s+)"
@@ -200,7 +204,15 @@ def remember(value: str | None) -> None:
         return
     if value.startswith("/") and os.path.exists(value):
         return  # a file that holds the secret
-    _remembered.update((value, quote(value, safe=""), json.dumps(value)[1:-1], repr(value)[1:-1]))
+    _remembered.update(
+        (
+            value,
+            quote(value, safe=""),
+            json.dumps(value)[1:-1],
+            repr(value)[1:-1],
+            ascii(value)[1:-1],
+        )
+    )
 
 
 def remember_url(url: str | None) -> None:
