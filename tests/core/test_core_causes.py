@@ -161,6 +161,33 @@ def test_an_exception_of_another_process_keeps_its_kind_and_its_line(kind):
     assert "in there" in causes.traceback_of(outer)
 
 
+def test_a_task_of_ray_tells_the_line_in_its_text():
+    """As Ray raises what a task raised: of both classes, the remote traceback is its text."""
+
+    class RayTaskError(IndexError):
+        def __init__(self, cause, text):
+            self.cause, self.text, self.args = cause, text, (cause,)
+
+        def __str__(self):
+            return self.text
+
+    lines = "\n".join(
+        [
+            "\x1b[36mray::GroupRunner.collect_task()\x1b[39m (pid=3)",
+            f'  File "{causes.__file__}", line 3, in collect',
+            '  File "/home/me/maze.py", line 30, in step',
+            f'  File "{json.__file__}", line 9, in loads',
+            "IndexError: no such field",
+        ]
+    )
+    outer = CheckpointError("an env runner failed: IndexError: no such field")
+    outer.__cause__ = RayTaskError(IndexError("no such field"), lines)
+    told = "an env runner failed: IndexError: no such field at /home/me/maze.py:30 (step)"
+    assert causes.paragraph(outer) == told
+    bare = causes.paragraph(outer.__cause__)
+    assert bare.startswith("IndexError: no such field at /home/me/maze.py:30 (step)")
+
+
 @pytest.mark.parametrize(
     ("file", "users"),
     [

@@ -89,6 +89,8 @@ def test_killed_and_resumed_equals_unbroken(half, point, tmp_path, unbroken, dat
 
     for run in (site.run, reference.run):
         assert summary(run)["status"] == "finished"
+    assert [one["status"] for one in summary(site.run)["attempts"]] == ["killed"]
+    assert summary(site.run)["attempt"]["number"] == 2
     assert summary(site.run)["parameters_sha256"] == summary(reference.run)["parameters_sha256"]
 
     points, pictures = journal_points(site.run)

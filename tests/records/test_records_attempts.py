@@ -115,3 +115,19 @@ def test_run_folders_without_attempts_or_with_odd_ones_go_on(folder, made_by):
     assert [one["status"] for one in about["attempts"]] == ["finished"]
     assert about["attempts"][0]["began"] == about["created"]
     assert about["attempt"]["number"] == 2
+
+
+@pytest.mark.parametrize(
+    ("boot", "count", "words"),
+    [("a", 5, "killed 2 for lack of memory"), ("a", 3, "not by this machine's kernel")],
+)
+def test_a_kill_for_lack_of_memory_is_told_from_another(folder, monkeypatch, boot, count, words):
+    told = {"boot": "a", "count": 3}
+    monkeypatch.setattr(attempts, "memory_kills", lambda: told)
+    attempts.begin(folder, facts={})
+    told = {"boot": boot, "count": count}
+    assert words in attempts.why_killed(folder.read())
+    attempts.begin(folder, facts={})
+    assert words in folder.read()["attempts"][0]["cause"]
+    told = {"boot": "another machine, or it was started anew", "count": 9}
+    assert "or too little memory" in attempts.why_killed(folder.read())

@@ -4,10 +4,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rayloom.core.text import one_line
+from rayloom.records.attempts import why_killed
 from rayloom_pipelines.facade import Run
 
 CONSOLE_LINES, LOG_LINES = 12, 12
-_UNFINISHED = ("failed", "killed", "interrupted")
+_UNFINISHED = ("failed", "killed", "interrupted", "time_limit")
 
 
 def page_of(found: Run) -> list[str]:
@@ -18,9 +19,12 @@ def page_of(found: Run) -> list[str]:
     for name, value in _facts(found, about):
         lines.append(one_line(f"  {name:<18} {value}"))
     for child in found.children:
-        best = child.best or {}
-        lines.append(one_line(f"  {child.id}  {child.status}  {number(best.get('value', ''))}"))
-    return [*lines, *_logs(found)]
+        told = number((child.best or {}).get("value", "")) or child.about.get("cause", "")
+        lines.append(one_line(f"  {child.id}  {child.status}  {told}".rstrip()))
+    lines += _logs(found)
+    if found.status in _UNFINISHED:
+        lines.append(one_line(f"  go on with: rayloom resume {found.id}"))
+    return lines
 
 
 def _facts(found: Run, about: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -31,6 +35,8 @@ def _facts(found: Run, about: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         if about["cause"] != about.get("reason"):
             yield "cause", about["cause"]
         yield "traceback", found.folder.log_path
+    elif found.status == "killed":
+        yield "cause", why_killed(about)
     if about.get("data"):
         yield "data", f"{about['data']['name']} {about['data']['fingerprint'][:12]}"
     for field, stage in about.get("stages", {}).items():

@@ -131,7 +131,7 @@ def _compare(argv: Sequence[str]) -> int:
         print(json.dumps(body, indent=1))
         return 0
     columns = [summary.run_id for summary in result.runs]
-    rows = [("", columns)]
+    rows = [("", columns), ("status", [summary.status for summary in result.runs])]
     rows += [(key, [v or "-" for v in values]) for key, values in result.differences.items()]
     for key, values in result.metrics.items():
         rows.append((key, ["-" if v is None else _both(*v) for v in values]))

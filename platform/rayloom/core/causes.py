@@ -52,7 +52,7 @@ def paragraph(error: BaseException, limit: int = PARAGRAPH) -> str:
     if outer:
         text += f" (told as {_said(outer[0])})"
     before = _handled(root)
-    if before is not None:
+    if before is not None and _plain(before) not in text:
         text += f" (while handling {_said(before)})"
     if type(root).__name__ in _MEMORY or isinstance(root, MemoryError):
         text += ". There is too little memory: take a smaller batch or model"
@@ -178,15 +178,12 @@ def _frames(error: BaseException) -> list[Frame]:
         (frame.filename, frame.lineno or 0, frame.name)
         for frame in traceback.extract_tb(error.__traceback__)
     ]
-    for text in (
-        getattr(error, "traceback_str", None),
-        getattr(error, "details", None),
-        error.args[0] if isinstance(error, RemoteError) and error.args else None,
-    ):
+    from_elsewhere = isinstance(error, RemoteError) or getattr(error, "cause", None) is not None
+    for text in (_raw(error) if from_elsewhere else None, getattr(error, "details", None)):
         if isinstance(text, str):
             found += [
                 (match["file"], int(match["line"]), match["function"] or "")
-                for match in _FRAME.finditer(_COLOURS.sub("", text))
+                for match in _FRAME.finditer(text)
             ]
     return found
 
@@ -206,12 +203,16 @@ def _handled(root: BaseException) -> BaseException | None:
 
 
 def _plain(error: BaseException) -> str:
-    """An exception's text, masked, in one line, without colours; a class may fail to give one."""
+    """An exception's text, masked, in one line."""
+    return mask(" ".join(_raw(error).split()))
+
+
+def _raw(error: BaseException) -> str:
+    """An exception's text without colours; a user's class may fail to give one."""
     try:
-        text = str(error)
+        return _COLOURS.sub("", str(error))
     except Exception as broken:
-        text = f"(its text cannot be made: {type(broken).__name__})"
-    return mask(" ".join(_COLOURS.sub("", text).split()))
+        return f"(its text cannot be made: {type(broken).__name__})"
 
 
 def _said(error: BaseException) -> str:

@@ -78,6 +78,7 @@ def begin(
         "began": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "host": socket.gethostname(),
         "pid": os.getpid(),
+        "memory_kills": memory_kills(),
         **facts,
     }
     about = {key: value for key, value in before.items() if key not in RESULTS}
@@ -146,14 +147,48 @@ def _entry(about: Mapping[str, Any]) -> dict[str, Any]:
 def _closed(folder: Path, about: Mapping[str, Any]) -> dict[str, Any]:
     """An attempt as it is remembered; one that never told its end was killed."""
     entry = _entry(about)
+    entry.pop("memory_kills", None)
     if entry["status"] == "running":
-        entry["status"] = "killed"
+        entry |= {"status": "killed", "cause": why_killed(about)}
         with contextlib.suppress(OSError):
             files = [folder / "run.json", folder / "journal.jsonl"]
             newest = max(file.stat().st_mtime for file in files if file.exists())
             stamp = datetime.datetime.fromtimestamp(newest).astimezone()
             entry["last_written"] = stamp.isoformat(timespec="seconds")
     return entry
+
+
+def memory_kills() -> dict[str, Any]:
+    """How many processes the kernel of this machine has killed for lack of memory since its start.
+
+    Returns:
+        `boot` (which start) and `count`; empty where the system does not tell.
+    """
+    try:
+        lines = Path("/proc/vmstat").read_text().splitlines()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        (count,) = (int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
+    except (OSError, ValueError):
+        return {}
+    return {"boot": boot, "count": count}
+
+
+def why_killed(about: Mapping[str, Any]) -> str:
+    """What can be said of an attempt that never told its end: most likely, a lack of memory."""
+    own = about.get("attempt")
+    before = own.get("memory_kills") if isinstance(own, Mapping) else None
+    text = "its process ended without a word (SIGKILL, a power cut, or too little memory)"
+    now = memory_kills()
+    if not isinstance(before, Mapping) or not now or before.get("boot") != now["boot"]:
+        return text
+    count = before.get("count")
+    killed = now["count"] - count if isinstance(count, int) else 0
+    if killed <= 0:
+        return "its process was killed (SIGKILL); not by this machine's kernel for lack of memory"
+    return (
+        f"its process was killed; the kernel of this machine has killed {killed} for lack of memory"
+        " since it began, most likely this one: take a smaller batch, model or buffer"
+    )
 
 
 def _written(folder: Path) -> tuple[int, int, tuple[str, ...]]:
