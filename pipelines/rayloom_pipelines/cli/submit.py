@@ -26,6 +26,13 @@ def run(argv: Sequence[str]) -> int:
         action="store_true",
         help="the storage and tracking paths are the same disks on the cluster",
     )
+    parser.add_argument(
+        "--send",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a file of a plugin's folder that git does not track or that looks like a key",
+    )
     words = list(argv)
     cut = words.index("--") if "--" in words else len(words)
     given, inner = parser.read(words[:cut]), words[cut + 1 :]
@@ -130,6 +137,7 @@ def _send(
         files=files,
         job_id=job_id,
         address=address,
+        named=_named(given.send, files),
         follow=given.follow,
         say=_say,
         write=_write,
@@ -137,6 +145,19 @@ def _send(
     if not given.follow:
         _say(f"follow it with: rayloom jobs logs {job_id} --follow")
     return code
+
+
+def _named(words: Sequence[str], files: Files) -> list[Path]:
+    """The files of `--send`, each of which lies in a folder that travels."""
+    folders = [
+        path.resolve() for path in files.values() if isinstance(path, Path) and path.is_dir()
+    ]
+    named = [Path(word) for word in words]
+    for path in named:
+        if not any(path.parent.resolve().is_relative_to(folder) for folder in folders):
+            places = ", ".join(map(str, folders)) or "none is sent: plugins here are single files"
+            raise UserError(f"--send {path} lies in no folder of a plugin ({places})")
+    return named
 
 
 def _plugin_flags(plugins: Sequence[Mapping[str, Any]], files: Files) -> list[str]:

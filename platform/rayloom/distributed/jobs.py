@@ -77,6 +77,7 @@ def submit(
     address: str | None = None,
     env: Mapping[str, str] | None = None,
     packages: Sequence[Path] | None = None,
+    named: Sequence[Path] = (),
     follow: bool = True,
     say: Write,
     write: Write,
@@ -85,11 +86,13 @@ def submit(
 
     Args:
         argv: The command line there, such as `["train", "config.yaml"]`; paths in it name `files`.
-        files: Relative path to text, bytes or a file: what the job's working folder holds.
+        files: Relative path to text, bytes, a file or a folder: what the job finds in its
+            working folder.
         job_id: Submission id.
         address: Dashboard URL, or GCS `host:port`; None: Ray's own variables, then this machine.
         env: Variables for the job. No secrets: Ray shows them on its dashboard.
         packages: Package folders; None: the ones that this process runs.
+        named: Files of the folders in `files` that go whatever they are called.
         follow: Stream the logs and wait for the end.
         say: Told in lines what is sent and what to do next.
         write: Receives the job's log as it comes.
@@ -101,10 +104,12 @@ def submit(
     Raises:
         UserError: The upload is too large, the id is taken, nobody answers, the token is refused.
     """
-    with staged(files, packages) as uploads:
+    with staged(files, packages, named) as uploads:
         total = sum(upload.size for upload in uploads)
         for upload in uploads:
             say(f"sending {upload}")
+            for remark in upload.remarks:
+                say(remark)
         if total > LIMIT_BYTES:
             raise UserError(
                 f"{total / 2**20:.0f} MB to send, at most {LIMIT_BYTES >> 20} are allowed; the"

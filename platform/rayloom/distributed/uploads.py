@@ -12,11 +12,11 @@ from pathlib import Path
 from urllib.parse import urlparse
 
 from rayloom.core.errors import UserError
+from rayloom.distributed.cargo import copy, pack
 from rayloom.distributed.cluster import first_line, package_folders
 
 LIMIT_BYTES = 50 * 2**20  # the job server refuses 100 MiB; nothing of ours comes near
 DEFAULT_DASHBOARD = "http://127.0.0.1:8265"
-_SKIP = ("__pycache__", ".ipynb_checkpoints", ".mypy_cache", ".ruff_cache")
 _SHARED_TYPES = ("nfs", "cifs", "smb", "lustre", "gpfs", "ceph", "beegfs", "gluster", "fuse", "9p")
 _SHARED_TYPES += ("virtiofs", "afs", "wekafs", "orangefs", "ocfs2", "gfs2", "davfs")
 
@@ -30,12 +30,14 @@ class Upload:
         path: Where it was staged.
         files: How many files.
         size: Bytes, before compression.
+        remarks: What was left out, in lines for a person.
     """
 
     name: str
     path: Path
     files: int
     size: int
+    remarks: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.name}: {self.files} files, {self.size / 2**20:.2f} MB"
@@ -43,46 +45,57 @@ class Upload:
 
 @contextmanager
 def staged(
-    files: Mapping[str, str | bytes | Path], packages: Sequence[Path] | None = None
+    files: Mapping[str, str | bytes | Path],
+    packages: Sequence[Path] | None = None,
+    named: Sequence[Path] = (),
 ) -> Iterator[list[Upload]]:
-    """Copies of exactly what travels: the packages first, the working folder last."""
+    """Copies of exactly what travels: the packages first, the working folder last.
+
+    Args:
+        files: Relative path to text, bytes, a file or a folder (see `cargo` for what of it goes).
+        packages: Package folders; None: the ones that this process runs.
+        named: Files inside those folders that go whatever they are called.
+
+    Raises:
+        UserError: Something cannot be sent as it is.
+    """
     root = Path(tempfile.mkdtemp(prefix="rayloom-submit-"))
     try:
         uploads = []
         for folder in packages if packages is not None else package_folders():
             target = root / "modules" / folder.name
-            ignore = shutil.ignore_patterns(*_SKIP, "*.pyc", "*.so.dbg", ".*")
-            shutil.copytree(folder, target, ignore=ignore)
-            uploads.append(_upload(folder.name, target))
+            cargo = pack(folder, everything=True)
+            for name in cargo.files:
+                copy(folder / name, target / name)
+            uploads.append(_upload(folder.name, target, cargo.remarks()))
         work = root / "work"
         work.mkdir()
-        for name, content in files.items():
-            path = work / name
+        remarks: list[str] = []
+        for place, content in files.items():
+            path = work / place
             if work not in path.resolve().parents:
-                raise ValueError(f"{name!r} leads out of the working folder")
+                raise ValueError(f"{place!r} leads out of the working folder")
             path.parent.mkdir(parents=True, exist_ok=True)
-            if isinstance(content, Path):
-                _copy(content, path)
+            if isinstance(content, Path) and content.is_dir():
+                cargo = pack(content, named=named)
+                remarks += cargo.remarks()
+                for name in cargo.files:
+                    copy(content / name, path / name)
+            elif isinstance(content, Path):
+                copy(content, path)
             elif isinstance(content, bytes):
                 path.write_bytes(content)
             else:
                 path.write_text(content, encoding="utf-8")
-        uploads.append(_upload("working folder", work))
+        uploads.append(_upload("working folder", work, remarks))
         yield uploads
     finally:
         shutil.rmtree(root, ignore_errors=True)
 
 
-def _copy(source: Path, target: Path) -> None:
-    if source.is_dir():
-        shutil.copytree(source, target, ignore=shutil.ignore_patterns(*_SKIP, "*.pyc", ".*"))
-    else:
-        shutil.copyfile(source, target)
-
-
-def _upload(name: str, path: Path) -> Upload:
+def _upload(name: str, path: Path, remarks: Sequence[str]) -> Upload:
     sizes = [file.stat().st_size for file in path.rglob("*") if file.is_file()]
-    return Upload(name, path, len(sizes), sum(sizes))
+    return Upload(name, path, len(sizes), sum(sizes), tuple(remarks))
 
 
 def check_durable(

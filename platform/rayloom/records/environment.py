@@ -40,7 +40,7 @@ _ENV_SHOWN = re.compile(
 _DIFF_LIMIT = 2_000_000  # characters
 
 
-def _git(folder: Path, *arguments: str) -> str | None:
+def run_git(folder: Path, *arguments: str) -> str | None:
     """Output of git with hooks, filters and external diffs off; None if it fails."""
     safe = {"GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
     command = ["git", "-c", "core.fsmonitor=false", "-C", str(folder), *arguments]
@@ -59,15 +59,15 @@ def describe_git(folder: Path) -> dict[str, Any]:
     The keys: `root`, `commit`, `branch`, `dirty`, `untracked` (names), `diff` (masked text,
     staged and unstaged against the commit). Empty outside a work tree.
     """
-    root = _git(folder, "rev-parse", "--show-toplevel")
+    root = run_git(folder, "rev-parse", "--show-toplevel")
     if not root:
         return {}
-    commit = (_git(folder, "rev-parse", "HEAD") or "").strip()
-    branch = (_git(folder, "rev-parse", "--abbrev-ref", "HEAD") or "").strip()
+    commit = (run_git(folder, "rev-parse", "HEAD") or "").strip()
+    branch = (run_git(folder, "rev-parse", "--abbrev-ref", "HEAD") or "").strip()
     top = Path(root.strip())
     base = "HEAD" if commit else "--cached"
-    diff = _git(top, "diff", "--no-ext-diff", "--no-textconv", "--no-color", base) or ""
-    names = _git(top, "ls-files", "--others", "--exclude-standard") or ""
+    diff = run_git(top, "diff", "--no-ext-diff", "--no-textconv", "--no-color", base) or ""
+    names = run_git(top, "ls-files", "--others", "--exclude-standard") or ""
     untracked = names.splitlines()
     cut = f"\n[cut: {len(diff)} characters]\n" if len(diff) > _DIFF_LIMIT else ""
     return {
