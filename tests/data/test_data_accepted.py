@@ -188,7 +188,13 @@ def test_the_start_of_training_says_what_model_and_data_lack(tmp_path):
         return str(error.value)
 
     text = refused("data.name=t")
-    for word in ("model vae", "'image'", "vector float32 (3,)", "(C, H, W)", "--kind image"):
+    for word in (
+        "model vae",
+        "'image'",
+        "vector float32 (3,)",
+        "(C, H, W)",
+        "another data.name or model",
+    ):
         assert word in text
     text = refused("data.name=s")
     for word in (
@@ -199,6 +205,7 @@ def test_the_start_of_training_says_what_model_and_data_lack(tmp_path):
         assert word in text
     text = refused("data.name=s", "data.eval_split=train")
     assert "its numbers are int64" in text
+    assert "--kind" in text
     text = refused("data.name=t", "data.eval_split=tset")
     assert "did you mean 'test'?" in text
     assert not (tmp_path / "runs").exists() or not list((tmp_path / "runs").glob("*/run.json"))

@@ -74,10 +74,14 @@ class DataSpec:
         fault = "it has none" if field is None else image_fault(field.shape, field.dtype)
         if field is None or fault:
             have = ", ".join(f"{k} {v.dtype} {v.shape}" for k, v in self.fields.items())
+            cure = "take another data.name or model"
+            if any(len(v.shape) > 1 for v in self.fields.values()):
+                cure = (
+                    f"import it as such (`rayloom data import --help`: --kind, --layout), or {cure}"
+                )
             raise UserError(
                 f"data set {self.name!r} has no field 'image' of pictures ({fault}); it has: "
-                f"{have}; {IMAGE_RULE}: import it as such (`rayloom data import PATH NAME --kind "
-                "image --force`), or take another data.name or model"
+                f"{have}; {IMAGE_RULE}: {cure}"
             )
         return field
 

@@ -20,7 +20,6 @@ from rayloom.data.importing import PARQUET
 from rayloom.data.names import (
     SPLIT_NAMES,
     check_distinct,
-    check_readable,
     is_label,
     listed,
     split_of,
@@ -82,8 +81,6 @@ def read_columns(path: Path) -> Columns:
     except (pa.ArrowException, OSError) as error:
         text = str(error).splitlines()[0][:120]
         raise UserError(f"{path}: cannot be read as Parquet ({text})") from None
-    for name in schema.names:
-        check_readable(name, str(path))
     check_distinct(schema.names, str(path), "columns")
     index = tuple(name for name in schema.names if _INDEX.fullmatch(name))
     types = {field.name: plain(field.type, field.name) for field in schema}
