@@ -28,13 +28,11 @@ class Reading:
     Attributes:
         image: Whether they are pictures.
         layout: Of 4 axes: `chw` or `hwc`.
-        scale: Factor on the way to uint8: 255 for bool.
         note: What the user should know.
     """
 
     image: bool
     layout: str = "chw"
-    scale: int = 1
     note: str = ""
 
     def view(self, array: np.ndarray) -> np.ndarray:
@@ -96,9 +94,9 @@ def read_as(where: str, key: str, arrays: Sequence[np.ndarray], layout: str, kin
         if not layout:
             return Reading(False)
         promised = promised or first.shape[1 if layout == "chw" else 3] in IMAGE_CHANNELS
-    fault, scale = _numbers(arrays)
+    fault = _numbers(arrays)
     if not fault:
-        return Reading(True, layout, scale)
+        return Reading(True, layout)
     if promised:
         raise UserError(f"{where}: {_shown(shape)} with {fault}; {IMAGE_RULE}{_OUT}")
     note = f"kept as a vector, not as pictures: {where}: {_shown(shape)} with {fault}"
@@ -125,20 +123,18 @@ def _channels(where: str, array: np.ndarray, layout: str, *, sure: bool) -> str:
     return ""
 
 
-def _numbers(arrays: Sequence[np.ndarray]) -> tuple[str, int]:
-    """Why these numbers are none of pictures ("" if they are), and the factor to uint8."""
+def _numbers(arrays: Sequence[np.ndarray]) -> str:
+    """Why these numbers are none of pictures, or "" if they are."""
     kinds = {array.dtype.kind for array in arrays}
-    if kinds == {"b"}:
-        return "", 255
-    if all(array.dtype == np.uint8 for array in arrays):
-        return "", 1
+    if kinds == {"b"} or all(array.dtype == np.uint8 for array in arrays):
+        return ""
     low, high = _range(arrays)
     said = f"{arrays[0].dtype} from {low:.4g} to {high:.4g}"
     if "f" in kinds:
-        return ("", 1) if 0 <= low and high <= 1 else (said, 1)
+        return "" if 0 <= low and high <= 1 else said
     if low < 0 or high > 255:
-        return said, 1
-    return (f"{said}: save zeros and ones as bool", 1) if high <= 1 else ("", 1)
+        return said
+    return f"{said}: save zeros and ones as bool" if high <= 1 else ""
 
 
 def _range(arrays: Sequence[np.ndarray]) -> tuple[float, float]:
