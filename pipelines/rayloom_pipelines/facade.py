@@ -49,10 +49,12 @@ class Run:
     @property
     def status(self) -> str:
         """`finished`, `interrupted`, `time_limit`, `failed`, `running`, `killed` or `created`."""
+        from rayloom.records.attempts import needs_a_writer
         from rayloom.records.index import is_locked
 
-        noted = str(self.about["status"])
-        return "killed" if noted == "running" and not is_locked(self.path) else noted
+        about = self.about
+        lost = needs_a_writer(about) and not is_locked(self.path)
+        return "killed" if lost else str(about["status"])
 
     @property
     def exit_code(self) -> int:

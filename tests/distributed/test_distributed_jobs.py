@@ -214,3 +214,87 @@ def test_no_ray_process_of_the_head_is_needed_for_the_checks():
     assert shutil.which("sh")  # the entry point is a shell line
     line = jobs._entrypoint(["train", "a b.yaml", "x=$(rm -rf /)"])
     assert "'a b.yaml' 'x=$(rm -rf /)'" in line
+    assert "exec env RAYLOOM_CONSOLE=1 " in line  # its output is copied into the run folder
+
+
+def test_a_lost_cluster_points_to_the_run_folder(capsys):
+    from rayloom_pipelines.cli import main
+
+    for verb in ("logs", "status"):
+        assert main(["jobs", verb, "vae-1", "--address", "http://127.0.0.1:1"]) == 2
+        assert "`rayloom runs show vae-1`" in capsys.readouterr().err
+
+
+BROKEN = """
+from typing import Literal
+from rayloom.generative.vae import VAE, VAEConfig
+
+class OwnConfig(VAEConfig):
+    name: Literal["own"] = "own"
+
+class Own(VAE):
+    config_class = OwnConfig
+
+    def loss(self, batch, **named):
+        if named["step"] == 7:
+            raise ValueError("the password=hunter2x9 of my own")
+        return super().loss(batch, **named)
+
+CATALOGUE = {"models": {"own": Own}}
+"""
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("verb", ["train", "sweep"])
+def test_a_jobs_run_knows_its_code_its_cause_and_what_it_printed(head, tmp_path, monkeypatch, verb):
+    """By the real way: submit, the job's process, its trials; then a resume as a job."""
+    import json
+
+    from rayloom.records.origin import describe_run
+    from rayloom_pipelines.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.py").write_text(BROKEN)
+    (tmp_path / "own.yaml").write_text(
+        "model: {name: own}\ndata: {name: digits}\ntrain: {epochs: 1}\nevaluation: {metrics: []}\n"
+    )
+    for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "x"]):
+        command = ["git", "-c", "user.email=a@b", "-c", "user.name=n", *words]
+        subprocess.run(command, check=True)
+    (tmp_path / "own.py").write_text(BROKEN + "# not committed\n")
+    commit = describe_run()["git"]["commit"]
+    more = ["optimizer.lr=choice(1e-3)", "sweep.trials=1"] if verb == "sweep" else []
+    places = [f"storage={tmp_path / 'runs'}", f"tracking.uri=sqlite:///{tmp_path / 'm.db'}"]
+    words = ["--", verb, "own.yaml", "--plugin", "own.py", *places, *more]
+    assert main(["submit", "--address", head[1], "--follow", *words]) == 1
+    runs = [json.loads(p.read_text()) for p in (tmp_path / "runs").glob("*/run.json")]
+    assert len(runs) == (2 if verb == "sweep" else 1)
+    for about in runs:
+        assert about["command"].startswith("rayloom submit --address")
+        assert (about["git"]["commit"], about["git"]["dirty"]) == (commit, True)
+        assert about["cwd"] == str(tmp_path)
+        assert about["status"] == "failed"
+        assert (
+            "ValueError: the password=*** of my own at plugins/own.py:13 (loss)" in about["cause"]
+        )
+        folder = tmp_path / "runs" / about["run_id"]
+        assert "+# not committed" in (folder / "git.diff").read_text()
+        assert "hunter2x9" not in (folder / "log.txt").read_text()
+    (parent,) = [about for about in runs if not about.get("parent")]
+    folder = tmp_path / "runs" / parent["run_id"]
+    assert parent["job"]["id"] == parent["run_id"]
+
+    def told():
+        return "the run" in (folder / "console.txt").read_text() or verb == "sweep"
+
+    assert wait_until(told, timeout_s=20)
+    assert "hunter2x9" not in (folder / "console.txt").read_text()
+    again = ["--", "resume", parent["run_id"], "--plugin", "own.py"]
+    monkeypatch.setenv("RAYLOOM_STORAGE", str(tmp_path / "runs"))
+    assert main(["submit", "--address", head[1], "--follow", *again]) == 1
+    after = json.loads((folder / "run.json").read_text())
+    assert after["attempt"]["number"] == 2
+    assert after["attempt"]["job"]["id"] == f"{parent['run_id']}-2"
+    assert after["attempt"]["git"]["commit"] == commit
+    assert (folder / "console.txt").read_text().count("--- job ") == 2

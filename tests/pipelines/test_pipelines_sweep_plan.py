@@ -74,3 +74,14 @@ def test_an_impossible_search_leaves_nothing_behind(overrides, words, tmp_path, 
     with pytest.raises(UserError, match=words):
         api.sweep(DQN, overrides)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_sweep_whose_trials_all_failed_tells_the_first_cause(tmp_path):
+    spec = settle(resolve(DQN, ["optimizer.lr=loguniform(1e-4,1e-2)"], search=True))
+    ledger = Ledger(tmp_path, spec.mode)
+    for trial, cause in (("0000", "KeyError: 'x' at mine.py:3 (loss)"), ("0001", "another")):
+        ledger.suggested(trial, {"optimizer.lr": 0.001})
+        ledger.ended(trial, "failed", {"error": cause})
+    end = ending(SweepResult(ledger.best(), ledger.table()), spec)
+    assert (end["exit_code"], end["reason"]) == (1, "every trial failed")
+    assert end["cause"] == "every trial failed, trial 0000 by: KeyError: 'x' at mine.py:3 (loss)"

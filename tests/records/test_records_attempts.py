@@ -131,3 +131,15 @@ def test_a_kill_for_lack_of_memory_is_told_from_another(folder, monkeypatch, boo
     assert words in folder.read()["attempts"][0]["cause"]
     told = {"boot": "another machine, or it was started anew", "count": 9}
     assert "or too little memory" in attempts.why_killed(folder.read())
+
+
+def test_a_run_that_was_killed_before_its_first_attempt_is_killed(folder):
+    """Between the folder and the lock lies a moment; a minute later nobody comes any more."""
+    assert summarise(folder.path).status == "created"
+    folder.update(created="2026-01-01T10:00:00+00:00")
+    assert summarise(folder.path).status == "killed"
+    with folder.lock():
+        assert summarise(folder.path).status == "created"
+    attempts.begin(folder, facts={})
+    assert folder.read()["attempt"]["number"] == 1
+    assert "attempts" not in folder.read()

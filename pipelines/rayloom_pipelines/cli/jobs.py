@@ -3,10 +3,12 @@
 import datetime
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
+from rayloom.core.errors import UserError
 from rayloom_pipelines.cli.options import Parser, action
 
 ACTIONS = {
@@ -36,11 +38,15 @@ def run(argv: Sequence[str]) -> int:
 
     address = given.address or (site_settings().get("resources") or {}).get("address")
     if name == "logs":
-        return jobs.logs(given.job, address=address, follow=given.follow, say=_say, write=_write)
+        with _or_in_its_folder(given.job):
+            return jobs.logs(
+                given.job, address=address, follow=given.follow, say=_say, write=_write
+            )
     if name == "list":
         found = jobs.listing(address=address)
     elif name == "status":
-        found = [jobs.status(given.job, address=address)]
+        with _or_in_its_folder(given.job):
+            found = [jobs.status(given.job, address=address)]
     else:
         found = [jobs.stop(given.job, address=address)]
     if given.json:
@@ -52,6 +58,18 @@ def run(argv: Sequence[str]) -> int:
     if not found:
         print("no jobs")
     return 0
+
+
+@contextmanager
+def _or_in_its_folder(job_id: str) -> Iterator[None]:
+    """A cluster that is gone, or forgot the job, is not the end: its run folder knows."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(
+            f"{error}\nWhat the job printed, and how its run ended, stays in its run folder: "
+            f"`rayloom runs show {job_id}` (--storage FOLDER if that is not ./runs)"
+        ) from error
 
 
 def _line(job: Any) -> str:

@@ -49,8 +49,8 @@ def _facts(found: Run, about: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     job = about.get("job") or {}
     if job:
         yield "job", f"{job.get('id')} on {job.get('host')}, Ray {job.get('ray')}"
-    if found.best:
-        best = found.best
+    best = found.best or {}
+    if {"metric", "value", "step"} <= best.keys():
         yield "best", f"{best['metric']} {number(best['value'])} at step {best['step']:,}"
     for key, value in sorted(found.metrics.items()):
         yield key, number(value)

@@ -11,6 +11,7 @@ import datetime
 import hashlib
 import os
 import socket
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ RESULTS = (
 )
 _KEPT = ("ended", "reason", "exit_code", "cause", "position", "parameters_sha256", "model")
 _KEPT += ("best_run",)
+_MADE_S = 60.0  # a folder this old was not made just now
 MOST = 50  # attempts that are remembered: the first one and the last ones
 
 
@@ -123,6 +125,20 @@ def all_of(about: Mapping[str, Any]) -> list[dict[str, Any]]:
     if about.get("status") == "created":
         return former(about)
     return [*former(about), _entry(about)]
+
+
+def needs_a_writer(about: Mapping[str, Any]) -> bool:
+    """Whether a living process must hold the run's lock, or else it was killed.
+
+    A folder that has just been made is locked a moment later.
+    """
+    if about.get("status") != "created":
+        return about.get("status") == "running"
+    try:
+        made = datetime.datetime.fromisoformat(str(about.get("created"))).timestamp()
+    except ValueError:
+        return False
+    return time.time() - made > _MADE_S
 
 
 def best_so_far(about: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from rayloom.core.errors import ConfigError, UserError, nearest
 from rayloom.core.scores import best_index
-from rayloom.records.attempts import best_so_far
+from rayloom.records.attempts import best_so_far, needs_a_writer
 from rayloom.records.files import Say, folder_size, is_disk_error, silent
 from rayloom.records.journal_reader import tail
 from rayloom.records.lock import LOCK_NAME, holder
@@ -101,7 +101,7 @@ def summarise(path: Path) -> RunSummary | None:
     step, metrics, best = told or (0, {}, None)
     if told is None or status in ("running", "created"):
         step, metrics = _from_tail(path)
-    if status == "running" and not is_locked(path):
+    if needs_a_writer(about) and not is_locked(path):
         status = "killed"
     if status in ("running", "killed"):
         best = best_so_far(about)  # its earlier attempts' points still stand
