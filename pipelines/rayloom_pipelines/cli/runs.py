@@ -54,8 +54,8 @@ def _list(argv: Sequence[str]) -> int:
     folder = storage_path(given.storage)
     found = list_runs(folder, smoke=given.all, say=_aside)
     if given.json:
-        print(json.dumps([_row(summary) for summary in found], indent=1))
-        return 0
+        print(json.dumps([_row(summary) for summary in found], indent=1), flush=True)
+        return _set_right(found)
     if not found:
         print(f"no runs in {folder}")
         return 0
@@ -67,6 +67,30 @@ def _list(argv: Sequence[str]) -> int:
         best = summary.best or {}
         shown = f"{best['metric']} {_number(best.get('value'))}" if best.get("metric") else ""
         print(f"{name:<{width}}  {summary.status:<11}  {summary.step:>11,}  {shown}{kind}".rstrip())
+    sys.stdout.flush()
+    return _set_right(found)
+
+
+def _set_right(found: Sequence[Any]) -> int:
+    """Tell MLflow of runs that were killed: only this user's own MLflow, and not for long."""
+    from rayloom.tracking import left_running, same_mlflow, tell_killed
+    from rayloom_pipelines.resolve import tracking_uri
+
+    tracked = [one for one in found if (one.about.get("tracking") or {}).get("uri")]
+    left = left_running(one.path for one in tracked)
+    if not left:
+        return 0
+    uri = tracking_uri()
+    own = [path for path, where in left.items() if same_mlflow(where, uri)]
+    told = tell_killed(own, uri) if own else []
+    if told:
+        _aside(f"killed, and MLflow knows it now: {', '.join(path.name for path in told)}")
+    for path in left:
+        if path not in told:
+            _aside(
+                f"{path.name} was killed, and MLflow still says that it runs: "
+                f"`rayloom runs sync {path.name}` sets it right"
+            )
     return 0
 
 
@@ -173,13 +197,19 @@ def _sync(argv: Sequence[str]) -> int:
     parser.add_argument("run", metavar="RUN")
     given = parser.read(argv)
     from rayloom.records import RunFolder
+    from rayloom.tracking import refused_of
     from rayloom_pipelines.cli.watch import watch
+    from rayloom_pipelines.recipes.group import children_of
     from rayloom_pipelines.recipes.publish import send_rest
     from rayloom_pipelines.resolve import run_path
 
+    first = RunFolder.open(run_path(given.run, given.storage))
+    folders = [first, *(RunFolder.open(child.path) for child in children_of(first))]
     with watch(json=False) as observer:
-        sent = send_rest(RunFolder.open(run_path(given.run, given.storage)), observer)
-    print("MLflow has everything" if sent else "MLflow lacks some of it")
+        sent = all([send_rest(folder, observer) for folder in folders])
+    refused = [name for folder in folders for name in refused_of(folder.path)]
+    but = f" but what it refuses: {', '.join(dict.fromkeys(refused))}" if refused else ""
+    print(f"MLflow has everything{but}" if sent else "MLflow lacks some of it")
     return 0 if sent else 1
 
 

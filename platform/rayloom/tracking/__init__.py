@@ -12,8 +12,11 @@ _HOME = {
     "ensure_parent": "client",
     "fetch_version": "registry",
     "find_run": "client",
+    "left_running": "dead",
     "numbered": "registry",
+    "refused_of": "sync",
     "register_model": "registry",
+    "same_mlflow": "dead",
     "recall_uri": "uri",
     "resolve_uri": "uri",
     "run_of_mlflow_id": "registry",
@@ -21,6 +24,7 @@ _HOME = {
     "serve_ui": "ui",
     "set_parent_results": "client",
     "sync_run": "sync",
+    "tell_killed": "dead",
 }
 __all__ = sorted(_HOME)
 

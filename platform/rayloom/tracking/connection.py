@@ -3,7 +3,6 @@
 import contextlib
 import datetime
 import getpass
-import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import Any
 
 from rayloom.core.failpoints import hit
 from rayloom.records.files import Say, silent
+from rayloom.tracking.memory import read_about
 from rayloom.tracking.sender import Sender
 from rayloom.tracking.trouble import NotMlflowError
 from rayloom.tracking.uri import is_database
@@ -128,12 +128,3 @@ class Connection:
             created = datetime.datetime.fromisoformat(read_about(self.folder)["created"])
             return int(created.timestamp() * 1000)
         return time.time_ns() // 1_000_000
-
-
-def read_about(folder: Path) -> dict[str, Any]:
-    """A run's `run.json`; empty if it cannot be read."""
-    try:
-        value = json.loads((folder / "run.json").read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}

@@ -6,26 +6,24 @@ nothing (see `sender`). Whatever MLflow raises is judged (`trouble`): what passe
 with growing pauses, what does not ends the tries, and both are said once.
 """
 
-import json
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from rayloom.core.failpoints import hit
 from rayloom.core.secrets import mask_tree, mask_urls
 from rayloom.records.files import Say, is_disk_error, silent, to_json, write_atomic
 from rayloom.records.hiding import first_files
 from rayloom.tracking.backoff import FAILING_S, LOCKED_S, SILENT_S, WHOLE_S, Backoff, Patience
-from rayloom.tracking.connection import Connection, read_about
+from rayloom.tracking.connection import Connection
+from rayloom.tracking.memory import TRACKING_JSON, Status, read_about, read_memory
 from rayloom.tracking.sender import Sender, flatten
 from rayloom.tracking.trouble import Trouble, diagnose
 from rayloom.tracking.uri import is_database
 
-Status = Literal["FINISHED", "KILLED", "FAILED"]
-TRACKING_JSON = "tracking.json"
 CLOSE_S = SILENT_S
 LAST_TRY_S = 1.0  # for the last try, where nothing is waited for any more
 _REFUSED_TWICE = 2  # what a whole MLflow refuses may be a race once
@@ -427,12 +425,3 @@ class MlflowFollower:
         except OSError as error:  # the next batch tries again; a repeat changes nothing
             if not is_disk_error(error):
                 raise
-
-
-def read_memory(folder: Path) -> dict[str, Any]:
-    """What a run's `tracking.json` holds; empty if it cannot be read."""
-    try:
-        value = json.loads((folder / TRACKING_JSON).read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}

@@ -5,10 +5,9 @@ from pathlib import Path
 from rayloom.core.errors import UserError
 from rayloom.records.files import Say, silent
 from rayloom.records.lock import holder
-from rayloom.tracking.connection import read_about
-from rayloom.tracking.follower import CLOSE_S, MlflowFollower, Status, read_memory
-
-_STATUS: dict[str, Status] = {"finished": "FINISHED", "failed": "FAILED"}  # else KILLED
+from rayloom.tracking.dead import STATUS, ended_ms
+from rayloom.tracking.follower import CLOSE_S, MlflowFollower
+from rayloom.tracking.memory import read_about, read_memory
 
 
 def sync_run(
@@ -56,6 +55,13 @@ def sync_run(
     )
     status = memory.get("status")
     if status not in ("FINISHED", "FAILED"):  # a kill may have come before it was noted
-        status = _STATUS.get(str(read_about(folder).get("status")), "KILLED")
+        status = STATUS.get(str(read_about(folder).get("status")), "KILLED")
+    ended = memory.get("ended_ms") or ended_ms(folder)
     follower.start(again=bool(follower.refused))
-    return follower.close(status, timeout_s, ended_ms=memory.get("ended_ms"))
+    return follower.close(status, timeout_s, ended_ms=ended)
+
+
+def refused_of(run_path: str | Path) -> dict[str, str]:
+    """What MLflow refused of a run, by name, and why."""
+    refused = read_memory(Path(run_path)).get("refused")
+    return dict(refused) if isinstance(refused, dict) else {}
