@@ -70,9 +70,11 @@ def train(
         UserError: The config is wrong, or does not fit the data or the environment.
         RayloomError: Training failed.
     """
+    from rayloom_pipelines import known
     from rayloom_pipelines.recipes import own, run
     from rayloom_pipelines.recipes.folder import Options
     from rayloom_pipelines.recipes.smoke import shorten
+    from rayloom_pipelines.resolve import placed
 
     resolved = _resolved(config, overrides, name=name, model=model, env=env)
     settings, called = resolved.config, resolved.name or name or "run"
@@ -82,19 +84,23 @@ def train(
         raise UserError("--overfit-batch is for generative models")
     if settings.resources.workers and (model is not None or env is not None):
         raise UserError("a class of your own on workers comes from a file: use --plugin FILE.py")
+    if seeds < 1:
+        raise UserError(f"--seeds must be at least 1, not {seeds}")
+    if track and not smoke:
+        known.check_model_name(settings, called)
     start = None if init is None else str((init if isinstance(init, Run) else load(init)).path)
     options = Options(
         init=start, smoke=smoke, overfit_batch=overfit_batch, profile=profile, track=track
     )
     watcher = observer or Silent()
     plugins = own.loaded_plugins(resolved)
-    if seeds < 1:
-        raise UserError(f"--seeds must be at least 1, not {seeds}")
-    if seeds > 1:
+    with placed(resolved.place):
+        if seeds == 1:
+            done = run.start(settings, called, options, observer=watcher, plugins=plugins)
+            return Run(done.path)
         from rayloom_pipelines.recipes.seeds import train_seeds
 
         return Run(train_seeds(settings, called, options, seeds, observer=watcher, plugins=plugins))
-    return Run(run.start(settings, called, options, observer=watcher, plugins=plugins).path)
 
 
 def resume(
@@ -116,23 +122,24 @@ def resume(
         UserError: Something else was to change, the data or the plugins differ, or another
             process writes to the run.
     """
-    from rayloom_pipelines.resolve import run_path
+    from rayloom_pipelines.resolve import flag_of, placed, run_path
 
     found = ref if isinstance(ref, Run) else Run(run_path(ref))
     watcher = observer or Silent()
     kind = found.about.get("kind", "run")
-    if kind == "sweep":
-        from rayloom_pipelines.recipes import sweep as search
+    with placed(lambda path: flag_of(path, overrides)):
+        if kind == "sweep":
+            from rayloom_pipelines.recipes import sweep as search
 
-        search.resume_sweep(found.path, overrides, plugins=plugins, observer=watcher)
-    elif kind == "seeds":
-        from rayloom_pipelines.recipes import seeds
+            search.resume_sweep(found.path, overrides, plugins=plugins, observer=watcher)
+        elif kind == "seeds":
+            from rayloom_pipelines.recipes import seeds
 
-        seeds.resume_seeds(found.path, overrides, plugins=plugins, observer=watcher)
-    else:
-        from rayloom_pipelines.recipes import run
+            seeds.resume_seeds(found.path, overrides, plugins=plugins, observer=watcher)
+        else:
+            from rayloom_pipelines.recipes import run
 
-        run.resume(found.path, overrides, plugins=plugins, observer=watcher)
+            run.resume(found.path, overrides, plugins=plugins, observer=watcher)
     return Run(found.path)
 
 
@@ -158,18 +165,23 @@ def sweep(
     Raises:
         UserError: The config is wrong, or there is nothing to search.
     """
+    from rayloom_pipelines import known
     from rayloom_pipelines.recipes import own
     from rayloom_pipelines.recipes import sweep as search
+    from rayloom_pipelines.resolve import placed
 
     resolved = _resolved(config, overrides, search=True)
-    return search.start_sweep(
-        resolved,
-        seeds=seeds,
-        smoke=smoke,
-        track=track,
-        observer=observer or Silent(),
-        plugins=own.loaded_plugins(resolved),
-    )
+    if track and not smoke:
+        known.check_model_name(resolved.config, resolved.name or "sweep")
+    with placed(resolved.place):
+        return search.start_sweep(
+            resolved,
+            seeds=seeds,
+            smoke=smoke,
+            track=track,
+            observer=observer or Silent(),
+            plugins=own.loaded_plugins(resolved),
+        )
 
 
 def load(ref: str | Path, *, storage: str | Path | None = None) -> Run:
@@ -233,11 +245,15 @@ def _resolved(
     """A config from whatever a caller gave."""
     from rayloom.core.config import resolve, to_dict
     from rayloom.core.sections import RunConfig
+    from rayloom_pipelines import known
     from rayloom_pipelines.recipes import own
     from rayloom_pipelines.resolve import pinned, resolve_config
 
     changes = [*own.replace_by_own(model, env), *overrides]
+    told = known.of_trials if search else known.here
     if isinstance(config, str | Path):
-        return resolve_config(config, changes, search=search, pinned_runs=True)
+        return resolve_config(config, changes, search=search, pinned_runs=True, known=told)
     tree = to_dict(config) if isinstance(config, RunConfig) else config
-    return pinned(lambda more: resolve(tree, [*changes, *more], search=search, name=name or "run"))
+    return pinned(
+        lambda more: resolve(tree, [*changes, *more], search=search, name=name or "run", known=told)
+    )

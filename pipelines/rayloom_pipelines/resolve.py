@@ -1,14 +1,16 @@
 """From what a person types to what it means: configs, runs, storage."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rayloom.core.errors import UserError
+from rayloom.core.errors import ConfigError, UserError
 from rayloom_pipelines.shipped import config_names, find_config
 
 if TYPE_CHECKING:
-    from rayloom.core.config import Resolved
+    from rayloom.core.config import Known, Resolved
     from rayloom.core.sections import RunConfig
 
 DEFAULT_STORAGE = "runs"
@@ -20,6 +22,7 @@ def resolve_config(
     *,
     search: bool = False,
     pinned_runs: bool = False,
+    known: "Known | None" = None,
 ) -> "Resolved":
     """A config given as a path or a shipped name.
 
@@ -28,6 +31,7 @@ def resolve_config(
         overrides: `key=value`.
         search: Whether leaves may hold search spaces.
         pinned_runs: Whether runs that the config names are found and named for good.
+        known: See `rayloom_pipelines.known`.
 
     Raises:
         ConfigError: Everything that is wrong with it.
@@ -36,7 +40,8 @@ def resolve_config(
     from rayloom.core.config import load_config
 
     def load(more: Sequence[str]) -> "Resolved":
-        return load_config(source, [*overrides, *more], search=search, find=find_config)
+        words = [*overrides, *more]
+        return load_config(source, words, search=search, find=find_config, known=known)
 
     return pinned(load) if pinned_runs else load(())
 
@@ -58,6 +63,32 @@ def pinned(load: Callable[[Sequence[str]], "Resolved"]) -> "Resolved":
     from rayloom_pipelines.recipes.stages import pin
 
     return load(pin(resolved))
+
+
+@contextmanager
+def placed(place: Callable[[str], str]) -> Iterator[None]:
+    """Give the mistakes of a config that are found in this block the places that they lack.
+
+    Args:
+        place: Where a key was set; "" if nothing sets it.
+
+    Raises:
+        ConfigError: The same mistakes.
+    """
+    try:
+        yield
+    except ConfigError as error:
+        problems = [replace(one, where=one.where or place(one.path)) for one in error.problems]
+        raise ConfigError(problems) from error
+
+
+def flag_of(path: str, overrides: Sequence[str]) -> str:
+    """The last of some flags that sets a key, as messages show it; "" if none does."""
+    for word in reversed(overrides):
+        key = word.partition("=")[0].strip()
+        if path == key or path.startswith(f"{key}."):
+            return f"flag {word}"
+    return ""
 
 
 def config_of(word: str, storage: str | Path | None = None) -> "RunConfig":
@@ -92,7 +123,7 @@ def site_settings() -> dict[str, Any]:
     """
     import os
 
-    from rayloom.core.errors import ConfigError, Problem
+    from rayloom.core.errors import Problem
     from rayloom.core.layers import site_files, with_defaults
     from rayloom.core.yaml_marks import Node
 

@@ -176,7 +176,7 @@ def test_a_trial_of_a_sweep_finds_its_first_stage(vae, place, tmp_path):
             "mode": "min",
         },
         "options": asdict(Options(smoke=True, track=False, parent=folder.run_id)),
-        **{"plugins": [PLUGIN], "plugin_facts": [], "tracking_uri": None},
+        **{"plugins": [PLUGIN], "plugin_facts": [], "tracking_uri": None, "carried": None},
     }
     values = {"model.first_stage": str(vae.path)}
     ended = train_trial(payload, values, "0", lambda metrics, step: False)

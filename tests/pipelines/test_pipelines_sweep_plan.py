@@ -66,7 +66,7 @@ def test_a_trial_s_score_is_of_the_sweep_s_metric_and_finite(tmp_path):
         ([], "there is nothing to search"),
         (["optimizer.lr=uniform(0.1,0.2)", "sweep.searcher=grid"], "a grid needs choice"),
         (["algorithm.batch_size=int(1,9)", "sweep.searcher=grid", "sweep.trials=3"], "9 points"),
-        (["optimizer.lr=uniform(0.1,0.2)", "sweep.metric=eval/x"], "no direction is known"),
+        (["optimizer.lr=uniform(0.1,0.2)", "sweep.metric=eval/x"], "no metric with a direction"),
     ],
 )
 def test_an_impossible_search_leaves_nothing_behind(overrides, words, tmp_path, monkeypatch):

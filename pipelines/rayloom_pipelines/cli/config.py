@@ -29,9 +29,10 @@ def _show(argv: Sequence[str]) -> int:
     parser.add_argument("--why", metavar="KEY", help="say which file, line or flag set a key")
     parser.json_option()
     given = parser.read(argv)
+    from rayloom_pipelines import known
     from rayloom_pipelines.resolve import resolve_config
 
-    resolved = resolve_config(given.config, given.overrides, search=True)
+    resolved = resolve_config(given.config, given.overrides, search=True, known=known.everywhere)
     if given.why is not None:
         print(resolved.why(given.why))
     elif given.json:

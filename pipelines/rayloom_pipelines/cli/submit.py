@@ -48,6 +48,7 @@ def run(argv: Sequence[str]) -> int:
 def _config_job(verb: str, words: Sequence[str], given: argparse.Namespace) -> int:
     """Train or sweep: the resolved config travels."""
     from rayloom.records.run_folder import new_run_id
+    from rayloom_pipelines import known
     from rayloom_pipelines.cli import sweep, train
     from rayloom_pipelines.recipes import own
     from rayloom_pipelines.resolve import resolve_config
@@ -55,7 +56,9 @@ def _config_job(verb: str, words: Sequence[str], given: argparse.Namespace) -> i
     inner = (train if verb == "train" else sweep).parser().read(words)
     flags = train.resource_flags(inner.workers, None)
     words = [*inner.overrides, *flags]
-    resolved = resolve_config(inner.config, words, search=verb == "sweep", pinned_runs=True)
+    resolved = resolve_config(
+        inner.config, words, search=verb == "sweep", pinned_runs=True, known=known.everywhere
+    )
     tree = resolved.to_dict()
     address = given.address or inner.address or tree["resources"].get("address")
     tree["resources"]["address"] = None  # inside the job, Ray's own variable says where it is

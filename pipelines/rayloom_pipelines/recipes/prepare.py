@@ -21,6 +21,8 @@ class Prepared:
         protocol: What the reported nats are about, such as `bernoulli, dynamic binarisation`; ""
             where the model does not say.
         stages: First stages as found for a new run, by config field; see `recipes.stages`.
+        metrics: What an evaluation will have.
+        default_metric: What the model calls its best, if it says so.
     """
 
     config: RunConfig
@@ -29,6 +31,8 @@ class Prepared:
     trainable: Any = None
     protocol: str = ""
     stages: dict[str, Any] = field(default_factory=dict)
+    metrics: list[str] = field(default_factory=list)
+    default_metric: str | None = None
 
 
 def prepare(
@@ -65,13 +69,24 @@ def prepare(
     start = copies.of_run(Path(options.init)) if options.init else None
     workers = config.resources.workers
     if config.task == "rl":
+        from rayloom.rl.collect import make_learner
+        from rayloom.rl.evaluation import metric_names
+        from rayloom.rl.loop import RLTrainable
+
         settle_threads()
         if workers == 0:
             made.trainable = build.build_rl(config)
             if start is not None:
                 weights.put_into(made.trainable, start)
+        else:  # what does not fit is told before Ray starts
+            learner = make_learner(config)
+            if start is not None:
+                weights.copy_parameters(learner.parameters(), start)
+        made.metrics, made.default_metric = metric_names(), RLTrainable.default_metric
         return made
     from rayloom.data import open_dataset, require_splits
+    from rayloom.training.preflight import check_model, evaluation_names
+    from rayloom_pipelines.recipes.fitting import fit_weights
 
     assert config.data is not None
     dataset = open_dataset(config.data)
@@ -101,6 +116,13 @@ def prepare(
         model = made.trainable.model
     else:  # what does not fit is told before Ray starts
         model = build.build_model(config, spec, frozen)
+        check_model(model, config, workers)
+        if start is not None:
+            fit_weights(model, start)
+    held_out = dataset.split(config.data.eval_split)
+    few = held_out.take(torch.arange(min(2, len(held_out))))
+    made.metrics = evaluation_names(model, config, few)
+    made.default_metric = getattr(model, "default_metric", None)
     made.protocol = getattr(model, "protocol", "")
     if made.protocol and "nll" in config.evaluation.metrics:
         made.protocol += f"; {config.evaluation.importance_samples} importance samples"

@@ -11,8 +11,9 @@ from rayloom.core.errors import UserError
 from rayloom.core.sections import RunConfig
 from rayloom_pipelines.console import RunObserver
 from rayloom_pipelines.recipes.attempt import Task, make_attempt
+from rayloom_pipelines.recipes.checked import check_rules, checked
 from rayloom_pipelines.recipes.folder import Options, make_folder
-from rayloom_pipelines.recipes.prepare import prepare
+from rayloom_pipelines.recipes.prepare import Prepared, prepare
 from rayloom_pipelines.recipes.quiet import quiet
 
 RESUMABLE = ("train.epochs", "train.grad_steps", "train.env_steps", "train.stop",
@@ -29,6 +30,7 @@ def start(
     should_stop: Callable[[], int] | None = None,
     trial: str | None = None,
     carried: Mapping[str, Any] | None = None,
+    prepared: Prepared | None = None,
 ) -> Any:
     """Train from the beginning. Returns the run folder, whose `run.json` says how it ended.
 
@@ -41,6 +43,7 @@ def start(
         should_stop: Another source of stop requests: a signal number, or 0.
         trial: Number of the sweep's trial that this is.
         carried: Of `records.origin.carry`: where a trial's code comes from.
+        prepared: What `checked` gave for this config; None: it is made here.
 
     Raises:
         UserError: The config does not fit the data, the environment or this machine; no run folder
@@ -50,8 +53,7 @@ def start(
     from rayloom_pipelines.recipes import stages
 
     began = time.monotonic()
-    with quiet(None):
-        prepared = prepare(config, options)
+    prepared = prepared or checked(config, options)
     interrupt.check()
     folder = make_folder(
         config,
@@ -117,6 +119,7 @@ def resume(
         built_from = first.model_copy(update={"resources": config.resources})
         prepared = prepare(built_from, options, choices=about.get("choices", {}), path=path)
         _same_data(prepared.data, about.get("data"))
+        check_rules(config, prepared)
     interrupt.check()
     task = Task(config, options, prepared, observer, should_stop, True, began, carried)
     return make_attempt(folder, task)

@@ -9,8 +9,10 @@ from rayloom.core.sections import RunConfig
 from rayloom_pipelines.console import RunObserver
 from rayloom_pipelines.recipes import run
 from rayloom_pipelines.recipes.across import across, table
+from rayloom_pipelines.recipes.checked import checked
 from rayloom_pipelines.recipes.folder import Options, make_folder
 from rayloom_pipelines.recipes.group import child_options, children_of, open_group, promote
+from rayloom_pipelines.recipes.prepare import Prepared
 
 
 def train_seeds(
@@ -24,6 +26,7 @@ def train_seeds(
 ) -> Path:
     """Train seeds `seed` to `seed + count - 1` under one parent; gives the parent's folder."""
     seeds = [config.seed + number for number in range(count)]
+    first = checked(config, options)  # what is refused leaves no folder behind
     folder = make_folder(
         config,
         name,
@@ -32,7 +35,7 @@ def train_seeds(
         say=observer.on_message,
         facts={"kind": "seeds", "seeds": seeds},
     )
-    _go_on(folder, config, options, observer, plugins, overrides=())
+    _go_on(folder, config, options, observer, plugins, overrides=(), first=first)
     return Path(folder.path)
 
 
@@ -63,6 +66,7 @@ def _go_on(
     plugins: Sequence[Mapping[str, Any]],
     *,
     overrides: Sequence[str],
+    first: Prepared | None = None,
 ) -> None:
     """Train or resume each seed; stop at the first that is interrupted."""
     about = folder.read()
@@ -73,11 +77,14 @@ def _go_on(
             there = {child.seed: child for child in children_of(folder)}
             if seed not in there:
                 own = config_from_dict(plain | {"seed": seed})
-                done = run.start(own, about["name"], inside, observer=observer, plugins=plugins)
+                done = run.start(
+                    own, about["name"], inside, observer=observer, plugins=plugins, prepared=first
+                )
             elif there[seed].status != "finished" or overrides:
                 done = run.resume(there[seed].path, overrides, observer=observer)
             else:
                 continue
+            first = None  # of the first seed alone
             code = int(done.read().get("exit_code", 1))
             if code:
                 end |= {"exit_code": code, "reason": f"seed {seed} ended with {code}"}

@@ -10,7 +10,7 @@ from rayloom_pipelines.console import RunObserver
 from rayloom_pipelines.facade import Run
 from rayloom_pipelines.recipes.folder import Options, make_folder
 from rayloom_pipelines.recipes.group import open_group, promote
-from rayloom_pipelines.recipes.sweep_plan import Board, ending, settle
+from rayloom_pipelines.recipes.sweep_plan import Board, checked_plan, ending, settle
 from rayloom_pipelines.recipes.trial import payload_of
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ def start_sweep(
 
     proposer_of(settle(resolved))  # an impossible search leaves no folder behind
     options = Options(smoke=smoke, track=track)
+    resolved = checked_plan(resolved, options)
     folder = make_folder(
         resolved.config,
         resolved.name or "sweep",

@@ -13,8 +13,9 @@ YAML means here.
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,6 +45,10 @@ __all__ = [
     "to_dict",
     "with_overrides",
 ]
+
+
+Known = Callable[[Mapping[str, Any]], Iterable[Problem]]
+Check = Callable[[Node], tuple[RunConfig | None, list[Problem]]]
 
 
 @dataclass(frozen=True)
@@ -136,6 +141,7 @@ def load_config(
     find: Find | None = None,
     site: Literal["auto"] | Sequence[str | Path] | None = "auto",
     environ: Mapping[str, str] | None = None,
+    known: Known | None = None,
 ) -> Resolved:
     """Read a config by path or shipped name.
 
@@ -148,6 +154,8 @@ def load_config(
         site: "auto" reads `rayloom.yaml` in the working folder and the user's own file; a list
             gives other files; None reads none, and no variables: the file alone, as of a run.
         environ: Variables to look at; None: the process's own (none if `site` is None).
+        known: Tells what the rooms above know to be wrong (a data set that does not exist), as
+            problems without a place; it gets the sections as plain data, wrong ones included.
 
     Raises:
         ConfigError: Everything that is wrong with it.
@@ -171,6 +179,7 @@ def load_config(
         files=tuple(reading.files),
         layers=(environ, files),
         new=site is not None,
+        known=known,
     )
 
 
@@ -199,6 +208,7 @@ def resolve(
     search: bool = False,
     name: str = "",
     new: bool = True,
+    known: Known | None = None,
 ) -> Resolved:
     """A config from plain data and flags, without files, variables or site settings.
 
@@ -209,13 +219,16 @@ def resolve(
         name: What the config is called.
         new: Whether a run is to be started with it. The names that MLflow sees are then checked
             too; those of an older run are read as they are.
+        known: See `load_config`.
 
     Raises:
         ConfigError: Everything that is wrong with it.
     """
     if not isinstance(tree, Mapping):
         raise ConfigError([Problem("", f"a config is a mapping of sections, not {shown(tree)}")])
-    return _resolve(node_of(dict(tree)), overrides, [], search=search, name=name, new=new)
+    return _resolve(
+        node_of(dict(tree)), overrides, [], search=search, name=name, new=new, known=known
+    )
 
 
 def config_from_dict(tree: Mapping[str, Any]) -> RunConfig:
@@ -332,6 +345,7 @@ def _resolve(
     files: tuple[Path, ...] = (),
     layers: tuple[Mapping[str, str], Sequence[Path]] | None = None,
     new: bool = True,
+    known: Known | None = None,
 ) -> Resolved:
     """Flags and site settings laid on a tree, and all that is wrong with the whole.
 
@@ -345,7 +359,8 @@ def _resolve(
         tree, image = with_defaults(tree, *layers, problems)
         problems += passwords(tree)
     bare, spaces, unusable = extract(tree, problems, allowed=search)
-    config, found = build(bare)
+    check = partial(_build, known=known)
+    config, found = check(bare)
     said = {(p.path, p.where) for p in problems}  # of a value that could not be read
     problems += [p for p in found if p.path not in unusable and (p.path, p.where) not in said]
     said = {(p.path, p.where) for p in problems}
@@ -354,7 +369,7 @@ def _resolve(
         if fresh and (problem.path, problem.where) not in said:
             problems.append(problem)
     if search:
-        problems += _check_spaces(bare, spaces, found)
+        problems += _check_spaces(bare, spaces, found, check)
     if problems or config is None:
         raise ConfigError(_unique(problems))
     return Resolved(
@@ -368,20 +383,32 @@ def _resolve(
     )
 
 
-def _check_spaces(bare: Node, spaces: Mapping[str, Space], known: list[Problem]) -> list[Problem]:
+def _build(tree: Node, known: Known | None) -> tuple[RunConfig | None, list[Problem]]:
+    """`build`, and what the rooms above know; a path that is wrong already is not told again."""
+    config, problems = build(tree)
+    said = {problem.path for problem in problems}
+    for found in known(tree.plain()) if known is not None else ():
+        if found.path not in said:
+            problems.append(replace(found, where=found.where or tree.place(found.path)))
+    return config, problems
+
+
+def _check_spaces(
+    bare: Node, spaces: Mapping[str, Space], known: list[Problem], check: Check
+) -> list[Problem]:
     """What goes wrong when a leaf takes the ends of its space, or a number inside it."""
     seen = set(known)
     problems: list[Problem] = []
     for path, space in spaces.items():
         where = bare.place(path)
         for end in space.ends[1:]:
-            for problem in build(bare.with_value(path, node_of(end, where, path)))[1]:
+            for problem in check(bare.with_value(path, node_of(end, where, path)))[1]:
                 if problem not in seen:
                     seen.add(problem)
                     text = f"{problem.message} (an end of {space})"
                     problems.append(Problem(problem.path, text, problem.where, problem.suggestion))
         if space.inner is not None and not any(p.path == path for p in [*known, *problems]):
-            inside = build(bare.with_value(path, Node(space.inner, where)))[1]
+            inside = check(bare.with_value(path, Node(space.inner, where)))[1]
             if any(p.path == path and p not in seen for p in inside):
                 text = f"{space} draws real numbers, this key takes whole ones: use int or logint"
                 problems.append(Problem(path, text, where))

@@ -337,7 +337,7 @@ def _names(given: dict[str, Node]) -> list[Problem]:
 
 
 def _metrics(given: dict[str, Node]) -> list[Problem]:
-    """Metrics of stop rules must have a direction in the metric table."""
+    """Metrics that are compared must have a direction in the metric table."""
     named: list[tuple[str, Any, str]] = []
     train = given.get("train")
     stop = train.at("stop") if train is not None else None
@@ -346,6 +346,13 @@ def _metrics(given: dict[str, Node]) -> list[Problem]:
     early = train.at("early_stopping.metric") if train is not None else None
     if early is not None and isinstance(early.value, str):
         named.append(("train.early_stopping.metric", early.value, early.where))
+    for section in ("checkpoint", "sweep"):
+        chosen = given[section].at("metric") if section in given else None
+        if chosen is None or not isinstance(chosen.value, str):
+            continue
+        mode = given[section].at("mode")  # of a sweep: it says the direction itself
+        if mode is None or mode.value is None:
+            named.append((f"{section}.metric", chosen.value, chosen.where))
     problems = []
     known = [key for key, metric in metric_table.METRICS.items() if metric.direction != "none"]
     for path, key, where in named:

@@ -159,13 +159,23 @@ def stored(root: str | Path | None = None) -> list[str]:
     return sorted(path.parent.name for path in data_root(root).glob(f"[!.]*/{MANIFEST}"))
 
 
+def known_names(root: str | Path | None = None) -> list[str]:
+    """Names that `data.name` may have here: the catalogue's, and those of the stores; sorted."""
+    return sorted({*catalogue.names("datasets"), *stored(root)})
+
+
+def is_known(name: str, root: str | Path | None = None) -> bool:
+    """Whether there is a data set of this name: in the catalogue, or prepared or imported."""
+    return catalogue.has("datasets", name) or _present(data_root(root) / name)
+
+
 def _present(folder: Path) -> bool:
     """Whether something is there under this name; whether it is good, opening tells."""
     return folder.exists() or folder.is_symlink()
 
 
 def _unknown(name: str, root: Path) -> UserError:
-    known = sorted({*catalogue.names("datasets"), *stored(root)})
+    known = known_names(root)
     near = nearest(name, known)
     hint = f" (did you mean {near!r}?)" if near else ""
     return UserError(

@@ -4,7 +4,7 @@ Ray actors host the same `GroupWorker` and the same `make_learner`; nothing here
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import Tensor
 from rayloom.core import catalogue, failpoints
 from rayloom.core.errors import UserError
 from rayloom.core.protocols import GroupTask, State
+from rayloom.core.schema_walk import is_player_mapping
 from rayloom.core.sections import RunConfig
 from rayloom.rl.envs import spec_of
 from rayloom.rl.groups import Group, group_sizes, make_group
@@ -93,19 +94,29 @@ def check_supported(config: RunConfig) -> None:
     Raises:
         UserError: Lists all of them.
     """
-    train, wrong = config.train, []
-    if train.ema is not None:
-        wrong.append("train.ema: RL learners have no moving average of parameters; remove it")
-    if train.accumulate != 1:
-        wrong.append(f"train.accumulate: must be 1 for RL, got {train.accumulate}")
-    if train.precision == "bf16":
-        wrong.append("train.precision: RL trains in fp32, got bf16")
-    if train.compile:
-        wrong.append("train.compile: not supported for RL; remove it")
-    if isinstance(config.optimizer, dict):
-        wrong.append("optimizer: an RL learner has one optimizer, not one per player")
+    wrong = [f"{path}: {message}" for path, message in unsupported(config.model_dump())]
     if wrong:
         raise UserError("\n".join(wrong))
+
+
+def unsupported(plain: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """(path, what is wrong) of settings that have no effect in RL.
+
+    Args:
+        plain: Sections as plain data, which may be wrong in themselves.
+    """
+    train, optimizer = plain.get("train"), plain.get("optimizer")
+    train = train if isinstance(train, Mapping) else {}
+    if train.get("ema") is not None:
+        yield "train.ema", "RL learners have no moving average of parameters; remove it"
+    if train.get("accumulate") not in (None, 1):
+        yield "train.accumulate", f"must be 1 for RL, got {train['accumulate']}"
+    if train.get("precision") == "bf16":
+        yield "train.precision", "RL trains in fp32, got bf16"
+    if train.get("compile"):
+        yield "train.compile", "not supported for RL; remove it"
+    if is_player_mapping(optimizer):
+        yield "optimizer", "an RL learner has one optimizer, not one per player"
 
 
 class GroupWorker:

@@ -6,7 +6,7 @@ table below. Own environments and wrappers come through a plugin.
 
 import contextlib
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -14,7 +14,7 @@ import numpy as np
 from gymnasium.envs.registration import load_env_creator, registry
 
 from rayloom.core import catalogue
-from rayloom.core.errors import UserError, did_you_mean
+from rayloom.core.errors import UserError, nearest
 from rayloom.core.sections import EnvConfig
 from rayloom.rl.env_packages import bring, missing_simulator, nearest_id
 from rayloom.rl.spaces import EnvSpec, make_spec
@@ -46,6 +46,10 @@ _REFUSED = {
     "RecordVideo": "`rayloom play` and the end of a run write videos",
     "RecordEpisodeStatistics": "returns and lengths are counted anyway",
 }
+RENDERED = (
+    "nothing is drawn while training; `rayloom play` and the end of a run make videos by "
+    "themselves. Remove it"
+)
 
 
 def register_own_ids() -> None:
@@ -80,7 +84,7 @@ def id_problem(name: str) -> tuple[str, str | None] | None:
     if ":" in name:
         return (
             f"{name!r} has a module in it, and a config must not be able to import code; give the "
-            f"id alone, {name.rpartition(':')[2]!r}",
+            f"id alone, {name.rpartition(':')[2]!r} (what registers it comes in by --plugin)",
             None,
         )
     register_own_ids()
@@ -137,17 +141,41 @@ def make_env(config: EnvConfig, *, render_mode: str | None = None) -> gym.Env:
     name = check_id(config.name)
     arguments = dict(config.kwargs)
     if "render_mode" in arguments:
-        raise UserError(
-            "env.kwargs.render_mode: nothing is drawn while training; `rayloom play` and the end "
-            "of a run make videos by themselves. Remove it"
-        )
+        raise UserError(f"env.kwargs.render_mode: {RENDERED}")
     if render_mode is not None:
         arguments["render_mode"] = render_mode
     with _told_as_user_error(f"env {config.name!r} with {arguments}"):
         env = gym.make(name, disable_env_checker=True, **arguments)
+    for path, message, near in wrapper_problems(config.wrappers):
+        raise UserError(f"{path}: {message}{f' (did you mean {near!r}?)' if near else ''}")
     for index, item in enumerate(config.wrappers):
         env = _wrap(env, item, where=f"env.wrappers[{index}]")
     return env
+
+
+def wrapper_problems(wrappers: Sequence[Any]) -> Iterator[tuple[str, str, str | None]]:
+    """(path, what is wrong, the nearest name) of each wrapper that does not exist or fit.
+
+    What is no name or mapping with one is left out: the config's own checks tell it.
+    """
+    for index, item in enumerate(wrappers):
+        path = f"env.wrappers.{index}"
+        settings = {"name": item} if isinstance(item, str) else item
+        name = settings.get("name") if isinstance(settings, Mapping) else None
+        if not isinstance(name, str):
+            continue
+        if name in _REFUSED:
+            yield path, f"wrapper {name} is not supported: {_REFUSED[name]}", None
+        elif name not in WRAPPERS:
+            known = ", ".join(WRAPPERS)
+            yield path, f"no wrapper is called {name!r}; known: {known}", nearest(name, WRAPPERS)
+        else:
+            known_keys = list(inspect.signature(getattr(gym.wrappers, name)).parameters)[1:]
+            for key in settings:
+                if key != "name" and key not in known_keys:
+                    have = ", ".join(known_keys) or "none"
+                    text = f"{name} has no setting {key!r}; known: {have}"
+                    yield path, text, nearest(key, known_keys)
 
 
 def _wrap(env: gym.Env, item: str | dict[str, Any], *, where: str) -> gym.Env:
@@ -155,18 +183,7 @@ def _wrap(env: gym.Env, item: str | dict[str, Any], *, where: str) -> gym.Env:
     name = settings.pop("name", None)
     if not isinstance(name, str):
         raise UserError(f"{where}: a wrapper is a name or {{name: ..., settings}}, got {item!r}")
-    if name in _REFUSED:
-        raise UserError(f"{where}: wrapper {name} is not supported: {_REFUSED[name]}")
-    if name not in WRAPPERS:
-        hint = did_you_mean(name, WRAPPERS)
-        raise UserError(f"{where}: no wrapper {name!r}{hint} Known: {', '.join(WRAPPERS)}")
     factory: Callable[..., gym.Env] = getattr(gym.wrappers, name)
-    known = list(inspect.signature(factory).parameters)[1:]
-    for key in settings:
-        if key not in known:
-            hint = did_you_mean(key, known)
-            have = ", ".join(known) or "none"
-            raise UserError(f"{where}: {name} has no setting {key!r}{hint} Known: {have}")
     seen, acts = env.observation_space, env.action_space
     with _told_as_user_error(f"{where}: {name} with {settings} on {seen} and {acts}"):
         return factory(env, **{key: _python_value(key, value) for key, value in settings.items()})

@@ -41,6 +41,11 @@ class Episodes:
         return summarize(self.returns, self.lengths, prefix=prefix, seed=seed)
 
 
+def metric_names() -> list[str]:
+    """The metrics that every evaluation of an agent has."""
+    return list(Episodes(np.zeros(1), np.ones(1, np.int64)).metrics())
+
+
 class _Greedy:
     """A policy that takes its best action as a behaviour."""
 

@@ -18,6 +18,11 @@ from rayloom.core.errors import UserError
 log = logging.getLogger(__name__)
 
 
+def has_compiler() -> bool:
+    """Whether there is the C++ compiler that torch.compile needs on a CPU."""
+    return shutil.which(os.environ.get("CXX", "g++")) is not None
+
+
 def compile_networks(model: nn.Module, device: torch.device) -> list[str]:
     """Compile the model's direct submodules in place; names in `state_dict` stay.
 
@@ -33,7 +38,7 @@ def compile_networks(model: nn.Module, device: torch.device) -> list[str]:
     if getattr(model, "double_backward", False):
         log.warning("%s needs a double backward: train.compile is off", type(model).__name__)
         return []
-    if device.type == "cpu" and not shutil.which(os.environ.get("CXX", "g++")):
+    if device.type == "cpu" and not has_compiler():
         raise UserError("train.compile needs a C++ compiler on a CPU (g++, or $CXX)")
     networks = _networks(model, "")
     for _, part in networks:

@@ -145,10 +145,15 @@ def evaluate_split(
     return _metrics(names, paired, table.numpy())
 
 
+def key_of(name: str) -> str:
+    """The key under which a model's metric is written."""
+    return name if name.startswith("eval/") else f"eval/{name}"
+
+
 def _metrics(names: list[str], paired: list[bool], table: np.ndarray) -> dict[str, float]:
     metrics: dict[str, float] = {}
     for column, (name, pair) in enumerate(zip(names, paired, strict=True)):
-        key = name if name.startswith("eval/") else f"eval/{name}"
+        key = key_of(name)
         value, error = (_combine_paired if pair else _combine_plain)(table[:, column])
         metrics[key] = value
         if math.isfinite(error):

@@ -1,0 +1,38 @@
+"""All that can be refused of a new run, refused before anything of it is written."""
+
+from typing import Any
+
+from rayloom.core.errors import ConfigError
+from rayloom.core.sections import RunConfig
+from rayloom_pipelines.recipes.prepare import Prepared, prepare
+from rayloom_pipelines.recipes.quiet import quiet
+
+
+def check_rules(config: RunConfig, made: Prepared) -> None:
+    """Refuse stop rules and metrics that no evaluation gives, before anything is written.
+
+    Args:
+        config: What holds now; its rules may be newer than what was prepared.
+        made: Of `prepare`.
+
+    Raises:
+        ConfigError: What is wrong, and what there is; see `resolve.placed`.
+    """
+    from rayloom.training.preflight import rule_problems
+
+    problems = rule_problems(config, made.metrics, made.default_metric)
+    if problems:
+        raise ConfigError(problems)
+
+
+def checked(config: RunConfig, options: Any) -> Prepared:
+    """Prepare a new run; all that can be refused of it is refused here.
+
+    Raises:
+        UserError: The config does not fit the data, the environment or this machine, or names a
+            metric that no evaluation gives.
+    """
+    with quiet(None):
+        made = prepare(config, options)
+        check_rules(config, made)
+    return made

@@ -1,0 +1,115 @@
+"""What is found out before the first step: the metrics of an evaluation, and rules that need one.
+
+A stop rule for a metric that no evaluation gives would otherwise be told at the first evaluation,
+minutes or hours into the run.
+"""
+
+from collections.abc import Collection, Mapping
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from rayloom.core.errors import Problem, nearest
+from rayloom.core.metric_table import direction
+from rayloom.core.names import key_problem
+from rayloom.core.noise import Noise
+from rayloom.core.sections import RunConfig
+from rayloom.training.checks import check_batch_statistics, check_metrics, optimizer_of
+from rayloom.training.evaluate import key_of, scorer
+from rayloom.training.player import check_players
+
+NLL = "eval/nll_nats"
+
+
+def check_model(model: nn.Module, config: RunConfig, world: int) -> None:
+    """All that an engine on so many workers would refuse, without building one.
+
+    Raises:
+        UserError: The config does not fit the model.
+    """
+    players = tuple(cast(Any, model).players)
+    check_players(model, players)
+    check_batch_statistics(model, config.train.accumulate, world)
+    check_metrics(model, config)
+    for player in players:
+        optimizer_of(config, player.name, [one.name for one in players])
+
+
+def evaluation_names(model: nn.Module, config: RunConfig, batch: Mapping[str, Tensor]) -> list[str]:
+    """The metrics that an evaluation will have, found out by scoring a few examples.
+
+    The model is left as it was: its mode, its buffers and torch's random stream.
+
+    Args:
+        model: See `core.protocols.Model`.
+        config: Section `evaluation` is used.
+        batch: Some examples of the evaluation split, (B, ...) each.
+    """
+    some = next(iter(model.parameters()), torch.zeros(()))
+    fields = {name: value.to(some.device) for name, value in batch.items()}
+    rows = len(next(iter(fields.values())))
+    noise = Noise(0, total=rows, device=some.device, dtype=some.dtype)
+    players = [player.name for player in cast(Any, model).players]
+    modes = {part: part.training for part in model.modules()}
+    buffers = {name: value.clone() for name, value in model.named_buffers()}
+    model.eval()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            values = scorer(model, config.evaluation, players, 0)(fields, noise)
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
+        with torch.no_grad():
+            for name, value in model.named_buffers():
+                value.copy_(buffers[name])
+    return [key_of(name) for name in values]
+
+
+def rule_problems(
+    config: RunConfig, names: Collection[str], default_metric: str | None = None
+) -> list[Problem]:
+    """What is wrong with the metrics that a config names, and with those of the model itself.
+
+    Args:
+        config: Stop rules, early stopping and `checkpoint.metric`.
+        names: What an evaluation has.
+        default_metric: What the model calls its best, if it says so.
+    """
+    early, wanted = config.train.early_stopping, config.checkpoint.metric
+    rules = [(f"train.stop.{metric}", metric) for metric in config.train.stop]
+    if early is not None:
+        rules.append(("train.early_stopping.metric", early.metric))
+    if wanted is not None:
+        rules.append(("checkpoint.metric", wanted))
+    found = [absent(path, metric, names) for path, metric in rules]
+    problems = [problem for problem in found if problem is not None]
+    if wanted is None and default_metric is not None:
+        problems += _default_problems(default_metric, names)
+    for name in names:
+        wrong = key_problem(name)
+        if wrong is not None:
+            problems.append(Problem("model", f"its metric {name!r} cannot be tracked: {wrong}"))
+    return problems
+
+
+def absent(path: str, metric: str, names: Collection[str]) -> Problem | None:
+    """The problem of a metric that no evaluation gives; None if one does."""
+    if metric in names:
+        return None
+    have = ", ".join(sorted(names)) or "none"
+    message = f"no evaluation gives {metric!r}; there are: {have}"
+    if metric == NLL:
+        return Problem(path, f"{message}; evaluation.metrics=[nll] adds it")
+    return Problem(path, message, suggestion=nearest(metric, names))
+
+
+def _default_problems(metric: str, names: Collection[str]) -> list[Problem]:
+    what = f"its default_metric, {metric!r}"
+    if metric not in names:
+        have = ", ".join(sorted(names)) or "none"
+        return [Problem("model", f"{what}, is not in its evaluation, which has: {have}")]
+    if direction(metric) == "none":
+        text = "has no known direction (docs/metrics.md); name another one in checkpoint.metric"
+        return [Problem("model", f"{what}, {text}")]
+    return []

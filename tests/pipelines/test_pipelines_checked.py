@@ -1,0 +1,181 @@
+"""What a run would be refused for is told before it begins, and no run folder is left behind."""
+
+from typing import ClassVar, Literal
+
+import pytest
+import torch
+from torch import nn
+
+import rayloom
+from rayloom.core import catalogue
+from rayloom.core.errors import ConfigError, UserError
+from rayloom.core.protocols import Player
+from rayloom.core.sections import Config
+from rayloom_pipelines.cli import main
+
+VAE = {
+    "model": {"name": "vae", "latent_dim": 2, "widths": [4]},
+    "data": {"name": "digits", "limit": 64},
+    "train": {"grad_steps": 2},
+}
+DQN = {"algorithm": {"name": "dqn"}, "env": {"name": "CartPole-v1"}, "train": {"env_steps": 64}}
+
+
+class OwnConfig(Config):
+    """Settings of the model below."""
+
+    name: Literal["own-metric"] = "own-metric"
+
+
+class OwnMetric(nn.Module):
+    """A plugin's model: its metrics are known by asking it only."""
+
+    config_class = OwnConfig
+    default_metric: ClassVar[str | None] = None
+    keys: ClassVar[tuple[str, ...]] = ("distance_error", "accuracy")
+
+    def __init__(self, config, spec):
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(()))
+
+    @property
+    def players(self):
+        return (Player("model", tuple(self.parameters())),)
+
+    def loss(self, batch, *, player, rng, step):
+        return {"loss": (batch["image"].float().flatten(1).mean(1) - self.bias) ** 2}
+
+    def evaluate_batch(self, batch, *, rng):
+        return {key: self.loss(batch, player="model", rng=rng, step=0)["loss"] for key in self.keys}
+
+
+@pytest.fixture
+def own():
+    """The model's class, its settings put back afterwards."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(OwnMetric, "default_metric", None)
+        yield OwnMetric
+    catalogue.CATALOGUE["models"].pop("own-metric", None)
+
+
+@pytest.fixture
+def empty(place):
+    """The working folder; nothing may be left in its storage."""
+    yield place
+    assert not (place / "runs").exists()
+    assert not (place / "mlflow.db").exists()
+
+
+NO_NLL = (
+    r"no evaluation gives 'eval/nll_nats'; there are: eval/bpd, eval/elbo_nats.*metrics=\[nll\]"
+)
+CASES = [
+    (VAE, "checkpoint.metric=eval/nll_nats", {}, f"flag checkpoint.*{NO_NLL} adds it"),
+    (VAE, "train.stop={eval/nll_nats: 3}", {}, rf"flag train.stop=.*: train\.stop\.eval.*{NO_NLL}"),
+    (VAE, "train.stop={loss/total: 3}", {"seeds": 2}, "no evaluation gives 'loss/total'"),
+    (VAE, "train.early_stopping={metric: eval/los_error}", {}, "did you mean 'eval/loss'"),
+    (VAE, "checkpoint.metric=eval/kl_nats", {}, "no metric with a direction"),
+    (VAE, "checkpoint.metric=eval/return_mean", {}, "flag checkpoint.metric=eval/return_mean"),
+    (VAE, "data.eval_split=tset", {"seeds": 2}, "did you mean 'test'"),
+    (VAE, "evaluation.metrics=[fid]", {}, "has no metric 'fid'"),
+    (VAE, "optimizer={critic: {lr: 1}}", {}, "no such player"),
+    (DQN, "checkpoint.metric=eval/bpd", {}, "there are: eval/episodes, eval/length_mean"),
+    (DQN, "env.name=Pendulum-v1", {"seeds": 2}, "needs discrete actions"),
+]
+WORKERS = [
+    (VAE, "checkpoint.metric=eval/nll_nats", {}, NO_NLL),
+    (VAE, "data.eval_split=tset", {}, "did you mean 'test'"),
+    (VAE, "evaluation.metrics=[fid]", {}, "has no metric 'fid'"),
+    (VAE, "optimizer={critic: {lr: 1}}", {}, "no such player"),
+    (DQN, "env.name=Pendulum-v1", {}, "needs discrete actions"),
+    (DQN, "train.stop={eval/bpd: 1}", {}, "no evaluation gives 'eval/bpd'"),
+]
+
+
+@pytest.mark.parametrize(("tree", "flag", "more", "said"), CASES)
+def test_a_refused_run_leaves_nothing_behind(tree, flag, more, said, empty):
+    with pytest.raises(UserError, match=said):
+        rayloom.train(tree, [flag], **more)
+
+
+@pytest.mark.parametrize(("tree", "flag", "more", "said"), WORKERS)
+def test_nor_does_one_on_workers_and_ray_is_not_started(tree, flag, more, said, empty):
+    with pytest.raises(UserError, match=said):
+        rayloom.train(tree, [flag, "resources.workers=2"], **more)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["sweep.metric=eval/nll_nats"], rf"flag sweep\.metric.*{NO_NLL}"),
+        (["sweep.metric=eval/fid", "sweep.mode=min"], "no evaluation gives 'eval/fid'"),
+        (["train.stop={eval/nll_nats: 1}"], NO_NLL),
+        (["data.eval_split=choice(test, tset)"], "did you mean 'test'"),
+        (["data.name=choice(digits, digitz)"], r"'digitz'.*an end of choice"),
+    ],
+)
+def test_a_sweep_is_refused_before_its_first_trial(flags, said, empty):
+    with pytest.raises(UserError, match=said):
+        rayloom.sweep(VAE, ["optimizer.lr=uniform(0.1, 0.2)", *flags])
+
+
+@pytest.mark.parametrize(
+    ("default", "keys", "said"),
+    [
+        ("eval/fid", ("accuracy",), "its default_metric, 'eval/fid', is not in its evaluation"),
+        ("eval/accuracy", ("accuracy",), "its default_metric, 'eval/accuracy', has no known dir"),
+        (None, ("acc%",), r"its metric 'eval/acc%' cannot be tracked: MLflow takes no such key"),
+    ],
+)
+def test_a_model_s_own_metrics_are_asked_for(default, keys, said, own, empty, monkeypatch):
+    monkeypatch.setattr(own, "default_metric", default)
+    monkeypatch.setattr(own, "keys", keys)
+    with pytest.raises(ConfigError, match=said):
+        rayloom.train({**VAE, "model": {"name": "own-metric"}}, model=own)
+
+
+def test_all_mistakes_of_a_config_come_at_once(empty, capsys):
+    (empty / "c.yaml").write_text(
+        "extends: generative/vae-digits\ndata:\n  name: digitz\n  source: /nowhere\nmodel: {x: 1}\n"
+        "storage: c.yaml/runs\ntracking: {uri: 'file:///x'}\nresources: {device: 'cuda:99'}\n"
+    )
+    assert main(["train", "c.yaml", "optimizer.lr=0"]) == 2
+    said = capsys.readouterr().err
+    for line in (
+        "7 problems in the config",
+        "c.yaml:5: model.x: unknown key",
+        "flag optimizer.lr=0: optimizer.lr: 0 is out of range",
+        "c.yaml:3: data.name: no data set is called 'digitz'; known: digits, ",
+        "(did you mean 'digits'?)",
+        "c.yaml:4: data.source: names the folder /nowhere, which does not exist",
+        "c.yaml:6: storage: ",
+        "c.yaml:7: tracking.uri: 'file:///x' is a folder",
+        "c.yaml:8: resources.device: 'cuda:99', but this machine has",
+    ):
+        assert line in said
+    assert main(["train", "rl/dqn-cartpole", "env.name=CartPol-v1", "seed=-1"]) == 2
+    said = capsys.readouterr().err
+    assert "flag env.name=CartPol-v1: env.name: Gymnasium knows no environment" in said
+    assert "flag seed=-1: seed: -1 is out of range" in said
+    flags = ["env.wrappers=[TimeLimt]", "env.kwargs.render_mode=human", "train.accumulate=2"]
+    assert main(["train", "rl/dqn-cartpole", *flags, "train.compile=true"]) == 2
+    said = capsys.readouterr().err
+    assert "4 problems" in said
+    assert "env.wrappers.0: no wrapper is called 'TimeLimt'" in said
+
+
+def test_a_name_that_cannot_be_registered_is_told_first(empty):
+    with pytest.raises(ConfigError, match=r"tracking\.register_as: is needed: 'a:b'"):
+        rayloom.train(VAE, name="a:b")
+    flags = ["tracking.register_as=ab", "checkpoint.metric=eval/nll_nats"]
+    with pytest.raises(ConfigError, match="no evaluation gives"):  # goes on with one
+        rayloom.train(VAE, flags, name="a:b")
+
+
+def test_a_resume_with_a_metric_that_is_not_there_changes_nothing(place, tmp_path):
+    storage = f"storage={tmp_path / 'own'}"
+    run = rayloom.train(VAE, [storage], track=False)
+    before = run.about
+    with pytest.raises(ConfigError, match=rf"flag train\.stop=.*{NO_NLL}"):
+        rayloom.resume(run, ["train.grad_steps=4", "train.stop={eval/nll_nats: 1}"])
+    assert run.about == before
