@@ -9,6 +9,7 @@ import torch
 
 from rayloom.core.protocols import DataSpec, parameters_sha256
 from rayloom.core.sections import RunConfig
+from rayloom.records.hiding import outgoing
 from rayloom_pipelines.console import RunObserver
 from rayloom_pipelines.recipes.build import Stages
 from rayloom_pipelines.recipes.copies import stages_of, write_slim
@@ -72,6 +73,9 @@ def register(folder: Any, config: RunConfig, *, say: Callable[[str], Any]) -> An
     with tempfile.TemporaryDirectory(prefix="rayloom-") as scratch:
         env_step = int(state.get("env_step", 0))
         write_slim(folder.path, Path(scratch), weights, info, env_step=env_step)
+        for file in Path(scratch).rglob("*"):
+            if file.name in ("config.yaml", "run.json"):
+                file.write_bytes(outgoing(file))
         return register_model(
             folder.path,
             module,

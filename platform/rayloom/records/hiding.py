@@ -7,7 +7,7 @@ leaves the folder (MLflow, `runs export`, registered models) is masked throughou
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from rayloom.core.secrets import mask, mask_tree, mask_urls
@@ -60,15 +60,23 @@ def outgoing(path: Path) -> bytes:
     return path.read_bytes()
 
 
+def is_ours(relative: str) -> bool:
+    """Whether a file of a run folder is a text that `outgoing` may rewrite: no checkpoint."""
+    path = PurePosixPath(relative)
+    texts = path.name in ("run.json", "config.yaml") or path.suffix in (".txt", ".diff", ".csv")
+    return texts and "checkpoints" not in path.parts and path.parts[0] != "media"
+
+
 def hidden_config(text: str) -> str:
     """A config as YAML without secrets; the same text if it holds none."""
-    import yaml
-
+    from rayloom.core.errors import ConfigError
+    from rayloom.core.yaml_marks import parse
     from rayloom.core.yaml_text import dump
 
     try:
-        tree = yaml.safe_load(text)
-    except yaml.YAMLError:
+        node = parse(text, "config.yaml", [])
+        tree = None if node is None else node.plain()
+        masked = mask_tree(tree)
+        return text if masked == tree else dump(masked)
+    except ConfigError:  # damaged: nobody loads it either
         return mask(text)
-    masked = mask_tree(tree)
-    return text if masked == tree else dump(masked)

@@ -35,6 +35,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from rayloom.core.errors import UserError
 from rayloom.core.failpoints import hit
 from rayloom.core.metric_table import is_deterministic
+from rayloom.core.secrets import mask_tree
 from rayloom.records.files import (
     Say,
     fsync_dir,
@@ -213,7 +214,9 @@ class Journal:
 
     def tags(self, values: Mapping[str, str]) -> None:
         """Tags of the run; unlike points they may be said again and the last one counts."""
-        self._line({"type": "tags", "values": {str(k): str(v) for k, v in values.items()}})
+        self._line(
+            {"type": "tags", "values": mask_tree({str(k): str(v) for k, v in values.items()})}
+        )
 
     def status(self, value: str) -> None:
         """How an attempt began or ended: `running`, `finished`, `interrupted` or `failed`."""

@@ -235,7 +235,7 @@ class RunFolder:
         Raises:
             UserError: The disk refuses; the old one stands.
         """
-        self.put(self.path / RUN_JSON, to_json(_finite(about), indent=1) + b"\n")
+        self.put(self.path / RUN_JSON, to_json(_finite(hide(about)), indent=1) + b"\n")
         self._unwritten, self._told = {}, False
 
     def put(self, path: Path, data: bytes) -> None:

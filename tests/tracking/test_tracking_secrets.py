@@ -1,0 +1,119 @@
+"""Planted secrets are in no file of a run folder, nor in what leaves it."""
+
+import io
+import json
+import subprocess
+
+import pytest
+
+from planted import planted
+from rayloom.core.config import resolve
+from rayloom.records import RunFolder, describe_environment
+from rayloom.records.hiding import first_files
+from rayloom.tracking import MlflowFollower
+from rayloom_pipelines.console import Console, Events
+from rayloom_pipelines.outlet import Outlet
+
+URI = "http://me:" + "hunter" + "77x@127.0.0.1:9/x"
+PASSWORD = "hunter" + "77x"
+
+
+def git(folder, *words):
+    identity = ["-c", "user.name=n", "-c", "user.email=e@example.org"]
+    subprocess.run(["git", "-C", str(folder), *identity, *words], check=True, capture_output=True)
+
+
+def leaks(text, kinds):
+    return [one.kind for one in kinds if one.secret in text]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run folder made in a work tree whose uncommitted lines hold every planted secret."""
+    kinds = planted(7)
+    place = tmp_path_factory.mktemp("tree")
+    git(place, "init", "-q", "-b", "main")
+    (place / "a.py").write_text("x = 1\n")
+    git(place, "add", ".")
+    git(place, "commit", "-q", "-m", "first")
+    (place / "a.py").write_text(
+        "x = 2\n" + "".join(f"{k.text}\n".replace("\n+", "\n") for k in kinds)
+    )
+    words = [word for word in kinds if word.kind in ("github classic", "drawn at random", "http")]
+    command = ["rayloom", "train", "--password", PASSWORD, *(word.text for word in words)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        for number, one in enumerate(kinds):
+            if "\0" not in one.text:
+                patch.setenv(f"RAYLOOM_UNLISTED_{number}", one.text)
+        patch.setenv("RAYLOOM_PAT", PASSWORD)
+        patch.setenv("MLFLOW_TRACKING_URI", URI)
+        about = describe_environment(command=command)
+        flags = ["model.name=vae", "data.name=digits", "tracking.tags.token=swordfish"]
+        config = resolve({}, [*flags, f"tracking.tags.note=key {kinds[5].secret}"]).to_dict()
+        config["tracking"]["uri"] = URI
+        extra = {"tracking": {"uri": URI}, "tags": {"token": "swordfish"}, "config_now": config}
+        folder = RunFolder.create(place / "runs", "x", config=config, info=about | extra)
+        folder.update(status="failed", reason=f"Max retries: {URI} and {kinds[3].text}")
+        folder.log("".join(one.text for one in kinds[:40]))
+        folder.journal().tags({"token": kinds[4].secret})
+        folder.journal().scalars(1, {"loss/total": 1.0})
+        folder.journal().close()
+        yield folder, kinds
+
+
+def everything(path):
+    return {p: p.read_bytes().decode(errors="replace") for p in path.rglob("*") if p.is_file()}
+
+
+def test_no_file_of_the_run_folder_holds_one(run):
+    folder, kinds = run
+    for path, text in everything(folder.path).items():
+        assert leaks(text, kinds) == [], path
+        assert PASSWORD not in text, path
+        assert "swordfish" not in text, path
+    assert (folder.path / "git.diff").stat().st_mode & 0o777 == 0o600
+    assert "+x = 2" in (folder.path / "git.diff").read_text()
+    about = json.loads((folder.path / "run.json").read_text())
+    assert len(about["git"]["commit"]) == 40
+    assert len(about["config_sha256"]) == 64
+    assert about["tracking"]["uri"] == "http://***@127.0.0.1:9/x"
+
+
+def test_the_diff_is_uploaded_only_if_asked(run):
+    about = run[0].read()
+    assert first_files(about) == ["config.yaml"]
+    about["config_now"]["tracking"]["upload_diff"] = True
+    assert first_files(about) == ["config.yaml", "git.diff", "library.diff"]
+    assert first_files({}) == ["config.yaml"]
+
+
+def test_mlflow_gets_none(run, tmp_path, uri):
+    folder, kinds = run
+    params = {"a": kinds[1].text, "nested": {"api_key": kinds[8].secret}, "lr": 0.1}
+    tags = {"token": "swordfish", "note": kinds[9].text, "sha": "0123abcd" * 8}
+    follower = MlflowFollower(folder.path, uri, "e", params=params, tags=tags).start()
+    assert follower.close("FINISHED", 120.0)
+    texts = everything(tmp_path) | everything(folder.path)
+    for path, text in texts.items():
+        assert leaks(text, kinds) == [], path
+        assert PASSWORD not in text, path
+        assert "swordfish" not in text, path
+    sent = {path.name for path in (tmp_path / "mlruns").rglob("*")}
+    assert {"config.yaml", "run.json"} <= sent
+    assert "git.diff" not in sent
+    assert "0123abcd" * 8 in (tmp_path / "mlflow.db").read_bytes().decode(errors="replace")
+
+
+def test_no_terminal_line_holds_one(run):
+    _, kinds = run
+    out = io.StringIO()
+    console, events = Console(out, live=False), Events(out)
+    for one in kinds:
+        console.on_message(one.text)
+        events.on_message(one.text)
+        events.on_progress({"position": 1, "budget": 2, "values": {"a": 1.0}, "note": one.text})
+        print(f"MLflow says: {one.text}", file=Outlet(out))
+    assert leaks(out.getvalue(), kinds) == []
+    lines = [line for line in out.getvalue().splitlines() if line.startswith("{")]
+    assert any(json.loads(line) for line in lines if '"event"' in line)
