@@ -1,6 +1,10 @@
 """Shape checks, threads, seeds and the list of skipped tests for the whole suite."""
 
 import os
+import tempfile
+
+# Nobody's settings are read, and what a test allows (plugins, servers) is allowed for it alone.
+os.environ["XDG_CONFIG_HOME"] = tempfile.mkdtemp(prefix="rayloom-tests-")
 
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")

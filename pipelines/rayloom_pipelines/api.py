@@ -94,6 +94,8 @@ def train(
     )
     watcher = observer or Silent()
     plugins = own.loaded_plugins(resolved)
+    if track:
+        _name_server(settings)
     with placed(resolved.place):
         if seeds == 1:
             done = run.start(settings, called, options, observer=watcher, plugins=plugins)
@@ -122,8 +124,10 @@ def resume(
         UserError: Something else was to change, the data or the plugins differ, or another
             process writes to the run.
     """
+    from rayloom_pipelines.recipes.server import name_tracking
     from rayloom_pipelines.resolve import flag_of, placed, run_path
 
+    name_tracking(overrides)
     found = ref if isinstance(ref, Run) else Run(run_path(ref))
     watcher = observer or Silent()
     kind = found.about.get("kind", "run")
@@ -171,6 +175,8 @@ def sweep(
     from rayloom_pipelines.resolve import placed
 
     resolved = _resolved(config, overrides, search=True)
+    if track:
+        _name_server(resolved.config)
     if track and not smoke:
         known.check_model_name(resolved.config, resolved.name or "sweep")
     with placed(resolved.place):
@@ -231,6 +237,16 @@ def runs(*, storage: str | Path | None = None, smoke: bool = False) -> "pd.DataF
     ]
     columns = ["id", "name", "kind", "status", "created", "step", "metric", "best", "seed"]
     return pd.DataFrame(rows, columns=[*columns, "parent", "path"])
+
+
+def _name_server(config: "RunConfig") -> None:
+    """The MLflow of a new run is one that the user names: later commands may use it again."""
+    import os
+
+    from rayloom.tracking import name_server, resolve_uri
+
+    own = "RAYLOOM_JOB" not in os.environ  # a job carries the trust of who submitted it
+    name_server(resolve_uri(config.tracking.uri, Path.cwd()), remember=own)
 
 
 def _resolved(

@@ -64,13 +64,15 @@ class Run:
     @property
     def config(self) -> "RunConfig":
         """Its config."""
-        from rayloom.core.config import config_from_dict, load_config
+        from rayloom.core.config import config_from_dict
+        from rayloom_pipelines.recipes.recorded import ready, resolved_of
 
         now = self.about.get("config_now")
         if now:
+            ready(self.path, now)
             return config_from_dict(now)
         searched = self.about.get("kind") == "sweep"
-        return load_config(self.path / "config.yaml", site=None, search=searched).config
+        return resolved_of(self.path, search=searched).config
 
     @property
     def best(self) -> dict[str, Any] | None:
@@ -148,11 +150,14 @@ class Run:
         return table
 
     def pictures(self) -> dict[str, list[Path]]:
-        """Pictures and videos by key, in the order of their steps."""
+        """Pictures and videos by key, in the order of their steps; no links and nothing gone."""
+        from rayloom.records.inside import is_plain_file
         from rayloom.records.journal_reader import media
 
         found: dict[str, list[Path]] = {}
         for line in sorted(media(self.path), key=lambda line: int(line["step"])):
+            if not is_plain_file(self.path, line["path"]):
+                continue
             found.setdefault(line["key"], []).append(self.path / line["path"])
         return found
 
@@ -171,7 +176,11 @@ class Run:
         if not found or (key is not None and key not in found):
             known = ", ".join(found) or "none"
             raise UserError(f"run {self.id} has no picture {key or ''}; it has: {known}")
-        return Image.open(found[key or next(iter(found))][-1])
+        path = found[key or next(iter(found))][-1]
+        try:
+            return Image.open(path, formats=["PNG"])
+        except (OSError, Image.DecompressionBombError) as error:
+            raise UserError(f"{path} is no picture ({error})") from error
 
     # Models -------------------------------------------------------------------------------------
 

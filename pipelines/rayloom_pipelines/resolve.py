@@ -108,9 +108,9 @@ def config_of(word: str, storage: str | Path | None = None) -> "RunConfig":
         except UserError as no_config:
             raise UserError(f"{no_config}; and no run: {no_run}") from None
         raise
-    from rayloom.core.config import load_config
+    from rayloom_pipelines.recipes.recorded import resolved_of
 
-    return load_config(folder / "config.yaml", search=True, site=None).config
+    return resolved_of(folder, search=True).config
 
 
 def site_settings() -> dict[str, Any]:
@@ -155,6 +155,25 @@ def tracking_uri(uri: str | None = None) -> str:
     if not chosen:
         chosen = (site_settings().get("tracking") or {}).get("uri")
     return str(resolve_uri(chosen, Path.cwd()))
+
+
+def allowed_uri(recorded: str) -> str:
+    """The MLflow of a run folder, if it is one that the user names; see `rayloom.tracking.address`.
+
+    Args:
+        recorded: What the run folder says.
+
+    Raises:
+        UserError: It is not; says how to name it.
+    """
+    import os
+
+    from rayloom.tracking import allowed, resolve_uri
+
+    site = (site_settings().get("tracking") or {}).get("uri")
+    named = [os.environ.get("MLFLOW_TRACKING_URI"), site, "sqlite:///mlflow.db"]
+    here = Path.cwd()
+    return str(allowed(recorded, [resolve_uri(uri, here) for uri in named if uri]))
 
 
 def run_path(

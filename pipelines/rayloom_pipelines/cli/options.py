@@ -64,7 +64,8 @@ def load_plugins(named: Sequence[str]) -> None:
     if named or os.environ.get("RAYLOOM_PLUGINS"):
         from rayloom.core import plugins
 
-        plugins.load_plugins(plugins.plugin_specs(named))
+        own = "RAYLOOM_JOB" not in os.environ  # a job carries the trust of who submitted it
+        plugins.load_plugins(plugins.plugin_specs(named), remember=own)
 
 
 def action(argv: Sequence[str], verb: str, actions: dict[str, str]) -> tuple[str, list[str]]:

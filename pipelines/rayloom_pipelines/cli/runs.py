@@ -145,7 +145,7 @@ def _compare(argv: Sequence[str]) -> int:
     from rayloom.records.index import compare
     from rayloom_pipelines.resolve import run_path
 
-    result = compare([run_path(word, given.storage) for word in given.runs])
+    result = compare([run_path(word, given.storage) for word in given.runs], say=_aside)
     if given.json:
         body = {
             "runs": [_row(summary) for summary in result.runs],
@@ -188,21 +188,25 @@ def _export(argv: Sequence[str]) -> int:
     kinds: dict[str, Format] = {".zip": "zip", ".csv": "csv", ".json": "json"}
     out = Path(given.out)
     kind = kinds.get(out.suffix, "folder")
-    print(export_run(run_path(given.run, given.storage), out, kind, checkpoints=given.checkpoints))
+    run = run_path(given.run, given.storage)
+    print(export_run(run, out, kind, checkpoints=given.checkpoints, say=_aside))
     return 0
 
 
 def _sync(argv: Sequence[str]) -> int:
     parser = _parser("sync")
     parser.add_argument("run", metavar="RUN")
+    parser.add_argument("--uri", metavar="URI", help="the run's MLflow, if you did not name it yet")
     given = parser.read(argv)
     from rayloom.records import RunFolder
-    from rayloom.tracking import refused_of
+    from rayloom.tracking import name_server, refused_of, resolve_uri
     from rayloom_pipelines.cli.watch import watch
     from rayloom_pipelines.recipes.group import children_of
     from rayloom_pipelines.recipes.publish import send_rest
     from rayloom_pipelines.resolve import run_path
 
+    if given.uri:
+        name_server(resolve_uri(given.uri, Path.cwd()))
     first = RunFolder.open(run_path(given.run, given.storage))
     folders = [first, *(RunFolder.open(child.path) for child in children_of(first))]
     with watch(json=False) as observer:
@@ -223,14 +227,15 @@ def _gc(argv: Sequence[str]) -> int:
     from rayloom_pipelines.resolve import storage_path
 
     folder = storage_path(given.storage)
-    waste = find_waste(folder, keep_last=given.keep_last, keep_best=given.keep_best)
+    keep = {"keep_last": given.keep_last, "keep_best": given.keep_best}
+    waste = find_waste(folder, **keep, say=_aside)
     for item in waste:
         print(f"{item.size / 1e6:>9.1f} MB  {item.path}  ({item.why})")
     if not given.yes:
         total = sum(item.size for item in waste) / 1e6
         print(f"{total:.1f} MB can go: `rayloom runs gc --yes` deletes them")
         return 0
-    print(f"freed {collect(waste) / 1e6:.1f} MB")
+    print(f"freed {collect(waste, say=_aside) / 1e6:.1f} MB")
     return 0
 
 
@@ -254,7 +259,13 @@ def _rm(argv: Sequence[str]) -> int:
             raise UserError("runs rm deletes for good: say --yes")
         if input(f"delete {len(paths)} runs for good? [y/N] ").strip().lower() != "y":
             return 0
+    code = 0
     for path in paths:
-        remove_run(path)
-        print(f"deleted {path}")
-    return 0
+        try:
+            remove_run(path)
+        except UserError as error:
+            _aside(str(error))
+            code = error.exit_code
+        else:
+            print(f"deleted {path}")
+    return code

@@ -81,6 +81,7 @@ def _config_job(verb: str, words: Sequence[str], given: argparse.Namespace) -> i
 def _resume_job(verb: str, words: Sequence[str], given: argparse.Namespace) -> int:
     """Resume: the run's absolute path travels."""
     from rayloom.core.plugins import require_plugins
+    from rayloom.core.yaml_text import flag
     from rayloom_pipelines import api
     from rayloom_pipelines.cli import resume
 
@@ -91,11 +92,26 @@ def _resume_job(verb: str, words: Sequence[str], given: argparse.Namespace) -> i
     files: Files = {}
     flags = _plugin_flags([plugin.to_dict() for plugin in plugins], files)
     command = [verb, str(found.path), *inner.overrides, *flags]
-    uri = (about.get("tracking") or {}).get("uri")
+    uri = _named(found, inner.overrides)
+    if uri and "@" not in uri:  # the job carries the trust of who submits it, and no password
+        command.append(flag("tracking.uri", uri))
     address = given.address or _address(found)
     return _send(
         given, command, files, _free_id(found.id, address), address, found.path.parent, uri
     )
+
+
+def _named(found: Any, overrides: Sequence[str]) -> str | None:
+    """The run's MLflow, if the overrides leave it and the user names it."""
+    from rayloom_pipelines.recipes.server import mlflow_of
+
+    if any(word.startswith("tracking.uri=") for word in overrides):
+        return None
+    try:
+        return mlflow_of(found.about, found.config)
+    except UserError as error:
+        _say(f"MLflow will be told nothing: {error}")
+        return None
 
 
 def _address(found: Any) -> str | None:

@@ -1,6 +1,5 @@
 """Runs as others use them: their weights, their frozen first stages, and slim copies of them."""
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,12 +41,14 @@ def stages_of(path: Path) -> dict[str, torch.nn.Module]:
         CheckpointError: A copy does not verify.
     """
     from rayloom.records import RunFolder
+    from rayloom.records.inside import is_plain_file, is_plain_folder
 
     about = RunFolder.open(path).read()
     found = {}
     for field in references(config_of_folder(path).model):
         copy, noted = path / STAGES / field, about.get(STAGES, {}).get(field)
-        if noted is None or not (copy / "run.json").is_file():
+        plain = is_plain_folder(path / STAGES) and is_plain_folder(copy)
+        if noted is None or not plain or not is_plain_file(copy, "run.json"):
             raise UserError(f"{path} has lost {STAGES}/{field}, its copy of the first stage")
         stage = load_stage(copy)
         if stage.sha256 != noted["parameters_sha256"]:
@@ -102,14 +103,19 @@ def write_slim(run: Path, target: Path, weights: Weights, info: Any, *, env_step
         env_step: RL: where its clock stood.
 
     Raises:
-        UserError: The disk refuses.
+        UserError: The disk refuses, or something in the run folder is no plain file.
     """
     from rayloom.records import Checkpoints
+    from rayloom.records.inside import copy_inside, is_plain_folder, walk_inside
 
-    for name in ("config.yaml", "run.json"):
-        shutil.copyfile(run / name, target / name)
-    if (run / STAGES).is_dir():
-        shutil.copytree(run / STAGES, target / STAGES)
+    names = ["config.yaml", "run.json"]
+    if is_plain_folder(run / STAGES):
+        names += [f"{STAGES}/{name}" for name, _ in walk_inside(run / STAGES)]
+    try:
+        for name in names:
+            copy_inside(run, name, target)
+    except OSError as error:
+        raise UserError(f"{error.filename} cannot be copied: {error.strerror}") from error
     slim = {"trainable": {"weights": weights, "env_step": env_step}}
     said: list[str] = []
     saved = Checkpoints(target / "checkpoints", say=said.append).save(

@@ -2,11 +2,12 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from rayloom.core.config import to_dict
+from rayloom.core.errors import UserError
 from rayloom.core.sections import RunConfig
 from rayloom_pipelines.resolve import storage_path
 
@@ -36,6 +37,22 @@ class Options:
     register: bool = True
     tags: Mapping[str, str] = field(default_factory=dict)
     searched: Sequence[str] = ()
+
+    @classmethod
+    def of(cls, about: Mapping[str, Any]) -> "Options":
+        """Those that a `run.json` holds.
+
+        Raises:
+            UserError: It holds one that this version does not know.
+        """
+        known, given = {one.name for one in fields(cls)}, about["options"]
+        unknown = [name for name in given if name not in known]
+        if unknown:
+            raise UserError(
+                f"run {about['run_id']} was started with the option {unknown[0]!r}, which this "
+                f"version of rayloom does not know; known: {', '.join(sorted(known))}"
+            )
+        return cls(**given)
 
 
 def make_folder(

@@ -44,9 +44,12 @@ def send_rest(folder: Any, observer: RunObserver) -> bool:
 
     Returns:
         Whether MLflow has everything; True where tracking is off.
+
+    Raises:
+        UserError: Nobody named the server that the run folder names.
     """
-    from rayloom.core.config import load_config
     from rayloom.tracking import sync_run
+    from rayloom_pipelines.recipes.recorded import config_of_folder
 
     about = folder.read()
     uri = mlflow_of(about)
@@ -56,7 +59,7 @@ def send_rest(folder: Any, observer: RunObserver) -> bool:
     options = about.get("options", {})
     wanted = options.get("register", True) and not about.get("smoke")
     if sent and wanted and about["status"] == "finished" and not about.get("model"):
-        config = load_config(folder.path / "config.yaml", site=None).config
+        config = config_of_folder(folder.path)
         publish(folder, config, observer)
     return sent
 

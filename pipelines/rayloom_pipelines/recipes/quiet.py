@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rayloom.core.secrets import mask
+from rayloom.records.inside import LogFile
 
 
 class _Masked(logging.Formatter):
@@ -26,11 +27,7 @@ def quiet(log_path: Path | None) -> Iterator[None]:
     Args:
         log_path: The run's log; None drops them.
     """
-    handler: logging.Handler = (
-        logging.NullHandler()
-        if log_path is None
-        else logging.FileHandler(log_path, encoding="utf-8", delay=True)
-    )
+    handler: logging.Handler = logging.NullHandler() if log_path is None else LogFile(log_path)
     handler.setFormatter(_Masked("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     handler.setLevel(logging.WARNING)
     root = logging.getLogger()

@@ -97,23 +97,27 @@ def resume(
     Raises:
         UserError: Something else was to change, or the plugins differ.
     """
-    from rayloom.core.config import config_from_dict, load_config, with_overrides
+    from rayloom.core.config import config_from_dict, with_overrides
     from rayloom.core.plugins import require_plugins
     from rayloom.records import RunFolder
     from rayloom_pipelines.recipes.publish import send_rest
+    from rayloom_pipelines.recipes.recorded import config_of_folder
 
     began = time.monotonic()
     folder = RunFolder.open(path, say=observer.on_message)
     about = folder.read()
     require_plugins(about.get("plugins", []), plugins)
-    first = load_config(folder.path / "config.yaml", site=None).config
+    first = config_of_folder(folder.path)
     config = config_from_dict(about["config_now"]) if about.get("config_now") else first
     if overrides:
         config = with_overrides(config, _one_length(config, overrides), allowed=RESUMABLE)
-    options = Options(**about["options"])
+    options = Options.of(about)
     if about["status"] == "finished" and not _longer(config, about):
         observer.on_message(f"{folder.run_id} is finished; nothing to do")
-        send_rest(folder, observer)
+        try:
+            send_rest(folder, observer)
+        except UserError as error:
+            observer.on_message(f"MLflow is told nothing: {error}")
         return folder
     with quiet(folder.log_path):
         built_from = first.model_copy(update={"resources": config.resources})

@@ -7,6 +7,7 @@ import torch
 
 from rayloom.core.errors import UserError
 from rayloom.core.noise import Noise
+from rayloom.core.plugins import load_plugins, paths_of
 from rayloom.core.seeding import stream_seed
 
 CHUNK = 256  # samples drawn at a time
@@ -81,10 +82,9 @@ def write(samples: torch.Tensor, out: Path) -> Path:
 
 def sample_worker(payload: dict[str, Any], collective: Any) -> dict[str, Any]:
     """What each worker of `rayloom sample --workers N` runs: its blocks, to a file of its own."""
-    from rayloom.core.plugins import load_plugins
     from rayloom_pipelines.facade import Run
 
-    load_plugins(payload["plugins"])
+    load_plugins(payload["plugins"], remember=False)
     model = Run(payload["run"])._generative(payload["which"])
     blocks = -(-payload["num"] // CHUNK)
     base, extra = divmod(blocks, collective.world)
@@ -113,7 +113,7 @@ def draw_on_workers(run: Any, num: int, *, seed: int, which: Any, workers: int) 
             "seed": seed,
             "which": which,
             "parts": parts,
-            "plugins": [plugin["path"] for plugin in run.about.get("plugins", [])],
+            "plugins": paths_of(run.about.get("plugins", [])),
         }
         entry = "rayloom_pipelines.recipes.sample:sample_worker"
         run_workers(entry, payload, workers=workers)

@@ -53,7 +53,7 @@ def resume_seeds(
     if about["status"] == "finished" and not overrides:
         observer.on_message(f"{folder.run_id} is finished; nothing to do")
         return
-    options = Options(**about["options"])
+    options = Options.of(about)
     config = config_of_folder(path)
     _go_on(folder, config, options, observer, about.get("plugins", []), overrides=overrides)
 

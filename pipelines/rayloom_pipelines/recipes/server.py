@@ -1,9 +1,13 @@
-"""Which MLflow a run folder belongs to, in full: its files never hold a user or password."""
+"""Which MLflow a run folder belongs to, in full, and only if it is one that the user names.
 
-from collections.abc import Mapping
+Its files never hold a user or password, and it is no authority: see `rayloom.tracking.address`.
+"""
+
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rayloom.core.errors import UserError
 from rayloom.core.sections import RunConfig
 
 
@@ -15,11 +19,11 @@ def mlflow_of(about: Mapping[str, Any], config: RunConfig | None = None) -> str 
         config: The config that holds now, if it is at hand: a resume may move the tracking.
 
     Raises:
-        UserError: Its address had a user and password, and nothing here names them.
+        UserError: Nobody here names that server, or its user and password.
     """
     from rayloom.core.config import config_from_dict
     from rayloom.tracking import recall_uri, resolve_uri
-    from rayloom_pipelines.resolve import site_settings
+    from rayloom_pipelines.resolve import allowed_uri, site_settings
 
     recorded = (about.get("tracking") or {}).get("uri")
     if recorded is None:
@@ -29,5 +33,23 @@ def mlflow_of(about: Mapping[str, Any], config: RunConfig | None = None) -> str 
     if config is not None and config.tracking.uri is not None:
         recorded = resolve_uri(config.tracking.uri, Path.cwd())
     if "***@" not in recorded:
-        return str(recorded)
+        return allowed_uri(recorded)
     return str(recall_uri(recorded, (site_settings().get("tracking") or {}).get("uri")))
+
+
+def named_mlflow(about: Mapping[str, Any], config: RunConfig) -> str | None:
+    """`mlflow_of`, or None where nobody names the server, which a run's own follower says."""
+    try:
+        return mlflow_of(about, config)
+    except UserError:
+        return None
+
+
+def name_tracking(overrides: Sequence[str]) -> None:
+    """Note the MLflow that overrides of a resume name, for the runs that it goes on with."""
+    from rayloom.core.layers import flags
+    from rayloom.tracking import name_server, resolve_uri
+
+    node = flags(overrides, []).at("tracking.uri")
+    if node is not None and isinstance(node.value, str):
+        name_server(resolve_uri(node.value, Path.cwd()))

@@ -16,7 +16,8 @@ from rayloom.core.references import references
 from rayloom.core.sections import RunConfig
 from rayloom.core.yaml_text import flag
 from rayloom_pipelines.recipes.copies import STAGES, Stage, load_stage, write_slim
-from rayloom_pipelines.recipes.weights import config_of_folder, spec_from
+from rayloom_pipelines.recipes.recorded import resolved_of
+from rayloom_pipelines.recipes.weights import spec_from
 from rayloom_pipelines.resolve import run_path, storage_path, tracking_uri, version_path
 
 
@@ -122,7 +123,7 @@ def _source(word: str, config: RunConfig) -> Path:
 def _check_config(about: Mapping[str, Any], path: Path) -> None:
     """The run's config must load; its model must be in the catalogue: no config brings code in."""
     try:
-        config_of_folder(path)
+        resolved_of(path, plugins=False)
     except ConfigError as error:
         files = " and ".join(f"--plugin {plugin['path']}" for plugin in about.get("plugins", []))
         hint = f" (it was trained with {files})" if files else ""

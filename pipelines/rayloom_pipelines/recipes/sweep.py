@@ -75,9 +75,9 @@ def resume_sweep(
     Raises:
         UserError: Something else than resources or the number of trials was to change.
     """
-    from rayloom.core.config import load_config
     from rayloom.core.plugins import require_plugins
     from rayloom.records import RunFolder
+    from rayloom_pipelines.recipes.recorded import resolved_of
 
     folder = RunFolder.open(path, say=observer.on_message)
     about = folder.read()
@@ -89,8 +89,8 @@ def resume_sweep(
     if about["status"] == "finished" and not overrides:
         observer.on_message(f"{folder.run_id} is finished; nothing to do")
         return
-    resolved = load_config(path / "config.yaml", overrides, search=True, site=None)
-    _go_on(folder, resolved, Options(**about["options"]), observer)
+    resolved = resolved_of(path, overrides, search=True)
+    _go_on(folder, resolved, Options.of(about), observer)
 
 
 def _go_on(folder: Any, resolved: Resolved, options: Options, observer: RunObserver) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from rayloom.core.config import Resolved, resolve
 from rayloom.core.errors import RayloomError
+from rayloom.core.plugins import load_plugins, paths_of
 from rayloom.core.scores import best_index, mean
 from rayloom.core.secrets import mask_urls
 from rayloom.core.sections import RunConfig
@@ -16,21 +17,17 @@ from rayloom_pipelines.console import Silent
 from rayloom_pipelines.recipes import run
 from rayloom_pipelines.recipes.folder import Options
 from rayloom_pipelines.recipes.group import child_options, children_of
-from rayloom_pipelines.recipes.server import mlflow_of
+from rayloom_pipelines.recipes.server import named_mlflow
 from rayloom_pipelines.recipes.smoke import shorten
 
 
 def payload_of(folder: Any, resolved: Resolved, options: Options, spec: Any) -> dict[str, Any]:
-    """What `train_trial` needs to know of a sweep, JSON-able.
-
-    Args:
-        folder: The sweep's run folder.
-        resolved: Its config, with spaces.
-        options: Its options.
-        spec: Its settled section; the metric and its direction are used.
-    """
+    """What `train_trial` needs to know of a sweep (folder, config, options, settled section)."""
     about = folder.read()
-    inside = replace(child_options(options, folder.run_id), searched=list(resolved.spaces))
+    uri = named_mlflow(about, resolved.config)
+    own, keys = child_options(options, folder.run_id), list(resolved.spaces)
+    inside = replace(own, searched=keys, track=uri is not None)
+    plugins = about.get("plugins", [])
     return {
         "tree": resolved.to_dict() | {"storage": str(folder.path.parent)},
         "name": about["name"],
@@ -39,10 +36,10 @@ def payload_of(folder: Any, resolved: Resolved, options: Options, spec: Any) -> 
         "mode": spec.mode,
         "seeds": about.get("sweep_seeds", 1),
         "options": asdict(inside),
-        "plugins": [plugin["path"] for plugin in about.get("plugins", [])],
-        "plugin_facts": about.get("plugins", []),
+        "plugins": paths_of(plugins),
+        "plugin_facts": plugins,
         "carried": carry(),
-        "tracking_uri": mlflow_of(about, resolved.config),
+        "tracking_uri": uri,
     }
 
 
@@ -74,10 +71,11 @@ def train_trial(
         trial: Its number as text.
         report: `report(metrics, step)` after each evaluation; True: stop.
     """
-    from rayloom.core.plugins import load_plugins
     from rayloom.distributed.train import stop_signal
+    from rayloom.tracking import name_server
 
-    load_plugins(payload["plugins"])
+    name_server(payload["tracking_uri"], remember=False)
+    load_plugins(payload["plugins"], remember=False)
     resolved = resolve(payload["tree"], search=True, name=payload["name"], new=False)
     config = resolved.apply(values)
     options = Options(**payload["options"])
@@ -117,7 +115,7 @@ def _best(path: Path, metric: str, mode: str) -> float | None:
     return None if place is None else float(values[place])
 
 
-def _never(metrics: Mapping[str, float], step: int) -> bool:
+def _never(*_: Any) -> bool:
     return False
 
 
@@ -136,7 +134,7 @@ def _one(
     for child in children_of(group):
         if child.about.get("trial") == trial and child.seed == config.seed:
             more = {"should_stop": reporter.should_stop, "carried": payload["carried"]}
-            return run.resume(child.path, observer=reporter, plugins=payload["plugins"], **more)
+            return run.resume(child.path, observer=reporter, **more)
     return run.start(
         config,
         payload["name"],

@@ -6,39 +6,20 @@ from typing import Any, Literal
 
 import torch
 
-from rayloom.core.config import load_config
 from rayloom.core.errors import CheckpointError, UserError
-from rayloom.core.protocols import DataSpec, FieldSpec
+from rayloom.core.protocols import DataSpec
 from rayloom.core.sections import RunConfig
 from rayloom.nn.frozen import averaged_buffers
 from rayloom_pipelines.recipes.build import Stages, build_model
 from rayloom_pipelines.recipes.fitting import check_fit, fit_weights
+from rayloom_pipelines.recipes.recorded import config_of_folder, spec_from
+
+__all__ = ["config_of_folder", "copy_parameters", "learner_of", "model_of", "of_state",
+           "put_into", "read_state", "spec_from"]  # fmt: skip
 
 Which = Literal["best", "last"]
 Weights = dict[str, torch.Tensor]
 STAGES = "stages"  # folder inside a run folder with its copies of first stages, by config field
-
-
-def config_of_folder(path: Path) -> RunConfig:
-    """The config that a run folder (or a registered version) was made with."""
-    return load_config(path / "config.yaml", site=None).config
-
-
-def spec_from(about: Mapping[str, Any]) -> DataSpec:
-    """The data's spec as `run.json` holds it: a model is built without the data."""
-    fields = about["data"]["spec"]["fields"]
-    return DataSpec(
-        fields={
-            name: FieldSpec(
-                shape=tuple(field["shape"]),
-                dtype=field["dtype"],
-                kind=field["kind"],
-                num_classes=field["num_classes"],
-            )
-            for name, field in fields.items()
-        },
-        name=about["data"]["spec"]["name"],
-    )
 
 
 def read_state(path: Path, which: Which | int = "best") -> tuple[dict[str, Any], Any]:
@@ -64,7 +45,10 @@ def read_state(path: Path, which: Which | int = "best") -> tuple[dict[str, Any],
         found = found or checkpoints.latest()
     if found is None:
         raise CheckpointError(f"{path.name} has no checkpoint that verifies")
-    return checkpoints.load(found)["trainable"], found
+    state = checkpoints.load(found).get("trainable")
+    if not isinstance(state, Mapping):
+        raise CheckpointError(f"{path.name}: the checkpoint at {found.step} holds no run's state")
+    return dict(state), found
 
 
 def of_state(
@@ -73,7 +57,25 @@ def of_state(
     spec: DataSpec | None,
     stages: Stages | None = None,
 ) -> Weights:
-    """Weights as evaluation uses them (averaged, where the run averages), by name."""
+    """Weights as evaluation uses them (averaged, where the run averages), by name.
+
+    Raises:
+        UserError: The run tells nothing of its data, or the weights do not fit.
+        CheckpointError: The state is not one of such a run.
+    """
+    try:
+        return _of_state(config, state, spec, stages)
+    except (LookupError, TypeError, AttributeError, RuntimeError) as error:
+        what = f"{type(error).__name__}: {error}"
+        raise CheckpointError(f"the checkpoint's state is not one of this run ({what})") from error
+
+
+def _of_state(
+    config: RunConfig,
+    state: Mapping[str, Any],
+    spec: DataSpec | None,
+    stages: Stages | None,
+) -> Weights:
     if "weights" in state:  # the slim checkpoint of a registered version
         return dict(state["weights"])
     if config.task == "rl":
@@ -82,7 +84,8 @@ def of_state(
         learner = make_learner(config)
         learner.load_state_dict(state["updater"]["learner"])
         return {name: value.detach().clone() for name, value in learner.parameters().items()}
-    assert spec is not None
+    if spec is None:
+        raise UserError("the run's run.json tells nothing of its data")
     model = build_model(config, spec, stages)
     fit_weights(model, {k: torch.as_tensor(v) for k, v in state["model"].items()})
     if "ema" in state:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from rayloom.core.config import config_from_dict, to_dict
+from rayloom.core.plugins import load_plugins, paths_of
 from rayloom.core.protocols import Collective
 
 ENTRY = "rayloom_pipelines.recipes.workers:train_worker"
@@ -16,7 +17,7 @@ def train_generative(folder: Any, task: Any) -> dict[str, Any]:
     from rayloom.distributed.train import run_workers
 
     about = folder.read()
-    plugins = [plugin["path"] for plugin in about.get("plugins", [])]
+    plugins = paths_of(about.get("plugins", []))
     plan = to_dict(config)
     payload = {
         "folder": str(folder.path),
@@ -79,13 +80,12 @@ def train_worker(payload: Mapping[str, Any], collective: Collective) -> dict[str
         payload: Made by `train_generative`, JSON-able; `attempt` is added by `run_workers`.
         collective: The workers.
     """
-    from rayloom.core.plugins import load_plugins
     from rayloom.distributed.train import stop_signal
     from rayloom.records import RunFolder
     from rayloom.training import Nowhere, Plan, drive
     from rayloom_pipelines.recipes import build, copies
 
-    load_plugins(payload["plugins"])
+    load_plugins(payload["plugins"], remember=False)
     config, plan = config_from_dict(payload["config"]), config_from_dict(payload["plan"])
     emitter = Emitter()
     folder = RunFolder.open(payload["folder"], say=emitter.on_message)
@@ -123,7 +123,7 @@ def train_rl(folder: Any, task: Any) -> dict[str, Any]:
     from rayloom_pipelines.recipes import build, copies, weights
 
     about = folder.read()
-    plugins = [plugin["path"] for plugin in about.get("plugins", [])]
+    plugins = paths_of(about.get("plugins", []))
     base = task.prepared.config
     with remote_parts(
         base, address=config.resources.address, plugins=plugins, say=observer.on_message

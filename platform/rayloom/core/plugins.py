@@ -9,29 +9,33 @@ A plugin is a Python file or an importable module with a table at module level:
     }
 
 It comes in by `--plugin`, by the variable `RAYLOOM_PLUGINS`, or by the packaging entry point
-`rayloom.catalogue`; never from a YAML. Its SHA-256 goes into the run, and a resumed run checks it.
-Installed packages are asked when a name is not known otherwise, or when names are listed.
+`rayloom.catalogue`; never from a YAML, and never because a run folder names it. Its SHA-256 goes
+into the run, and a resumed run checks it; what runs without being named again is only what the user
+of this machine has named before (`rayloom.core.trust`). Installed packages are asked when a name is
+not known otherwise, or when names are listed.
 """
 
-import hashlib
 import importlib.metadata
 import importlib.util
 import os
+import shlex
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from rayloom.core import catalogue
-from rayloom.core.catalogue import KINDS, Entry, Kind
 from rayloom.core.errors import UserError, nearest
+from rayloom.core.plugin_source import import_source, sha256_of
+from rayloom.core.plugin_table import register_table
+from rayloom.core.trust import TrustedPlugin, remember_plugin, trust_problem, trusted_plugin
 
 VARIABLE = "RAYLOOM_PLUGINS"
 GROUP = "rayloom.catalogue"
-_ABOUT = tuple(f.name for f in fields(Entry) if f.name not in ("name", "target", "source"))
+_package_sha256 = sha256_of
 
 
 @dataclass(frozen=True)
@@ -62,14 +66,25 @@ class Plugin:
 _LOADED: dict[str, Plugin] = {}  # by path
 
 
-def load_plugins(specs: Sequence[str]) -> list[Plugin]:
+def load_plugins(specs: Sequence[str], *, remember: bool = True) -> list[Plugin]:
     """Load plugins by file or module name; loading the same source again changes nothing.
+
+    Args:
+        specs: Which ones; whoever calls this answers for them.
+        remember: Note them as allowed on this machine. False on workers, which carry the trust of
+            their driver.
 
     Raises:
         UserError: No such file or module, an error inside it (with its line), no `CATALOGUE`, or
             a name that something else has.
     """
-    return [_load(spec) for spec in dict.fromkeys(specs)]
+    found = [_load(spec) for spec in dict.fromkeys(specs)]
+    for plugin in found:
+        if remember and not plugin.installed:
+            is_path = plugin.name.endswith(".py") or os.sep in plugin.name
+            name = plugin.path if is_path else plugin.name
+            remember_plugin(TrustedPlugin(plugin.sha256, name, plugin.path))
+    return found
 
 
 def plugin_specs(flags: Sequence[str], environ: Mapping[str, str] | None = None) -> list[str]:
@@ -109,7 +124,7 @@ def _offered(point: importlib.metadata.EntryPoint) -> Plugin:
     except (Exception, SystemExit) as error:
         raise _broken(label, error, module.replace(".", os.sep)) from error
     table = offered if isinstance(offered, Mapping) else getattr(offered, "CATALOGUE", None)
-    names = _register(table, sys.modules[module], label, f"plugin {path}")
+    names = register_table(table, sys.modules[module], label, f"plugin {path}")
     plugin = Plugin(module, str(path), digest, names, installed=True)
     _LOADED[str(path)] = plugin
     return plugin
@@ -125,42 +140,168 @@ def _installed_at(path: Path) -> Plugin | None:
     return None
 
 
-def require_plugins(recorded: Sequence[Mapping[str, Any]], specs: Sequence[str]) -> list[Plugin]:
-    """Load the plugins that a run was started with, for a resume, and check that they are the same.
+def require_plugins(
+    recorded: Sequence[Mapping[str, Any]], specs: Sequence[str], *, same: bool = True
+) -> list[Plugin]:
+    """Load the plugins that a run was started with, if they may run here.
+
+    A recorded one is taken from what this process has loaded, from an installed package, or from
+    what this machine has trusted before, always by its hash; the run only tells which.
 
     Args:
         recorded: `Plugin.to_dict()` of each, as the run holds them.
-        specs: Plugins given now; a recorded one that none of them replaces is loaded from the
-            path that the run noted.
+        specs: Plugins given now.
+        same: Whether they must be the same, as for a resume; else one that brings the same names
+            will do.
 
     Raises:
-        UserError: A plugin is missing, or its source has changed.
+        UserError: A plugin is missing, nobody has allowed it here, or its source has changed.
     """
-    loaded = load_plugins(specs)
-    hashes = {plugin.sha256 for plugin in loaded}
+    found = load_plugins(specs)
+    refused: list[str] = []
     for one in recorded:
-        if one["sha256"] in hashes:
-            continue
-        given = {name: plugin for plugin in loaded for name in plugin.names}
-        clash = next((given[name] for name in one.get("names", ()) if name in given), None)
-        if clash is None:
-            is_file = str(one["path"]).endswith(".py") or one.get("installed")
-            try:
-                clash = _load(str(one["path"] if is_file else one["name"]))
-            except UserError as error:
-                message = f"the run was started with the plugin {one['name']}, which does not load"
-                raise UserError(f"{message}; give it by --plugin. {error}") from error
-            loaded.append(clash)
-        if clash.sha256 != one["sha256"]:
+        named = {*one.get("names", ())}
+        others = [p for p in (found if same else loaded()) if named & {*p.names}]
+        plugin = _of_hash(one["sha256"]) or next(iter(others), None)
+        if plugin is None:
+            plugin = _told(one, lambda one: _trusted(one) or _installed_with(one))
+        elif plugin.sha256 == one["sha256"]:
+            plugin = _told(one, partial(_still, plugin))
+        if plugin is None:
+            refused.append(_refusal(one))
+        elif plugin.sha256 != one["sha256"] and (same or plugin not in loaded()):
             raise UserError(
-                f"the plugin {clash.name} has changed since the run was started "
-                f"(SHA-256 {one['sha256'][:12]} then, {clash.sha256[:12]} now); "
+                f"the plugin {plugin.name} has changed since the run was started "
+                f"(SHA-256 {one['sha256'][:12]} then, {plugin.sha256[:12]} now); "
                 "give the old source by --plugin, or start a new run"
             )
-    return loaded
+        elif plugin not in found:
+            found.append(plugin)
+    if refused:
+        raise UserError("\n".join(refused))
+    return found
 
 
-def _load(spec: str) -> Plugin:
+def paths_of(recorded: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Where workers find a run's plugins: the sources that this process has loaded.
+
+    Args:
+        recorded: `Plugin.to_dict()` of each, as the run holds them.
+
+    Raises:
+        UserError: As `require_plugins`.
+    """
+    require_plugins(recorded, ())
+    return [plugin.path for one in recorded if (plugin := _of_hash(one["sha256"])) is not None]
+
+
+def recorded_as(paths: Sequence[str]) -> list[dict[str, Any]]:
+    """Plugins as a run holds them, of which only the paths are known.
+
+    Raises:
+        UserError: One cannot be read.
+    """
+    found = []
+    for path in paths:
+        source, digest = _source_of_file(path)
+        found.append(Plugin(path, str(source), digest).to_dict())
+    return found
+
+
+def _told(
+    one: Mapping[str, Any], load: Callable[[Mapping[str, Any]], Plugin | None]
+) -> Plugin | None:
+    """A recorded plugin as it loads; an error says that the run needs it."""
+    try:
+        return load(one)
+    except UserError as error:
+        message = f"the run was started with the plugin {one['name']}, which does not load"
+        raise UserError(f"{message}; give it by --plugin. {error}") from error
+
+
+def _still(plugin: Plugin, _: Mapping[str, Any]) -> Plugin:
+    """A loaded plugin, or what has become of its source: workers and jobs load it from there.
+
+    Raises:
+        UserError: The source is gone.
+    """
+    digest = _digest_at(plugin.path)
+    if digest is None:
+        raise UserError(f"plugin {plugin.path}: no such file")
+    return plugin if digest == plugin.sha256 else replace(plugin, sha256=digest)
+
+
+def _of_hash(sha256: str) -> Plugin | None:
+    return next((plugin for plugin in loaded() if plugin.sha256 == sha256), None)
+
+
+def _installed_with(one: Mapping[str, Any]) -> Plugin | None:
+    """What an installed package offers of this hash, or else under these names."""
+    offered = load_installed()
+    same = [plugin for plugin in offered if plugin.sha256 == one["sha256"]]
+    named = [plugin for plugin in offered if {*one.get("names", ())} & {*plugin.names}]
+    return next(iter([*same, *named]), None)
+
+
+def _trusted(one: Mapping[str, Any]) -> Plugin | None:
+    """A recorded plugin that this machine has trusted before, loaded; None if it has not.
+
+    Raises:
+        UserError: It has, and its source is gone, has changed or does not load.
+    """
+    known = trusted_plugin(one["sha256"])
+    if known is None:
+        return None
+    changed = None
+    for path in dict.fromkeys([known.path, one["path"]]):
+        digest = _digest_at(path)
+        if digest == known.sha256:
+            if Path(path).is_dir() and _is_importable(known.name, path):
+                return _load(known.name)
+            return _load(path, exact=True)
+        changed = changed or digest
+    if changed is None:
+        raise UserError(f"plugin {known.path}: no such file")
+    return Plugin(one["name"], known.path, changed)
+
+
+def _is_importable(name: str, path: str) -> bool:
+    """Whether a top-level module of this name is what lies there; nothing is imported."""
+    if "." in name or not name.isidentifier():
+        return False
+    spec = importlib.machinery.PathFinder.find_spec(name)
+    places = list(spec.submodule_search_locations or ()) if spec is not None else []
+    return any(os.path.realpath(place) == os.path.realpath(path) for place in places)
+
+
+def _digest_at(path: str) -> str | None:
+    """Hash of a plugin's source; None where there is none."""
+    try:
+        place = Path(path)
+        is_source = place.suffix == ".py" or (place / "__init__.py").is_file()
+        return sha256_of(place.resolve()) if is_source and place.is_absolute() else None
+    except (OSError, ValueError):
+        return None
+
+
+def _refusal(one: Mapping[str, Any]) -> str:
+    """Why a recorded plugin does not run, which file it would be, and how to allow it."""
+    path, sha256 = str(one["path"]), one["sha256"]
+    digest = _digest_at(path)
+    what = f"the run was started with the plugin {one['name']} ({path}, SHA-256 {sha256})"
+    why = "a run folder is data: it cannot make code run that was not allowed on this machine"
+    if digest == sha256:
+        how = f"read that file first, then allow it with --plugin {shlex.quote(path)}"
+    elif digest is None:
+        how = "there is no such file here; give it with --plugin FILE"
+    else:
+        how = f"the file there is another one (SHA-256 {digest}); give the old one by --plugin FILE"
+    problem = trust_problem()
+    note = f" (what was allowed before does not count: {problem})" if problem else ""
+    return f"{what}; {why}{note}. To go on, {how}"
+
+
+def _load(spec: str, *, exact: bool = False) -> Plugin:
     is_file = spec.endswith(".py") or os.sep in spec
     path, digest = _source_of_file(spec) if is_file else _source_of(spec)
     for done in _LOADED.values():
@@ -170,29 +311,25 @@ def _load(spec: str) -> Plugin:
     if installed is not None:
         return installed
     label = f"plugin {spec}"
-    module = _import_file(path, digest, label) if is_file else _import_module(spec, label)
+    module = _import_file(path, digest, label, exact) if is_file else _import_module(spec, label)
     table = getattr(module, "CATALOGUE", None)
-    names = _register(table, module, label, f"plugin {path}")
+    names = register_table(table, module, label, f"plugin {path}")
     plugin = Plugin(spec, str(path), digest, names)
     _LOADED[str(path)] = plugin
     return plugin
-
-
-def _word(text: str) -> str:
-    return "".join(letter if letter.isalnum() else "_" for letter in text)
 
 
 def _source_of_file(spec: str) -> tuple[Path, str]:
     path = Path(spec)
     try:
         if (path / "__init__.py").is_file():
-            return path.resolve(), _package_sha256(path)
+            return path.resolve(), sha256_of(path)
         if not path.is_file() or path.suffix != ".py":
             what = "is a folder without __init__.py" if path.is_dir() else "is no Python file"
             near = _neighbour(path)
             hint = f"; did you mean '{near}'?" if near else ""
             raise UserError(f"plugin {spec}: {what if path.exists() else 'no such file'}{hint}")
-        return path.resolve(), hashlib.sha256(path.read_bytes()).hexdigest()
+        return path.resolve(), sha256_of(path.resolve())
     except OSError as error:
         raise UserError(f"plugin {spec}: cannot be read: {error.strerror}") from None
 
@@ -220,35 +357,15 @@ def _source_of(module: str) -> tuple[Path, str]:
             "Python can import here"
         )
     if spec.submodule_search_locations:
-        return path.parent, _package_sha256(path.parent)
-    return path, hashlib.sha256(path.read_bytes()).hexdigest()
+        return path.parent, sha256_of(path.parent)
+    return path, sha256_of(path)
 
 
-def _package_sha256(folder: Path) -> str:
-    digest = hashlib.sha256()
-    for file in sorted(folder.rglob("*.py")):
-        digest.update(f"{file.relative_to(folder).as_posix()}\0".encode())
-        digest.update(hashlib.sha256(file.read_bytes()).digest())
-    return digest.hexdigest()
-
-
-def _import_file(path: Path, digest: str, label: str) -> ModuleType:
-    """Import a file, or the folder of a package (under its own name), wherever it lies."""
-    is_package = path.is_dir()
-    name = path.name if is_package else f"rayloom_plugin_{_word(path.stem)}_{digest[:8]}"
-    file = path / "__init__.py" if is_package else path
-    inside = [str(path)] if is_package else None
-    spec = importlib.util.spec_from_file_location(name, file, submodule_search_locations=inside)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # so that its classes can be found by name
+def _import_file(path: Path, digest: str, label: str, exact: bool) -> ModuleType:
     try:
-        spec.loader.exec_module(module)
+        return import_source(path, digest, exact=exact)
     except (Exception, SystemExit) as error:
-        del sys.modules[name]
         raise _broken(label, error, str(path)) from error
-    return module
 
 
 def _import_module(name: str, label: str) -> ModuleType:
@@ -266,72 +383,3 @@ def _broken(label: str, error: BaseException, source: str) -> UserError:
     own = [frame for frame in frames if source in frame.filename]
     line = f", line {own[-1].lineno}" if own else ""
     return UserError(f"{label}{line}: {type(error).__name__}: {error}")
-
-
-def _register(table: Any, module: ModuleType, label: str, source: str) -> tuple[str, ...]:
-    """Put a plugin's table into the catalogue, whole or not at all."""
-    if not isinstance(table, Mapping) or not table:
-        form = 'CATALOGUE = {"models": {"name": Class}}'
-        raise UserError(f"{label}: needs a table at module level such as {form}")
-    checked: list[tuple[Kind, str, Any, dict[str, Any]]] = []
-    for kind, named in table.items():
-        if kind not in KINDS:
-            near = nearest(str(kind), KINDS)
-            hint = f"; did you mean {near!r}?" if near else ""
-            known = ", ".join(KINDS)
-            raise UserError(f"{label}: CATALOGUE has the key {kind!r}; known: {known}{hint}")
-        if not isinstance(named, Mapping):
-            raise UserError(f"{label}: CATALOGUE[{kind!r}] must be a table of names")
-        for name, given in named.items():
-            checked.append((kind, name, *_target(kind, name, given, module, label)))
-    for kind, name, _, _ in checked:
-        taken = catalogue.CATALOGUE[kind].get(name)
-        if taken is not None and taken.source != source:
-            who = taken.source
-            raise UserError(f"{label}: adds {kind} {name!r}, a name that {who} has already")
-    for kind, name, target, about in checked:
-        catalogue.register(kind, name, target, source=source, **about)
-    return tuple(f"{kind}/{name}" for kind, name, _, _ in checked)
-
-
-def _target(
-    kind: Kind, name: Any, given: Any, module: ModuleType, label: str
-) -> tuple[Any, dict[str, Any]]:
-    """(the class or its lazy `module:Class`, what to tell about it)."""
-    place = f"{label}: CATALOGUE[{kind!r}][{name!r}]"
-    if not isinstance(name, str) or not name or ":" in name or name != name.strip():
-        raise UserError(f"{place}: a name is text without ':'")
-    about: dict[str, Any] = {}
-    if isinstance(given, Mapping):
-        about = {key: value for key, value in given.items() if key != "target"}
-        unknown = [key for key in about if key not in _ABOUT]
-        if unknown or "target" not in given:
-            wrong = f"unknown key {unknown[0]!r}" if unknown else "'target' is missing"
-            raise UserError(f"{place}: {wrong}; it takes target, {', '.join(_ABOUT)}")
-        given = given["target"]
-    if isinstance(given, str) and ":" not in given:
-        if not hasattr(module, given):
-            near = nearest(given, [n for n in vars(module) if not n.startswith("_")])
-            hint = f"; did you mean {near!r}?" if near else ""
-            raise UserError(f"{place}: the file has no {given!r}{hint}")
-        given = getattr(module, given)
-    if not isinstance(given, str) and not callable(given):
-        raise UserError(f"{place}: must be a class, its name in the file, or 'module:Class'")
-    if not isinstance(given, str) and "summary" not in about:
-        lines = (given.__doc__ or "").strip().splitlines()
-        about["summary"] = lines[0] if lines else ""
-    if isinstance(about.get("capabilities"), list):
-        about["capabilities"] = tuple(about["capabilities"])
-    if not isinstance(given, str) and kind in ("models", "algorithms"):
-        _check_settings(given, name, place)
-    return given, about
-
-
-def _check_settings(target: Any, name: str, place: str) -> None:
-    """A model or learner must name its settings, and their `name` must admit its own."""
-    found = getattr(target, "config_class", None)
-    info = getattr(found, "model_fields", {}).get("name")
-    if not isinstance(found, type) or info is None:
-        raise UserError(f"{place}: needs config_class, a Config with name: Literal[{name!r}]")
-    if name not in getattr(info.annotation, "__args__", ()):
-        raise UserError(f"{place}: the field `name` of {found.__name__} must be Literal[{name!r}]")

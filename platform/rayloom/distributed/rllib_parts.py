@@ -19,7 +19,7 @@ from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, LEARNER_RESULTS
 from rayloom.core.catalogue import load
 from rayloom.core.config import config_from_dict, to_dict
 from rayloom.core.errors import UserError
-from rayloom.core.plugins import load_plugins
+from rayloom.core.plugins import load_plugins, paths_of, recorded_as
 from rayloom.core.sections import RunConfig
 from rayloom.distributed.rllib import RemoteCollector, RemoteUpdater
 from rayloom.distributed.rllib_actors import GroupRunner, HostedLearner
@@ -99,7 +99,7 @@ class RayloomConfig(AlgorithmConfig):
             ConfigError: Settings that no rayloom config may have, all at once.
             UserError: The environment is no name.
         """
-        load_plugins(self.rayloom_plugins)
+        load_plugins(self.rayloom_plugins, remember=False)
         tree = json.loads(json.dumps(self.rayloom))
         env = tree.setdefault("env", {})
         if self.env is not None and not isinstance(self.env, str):
@@ -285,7 +285,7 @@ class RayloomAlgorithm(Algorithm):
         Checkpoints(folder).save(self.trainable.env_step, self.trainable.state_dict(), metrics={})
         about = {
             "config": to_dict(self.run_config),
-            "plugins": self.config.rayloom_plugins,
+            "plugins": recorded_as(self.config.rayloom_plugins),
             "training_iteration": self.training_iteration,
         }
         (folder / _STATE).write_text(json.dumps(about), encoding="utf-8")
@@ -322,11 +322,16 @@ class RayloomAlgorithm(Algorithm):
 
     @classmethod
     def from_checkpoint(cls, path: Any, **kwargs: Any) -> "RayloomAlgorithm":
-        """An algorithm as it was saved, its config included."""
+        """An algorithm as it was saved, its config included.
+
+        Raises:
+            UserError: It was saved with a plugin that nobody has allowed on this machine.
+        """
         about = json.loads((Path(path) / _STATE).read_text(encoding="utf-8"))
         host = RayloomConfig(cls)
-        host.rayloom, host.rayloom_plugins = about["config"], about["plugins"]
-        load_plugins(host.rayloom_plugins)
+        plugins = [one for one in about["plugins"] if isinstance(one, dict)]
+        plugins += recorded_as([one for one in about["plugins"] if isinstance(one, str)])
+        host.rayloom, host.rayloom_plugins = about["config"], paths_of(plugins)
         host.follow(config_from_dict(about["config"]))
         algorithm = host.build_algo()
         algorithm.load_checkpoint(str(path))

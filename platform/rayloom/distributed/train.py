@@ -97,7 +97,7 @@ def run_workers(
             "payload": dict(payload),
             "mailbox": mailbox,
             "threads": _threads(resources),
-            "log_path": str(Path(log_path).resolve()) if log_path else None,
+            "log_path": str(Path(log_path).absolute()) if log_path else None,
         }
         scratch = Path(tempfile.mkdtemp(prefix="rayloom-ray-"))
         try:
@@ -330,7 +330,9 @@ def _logging(path: str | None) -> Iterator[None]:
         return
     import logging
 
-    handler = logging.FileHandler(path, encoding="utf-8", delay=True)
+    from rayloom.records.inside import LogFile
+
+    handler = LogFile(Path(path))
     handler.setFormatter(
         logging.Formatter(f"%(asctime)s worker {os.getpid()} %(levelname)s %(name)s: %(message)s")
     )

@@ -16,65 +16,46 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from rayloom.core.errors import CheckpointError, UserError
+from rayloom.core.errors import CheckpointError
 from rayloom.core.failpoints import hit
 from rayloom.core.protocols import Chunk, State
-from rayloom.core.scores import merit
 from rayloom.records import state_codec
 from rayloom.records.files import (
     Say,
     fsync_dir,
     is_disk_error,
     remove_tree,
-    sha256_file,
     silent,
     to_json,
     write_bytes,
 )
+from rayloom.records.inside import is_plain_file, is_plain_folder, parse_json, read_inside
+from rayloom.records.manifest import (
+    MARKER,
+    MAX_MANIFEST,
+    SCHEMA_VERSION,
+    CheckpointInfo,
+    NewerFormatError,
+    agree,
+    check_file,
+    info_of,
+    read_manifest,
+)
 
-SCHEMA_VERSION = 1
-MARKER = "COMPLETE"
+__all__ = ["MARKER", "SCHEMA_VERSION", "CheckpointInfo", "Checkpoints"]
+
+_STEP = re.compile(r"step-[0-9]{1,19}")
 _TEMPORARY = ".saving-"
 _REPLACED = ".replaced-"
 _THREADS = max(1, min(4, os.cpu_count() or 1))
-
-
-@dataclass(frozen=True)
-class CheckpointInfo:
-    """One complete checkpoint.
-
-    Attributes:
-        step: Clock step at which it was taken.
-        path: Its folder.
-        metrics: Metrics of the evaluation it goes with.
-        score: What "best" compares; None if it was not evaluated.
-        direction: Whether a small or a large score is good.
-        time_ms: When it was written, ms since the epoch.
-        files: Name to {"size", "sha256"}.
-        chunks: Chunk key to {"file", "size", "sha256"}.
-    """
-
-    step: int
-    path: Path
-    metrics: Mapping[str, float]
-    score: float | None
-    direction: Literal["min", "max"]
-    time_ms: int
-    files: Mapping[str, Mapping[str, Any]] = field(repr=False)
-    chunks: Mapping[str, Mapping[str, Any]] = field(repr=False)
-
-    @property
-    def merit(self) -> float:
-        """The score turned so that larger is better; -inf without a finite one."""
-        return merit(self.score, self.direction)
 
 
 class Checkpoints:
@@ -188,7 +169,7 @@ class Checkpoints:
         self._verified[final.name] = seal
         if replaced is not None:
             remove_tree(replaced)
-        return _info(final, json.loads(manifest))
+        return info_of(final, json.loads(manifest))
 
     def _make_room(self, final: Path) -> Path | None:
         """Move an earlier checkpoint of the same step aside; a sweep brings it back if need be."""
@@ -219,8 +200,8 @@ class Checkpoints:
         """Complete checkpoints, oldest first, by marker and manifest alone (no data is read)."""
         found = []
         for path in self._folders():
-            with contextlib.suppress(CheckpointError, OSError):
-                found.append(_manifest(path)[0])
+            with contextlib.suppress(CheckpointError, NewerFormatError, OSError):
+                found.append(read_manifest(path)[0])
         return found
 
     def latest(self) -> CheckpointInfo | None:
@@ -229,6 +210,8 @@ class Checkpoints:
         for path in reversed(self._folders()):
             try:
                 return self.verify(path)
+            except NewerFormatError:
+                raise
             except CheckpointError as error:
                 self._say(f"checkpoint {path.name} is not used: {error}")
                 if not self._read_only:
@@ -250,14 +233,15 @@ class Checkpoints:
             CheckpointError: What is missing, truncated or changed.
         """
         try:
-            info, seal = _manifest(path)
+            info, seal = read_manifest(path)
             if self._verified.get(path.name) == seal:
                 return info
-            jobs = [(path / name, entry) for name, entry in info.files.items()]
-            store = self.folder / "chunks"
-            jobs += [(store / entry["file"], entry) for entry in info.chunks.values()]
+            store = self._store(info)
+            jobs = [(path, name, entry) for name, entry in info.files.items()]
+            jobs += [(store, entry["file"], entry) for entry in info.chunks.values()]
             with ThreadPoolExecutor(_THREADS) as pool:
-                list(pool.map(lambda job: _check(*job), jobs))
+                list(pool.map(lambda job: check_file(*job), jobs))
+            state_codec.check(path, store, {k: e["file"] for k, e in info.chunks.items()})
         except OSError as error:
             name = Path(error.filename or path).name
             raise CheckpointError(f"{name}: {error.strerror}") from error
@@ -273,21 +257,40 @@ class Checkpoints:
         number = step.step if isinstance(step, CheckpointInfo) else int(step)
         path = self.folder / f"step-{number:012d}"
         try:
-            info, seal = _manifest(path)
-            text = (path / "state.json").read_bytes()
-            _agree("state.json", info.files, len(text), hashlib.sha256(text).hexdigest())
+            info, seal = read_manifest(path)
+            text = read_inside(path, "state.json", limit=state_codec.MAX_TREE)
+            digest = hashlib.sha256(text).hexdigest()
+            agree("state.json", info.files["state.json"], len(text), digest)
             arrays, size, digest = state_codec.read_arrays(path / "state.safetensors")
-            _agree("state.safetensors", info.files, size, digest)
-            store = self.folder / "chunks"
+            agree("state.safetensors", info.files["state.safetensors"], size, digest)
+            store = self._store(info)
             with ThreadPoolExecutor(_THREADS) as pool:
                 items = list(info.chunks.items())
                 chunks = dict(pool.map(lambda item: _load_chunk(store, item[0], item[1]), items))
+            state = state_codec.decode_tree(text, arrays, chunks)
         except OSError as error:
             name = Path(error.filename or path).name
             raise CheckpointError(f"checkpoint {number}: {name}: {error.strerror}") from error
         self._verified[path.name] = seal
         self._chunks.update({key: dict(entry) for key, entry in info.chunks.items()})
-        return state_codec.decode(json.loads(text), arrays, chunks)
+        return state
+
+    def _store(self, info: CheckpointInfo) -> Path:
+        """The folder of chunk files.
+
+        Raises:
+            CheckpointError: The checkpoint has chunks, and the folder is a link.
+        """
+        store = self.folder / "chunks"
+        if info.chunks and store.is_symlink():
+            raise CheckpointError("chunks is a link, which is not followed")
+        return store
+
+    def put_aside(self, step: int) -> None:
+        """Move a checkpoint that verifies but cannot be used to quarantine."""
+        path = self.folder / f"step-{step:012d}"
+        if not self._read_only and path.exists():
+            self._quarantine(path, "not-usable")
 
     # ---- tidying ----
 
@@ -326,19 +329,20 @@ class Checkpoints:
         used = {e["file"] for c in known if c.step in keep for e in c.chunks.values()}
         gone = [info for info in known if info.step not in keep]
         files = {e["file"] for c in gone for e in c.chunks.values()} - used
-        return gone, [self.folder / "chunks" / name for name in sorted(files)]
+        store = self.folder / "chunks"
+        return gone, [store / name for name in sorted(files) if is_plain_file(store, name)]
 
     def _collect_chunks(self) -> None:
         """Delete chunk files that no checkpoint refers to."""
         store = self.folder / "chunks"
-        if not store.is_dir():
+        if not is_plain_folder(store):
             return
         used: set[str] = set()
         for path in self._folders():
             try:
-                manifest = json.loads((path / "manifest.json").read_bytes())
+                manifest = parse_json(read_inside(path, "manifest.json", limit=MAX_MANIFEST))
                 used |= {entry["file"] for entry in manifest["chunks"].values()}
-            except (OSError, ValueError, KeyError, TypeError):
+            except (OSError, ValueError, KeyError, TypeError, AttributeError):
                 return  # a manifest that cannot be read may refer to anything
         for path in store.iterdir():
             if path.name not in used:
@@ -362,7 +366,7 @@ class Checkpoints:
                     with contextlib.suppress(OSError):
                         os.rename(path, final)
             elif path.name.startswith((_TEMPORARY, ".trash-")):
-                shutil.rmtree(path, ignore_errors=True)
+                remove_tree(path)
 
     def _quarantine(self, path: Path, reason: str) -> None:
         with contextlib.suppress(OSError):
@@ -374,69 +378,16 @@ class Checkpoints:
             os.rename(path, target)
 
     def _folders(self) -> list[Path]:
+        if self.folder.is_symlink():
+            raise CheckpointError(f"{self.folder} is a link, which is not followed")
         if not self.folder.is_dir():
             return []
-        names = [n for n in os.listdir(self.folder) if n.startswith("step-") and n[5:].isdigit()]
+        names = [name for name in os.listdir(self.folder) if _STEP.fullmatch(name)]
         return [self.folder / name for name in sorted(names, key=lambda n: int(n[5:]))]
 
 
 def _plain(value: float | None) -> float | str | None:
     return value if value is None or math.isfinite(value) else repr(value)
-
-
-def _info(path: Path, manifest: Mapping[str, Any]) -> CheckpointInfo:
-    score = manifest["score"]
-    return CheckpointInfo(
-        step=int(manifest["step"]),
-        path=path,
-        metrics={key: float(value) for key, value in manifest["metrics"].items()},
-        score=None if score is None else float(score),
-        direction=manifest["direction"],
-        time_ms=manifest["time_ms"],
-        files=manifest["files"],
-        chunks=manifest["chunks"],
-    )
-
-
-def _manifest(path: Path) -> tuple[CheckpointInfo, str]:
-    """(what the manifest says, its digest); the marker must stand and agree.
-
-    Raises:
-        CheckpointError: No marker, or another manifest than the marker's.
-        UserError: A newer version of rayloom wrote it.
-        OSError: Missing or unreadable.
-    """
-    if not path.is_dir():
-        raise CheckpointError(f"there is no checkpoint {path.name}")
-    try:
-        seal = (path / MARKER).read_bytes()
-    except FileNotFoundError as error:
-        raise CheckpointError("it was never completed (no marker)") from error
-    text = (path / "manifest.json").read_bytes()
-    digest = hashlib.sha256(text).hexdigest()
-    if seal != digest.encode():
-        raise CheckpointError("manifest.json is not the one that was written")
-    manifest = json.loads(text)
-    if manifest["schema_version"] > SCHEMA_VERSION:
-        raise UserError(
-            f"{path} was written by a newer rayloom (format {manifest['schema_version']}, "
-            f"this one reads up to {SCHEMA_VERSION})"
-        )
-    return _info(path, manifest), digest
-
-
-def _agree(name: str, files: Mapping[str, Mapping[str, Any]], size: int, digest: str) -> None:
-    entry = files[name]
-    if size != entry["size"]:
-        raise CheckpointError(f"{name} has {size} bytes instead of {entry['size']}")
-    if digest != entry["sha256"]:
-        raise CheckpointError(f"{name} has changed (its SHA-256 differs)")
-
-
-def _check(path: Path, entry: Mapping[str, Any]) -> None:
-    size = path.stat().st_size
-    digest = sha256_file(path) if size == entry["size"] else ""
-    _agree(path.name, {path.name: entry}, size, digest)
 
 
 def _store_chunk(store: Path, chunk: Chunk) -> dict[str, Any]:
@@ -447,7 +398,7 @@ def _store_chunk(store: Path, chunk: Chunk) -> dict[str, Any]:
     entry: dict[str, Any] = {"file": name, "size": size, "sha256": digest}
     path = store / entry["file"]
     with contextlib.suppress(OSError, CheckpointError):
-        _check(path, entry)
+        check_file(store, name, entry)
         return entry
     temporary = store / f".{entry['file']}.{os.getpid()}"
     try:
@@ -462,5 +413,5 @@ def _store_chunk(store: Path, chunk: Chunk) -> dict[str, Any]:
 
 def _load_chunk(store: Path, key: str, entry: Mapping[str, Any]) -> tuple[str, Chunk]:
     arrays, size, digest = state_codec.read_arrays(store / entry["file"])
-    _agree(entry["file"], {entry["file"]: entry}, size, digest)
+    agree(entry["file"], entry, size, digest)
     return key, Chunk(key, {name: tensor.numpy() for name, tensor in arrays.items()})

@@ -76,7 +76,10 @@ def write_atomic(path: Path, data: bytes, *, durable: bool = True) -> None:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as file:
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()  # of a process before us, or a link that somebody laid there
+        flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
+        with os.fdopen(os.open(temporary, flags, 0o666), "wb") as file:
             file.write(data)
             file.flush()
             if durable:
@@ -108,11 +111,17 @@ def sha256_file(path: Path) -> str:
 def remove_tree(folder: Path) -> bool:
     """Delete a folder by renaming it away first, so that no reader sees half of it.
 
+    Of a link, the link alone is deleted.
+
     Returns:
         Whether it is gone; a disk that refuses is not an error here.
     """
-    if not folder.exists():
+    if not os.path.lexists(folder):
         return True
+    if not folder.is_dir() or folder.is_symlink():
+        with contextlib.suppress(OSError):
+            folder.unlink()
+        return not os.path.lexists(folder)
     trash = folder.with_name(f".trash-{folder.name.lstrip('.')}-{os.getpid()}")
     try:
         os.replace(folder, trash)

@@ -2,7 +2,6 @@
 
 import contextlib
 import datetime
-import json
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -13,11 +12,12 @@ from typing import Any
 
 from rayloom.core.errors import ConfigError, UserError, nearest
 from rayloom.core.scores import best_index
+from rayloom.records.about import RUN_JSON, About, read_about
 from rayloom.records.attempts import best_so_far, needs_a_writer
 from rayloom.records.files import Say, folder_size, is_disk_error, silent
+from rayloom.records.inside import is_plain_file
 from rayloom.records.journal_reader import tail
 from rayloom.records.lock import LOCK_NAME, holder
-from rayloom.records.run_folder import is_head
 
 _STAMP = re.compile(r"-(\d{8}-\d{6})-[^-]+$")
 _TAIL_BYTES = 8192
@@ -72,13 +72,11 @@ def _folders(storage: Path) -> list[Path]:
     return [storage / name for name in sorted(names, key=lambda name: (_second(name), name))]
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def _read(path: Path) -> About | None:
     """`run.json`, or None where there is none that can be read."""
-    try:
-        value = json.loads((path / "run.json").read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) and is_head(value) else None
+    with contextlib.suppress(UserError):
+        return read_about(path)
+    return None
 
 
 def _from_tail(path: Path) -> tuple[int, dict[str, float]]:
@@ -91,11 +89,13 @@ def _from_tail(path: Path) -> tuple[int, dict[str, float]]:
     return step, metrics
 
 
-def summarise(path: Path) -> RunSummary | None:
-    """The summary of one run folder; None if it is not one that can be read."""
-    about = _read(path)
-    if about is None:
-        return None
+def summarise(path: Path) -> RunSummary:
+    """The summary of one run folder.
+
+    Raises:
+        UserError: It is none, or is damaged; says why.
+    """
+    about = read_about(path)
     status = about["status"]
     told = _of_summary(about.get("summary"))
     step, metrics, best = told or (0, {}, None)
@@ -109,7 +109,7 @@ def summarise(path: Path) -> RunSummary | None:
         run_id=path.name,
         path=path,
         name=about["name"],
-        kind=str(about.get("kind", "run")),
+        kind=about.get("kind") or "run",
         status=status,
         created=about["created"],
         step=step,
@@ -122,17 +122,13 @@ def summarise(path: Path) -> RunSummary | None:
     )
 
 
-def _of_summary(summary: Any) -> tuple[int, dict[str, float], Any] | None:
-    """(step, metrics, best) of a run's summary; None if it has none that makes sense."""
-    if not isinstance(summary, Mapping):
+def _of_summary(summary: Mapping[str, Any] | None) -> tuple[int, dict[str, float], Any] | None:
+    """(step, metrics, best) of a run's summary; None if it has none."""
+    if not summary:
         return None
-    try:
-        step, raw = int(summary.get("step") or 0), dict(summary.get("metrics") or {})
-        metrics = {key: float(value) for key, value in raw.items() if value is not None}
-    except (TypeError, ValueError):
-        return None
-    best = summary.get("best")
-    return step, metrics, best if isinstance(best, Mapping) else None
+    raw = summary.get("metrics") or {}
+    metrics = {key: float(value) for key, value in raw.items() if value is not None}
+    return summary.get("step") or 0, metrics, summary.get("best")
 
 
 def list_runs(
@@ -144,20 +140,29 @@ def list_runs(
         storage: Where run folders live.
         smoke: Also list the runs of seconds that `--smoke` made.
         parent: Only the children of this run.
-        say: Hears which run folders are left out because their `run.json` cannot be read.
+        say: Hears which run folders are left out, and what is wrong with their `run.json`.
 
     Raises:
         UserError: The folder cannot be read.
     """
     folders = _folders(Path(storage).expanduser())
     with ThreadPoolExecutor(4) as pool:
-        summaries = list(pool.map(summarise, folders))
+        summaries = list(pool.map(_summary_or_reason, folders))
+    found = []
     for path, summary in zip(folders, summaries, strict=True):
-        if summary is None and os.path.lexists(path / "run.json"):
-            say(f"left out: {path / 'run.json'} cannot be read or is damaged")
-    found = [s for s in summaries if s is not None]
+        if isinstance(summary, RunSummary):
+            found.append(summary)
+        elif os.path.lexists(path / RUN_JSON):
+            say(f"left out: {summary}")
     found = [s for s in found if (smoke or not s.smoke) and parent in (None, s.parent)]
     return sorted(found, key=lambda s: (_instant(s.created), s.run_id))
+
+
+def _summary_or_reason(path: Path) -> RunSummary | str:
+    try:
+        return summarise(path)
+    except UserError as error:
+        return str(error)
 
 
 def _instant(created: str) -> float:
@@ -181,17 +186,16 @@ def resolve_run(ref: str | Path, storage: str | Path) -> Path:
     """
     text, storage = str(ref), Path(storage).expanduser().absolute()
     direct = Path(text).expanduser()
-    if (direct / "run.json").is_file():
+    if _holds_run(direct):
         return direct.absolute()
-    if not text or (os.sep in text and not (storage / text / "run.json").is_file()):
+    if not text or (os.sep in text and not _holds_run(storage / text)):
         raise UserError(f"{text!r} is not a run folder (no run.json in it)")
-    if (storage / text / "run.json").is_file():
+    if _holds_run(storage / text):
         return storage / text
     known = {path.name: path for path in _folders(storage)}
     if text == "latest":
         return _latest(list(known.values()), storage)
-    fits = [name for name in known if name.startswith(text)]
-    fits = [name for name in fits if (known[name] / "run.json").is_file()]
+    fits = [name for name in known if name.startswith(text) and _holds_run(known[name])]
     if len(fits) == 1:
         return known[fits[0]]
     if fits:
@@ -200,6 +204,14 @@ def resolve_run(ref: str | Path, storage: str | Path) -> Path:
     near = nearest(text, known)
     hint = f"; did you mean {near!r}?" if near else "" if known else " (there are no runs there)"
     raise UserError(f"no run in {storage} is called {text!r}{hint}")
+
+
+def _holds_run(path: Path) -> bool:
+    """Whether a `run.json` stands there, whole or damaged."""
+    try:
+        return os.path.lexists(path / RUN_JSON)
+    except ValueError:  # no path at all
+        return False
 
 
 def _latest(folders: list[Path], storage: Path) -> Path:
@@ -237,6 +249,8 @@ def config_of(path: Path) -> dict[str, str]:
     from rayloom.core.config import leaves
     from rayloom.core.yaml_text import read
 
+    if not is_plain_file(path, "config.yaml"):
+        return {}
     try:
         tree = read(path / "config.yaml")
     except ConfigError:
@@ -263,22 +277,34 @@ class Comparison:
     metrics: dict[str, list[tuple[float, float, int] | None]]
 
 
-def compare(paths: Iterable[Path]) -> Comparison:
+def compare(paths: Iterable[Path], *, say: Say | None = None) -> Comparison:
     """Compare runs by config and by deterministic metrics (whole journals are read).
 
+    Args:
+        paths: Run folders.
+        say: Hears which cannot be read and are left out, and why; None: none may be.
+
     Raises:
-        UserError: One of them is no run folder.
+        UserError: One of them (with `say`, each of them) cannot be read.
     """
     from rayloom.core.metric_table import direction, is_deterministic
     from rayloom.records.journal_reader import history
 
-    runs, curves = [], []
+    runs: list[RunSummary] = []
+    curves, reason = [], ""
     for path in paths:
-        summary = summarise(path)
-        if summary is None:
-            raise UserError(f"{path} is not a run folder")
+        try:
+            summary, curve = summarise(path), history(path)
+        except UserError as error:
+            if say is None:
+                raise
+            reason = str(error)
+            say(f"left out: {reason}")
+            continue
         runs.append(summary)
-        curves.append(history(path))
+        curves.append(curve)
+    if not runs:
+        raise UserError(reason or "there is no run to compare")
     configs = [config_of(run.path) for run in runs]
     keys = sorted(set().union(*configs)) if configs else []
     rows = {key: [config.get(key) for config in configs] for key in keys}

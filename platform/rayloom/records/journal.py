@@ -44,6 +44,7 @@ from rayloom.records.files import (
     to_json,
     write_atomic,
 )
+from rayloom.records.inside import make_folder_inside, open_inside
 from rayloom.records.journal_reader import (
     decode_line,
     history,
@@ -148,10 +149,10 @@ class Journal:
 
     def _load(self) -> int:
         """Learn the points that stand; returns the offset after the last whole line."""
-        if not self.path.exists():
+        if not os.path.lexists(self.path):
             return 0
         try:
-            size = self.path.stat().st_size
+            size = self.path.lstat().st_size
             good = scan(self.path, self._learn)
         except OSError as error:
             raise UserError(f"cannot read {self.path}: {error.strerror}") from error
@@ -321,8 +322,9 @@ class Journal:
 
     def _append(self) -> None:
         if self._handle < 0:
-            new = not self.path.exists()
-            self._handle = os.open(self.path, os.O_CREAT | os.O_WRONLY, 0o644)
+            new = not os.path.lexists(self.path)
+            flags = os.O_CREAT | os.O_WRONLY
+            self._handle = open_inside(self._folder, self.path.name, flags, append=True)
             if new:
                 fsync_dir(self._folder)
         if os.fstat(self._handle).st_size != self._good:
@@ -334,7 +336,7 @@ class Journal:
                 if item.target is not None and block:
                     break  # a medium stands before its line does
                 if item.target is not None:
-                    item.target.parent.mkdir(parents=True, exist_ok=True)
+                    make_folder_inside(self._folder, item.target.parent.relative_to(self._folder))
                     write_atomic(item.target, item.content)
                 block.append(item.line)
                 count += 1

@@ -6,15 +6,20 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from rayloom.core.errors import UserError
+from rayloom.records.inside import is_relative, open_inside
 
 if TYPE_CHECKING:
     import numpy as np
 
 _BLOCK = 1 << 20
+MAX_LINE = 4 << 20  # bytes; a longer line is none of ours
+MAX_STEP = 2**63 - 1
+MAX_TIME_MS = 253_370_764_800_000  # the year 9999
 _KEY = re.compile(r"[A-Za-z0-9_\-. /]{1,250}")
+_MAX_INT = 2**1000  # `float` takes it
 _NOT_FINITE = frozenset({"NaN", "Infinity", "-Infinity"})
 
 
@@ -44,34 +49,55 @@ def _is_whole(line: Mapping[str, Any]) -> bool:
     kind = line.get("type")
     if kind not in ("scalars", "image", "file", "tags"):
         return isinstance(kind, str)
-    if not isinstance(line.get("time_ms"), int):
+    time_ms, step, values = line.get("time_ms"), line.get("step"), line.get("values")
+    if type(time_ms) is not int or not 0 <= time_ms <= MAX_TIME_MS:
         return False
-    values = line.get("values")
     if kind == "tags":
-        return isinstance(values, dict)
-    if not isinstance(line.get("step"), int):
+        return isinstance(values, dict) and all(map(_is_tag, values.values()))
+    if type(step) is not int or not 0 <= step <= MAX_STEP:
         return False
     if kind == "scalars":
         return isinstance(values, dict) and all(
-            is_key(key) and (type(value) in (float, int) or value in _NOT_FINITE)
-            for key, value in values.items()
+            is_key(key) and _is_number(value) for key, value in values.items()
         )
     key, path = line.get("key"), line.get("path")
     told = isinstance(key, str) and isinstance(path, str) and isinstance(line.get("sha256"), str)
-    return told and is_key(key) and stays_inside(path)
+    return told and is_key(key) and path.startswith("media/") and is_relative(path)
+
+
+def _is_number(value: Any) -> bool:
+    if type(value) is float:
+        return True
+    if type(value) is int:
+        return -_MAX_INT < value < _MAX_INT
+    return isinstance(value, str) and value in _NOT_FINITE
+
+
+def _is_tag(value: Any) -> bool:
+    return isinstance(value, str | int | float) and len(str(value)) <= MAX_LINE
 
 
 def lines(path: Path, offset: int = 0) -> Iterator[tuple[bytes, int]]:
-    """(line without its newline, offset after it) of each whole line from an offset on."""
-    rest = b""
-    with open(path, "rb") as file:
+    """(line without its newline, offset after it) of each whole line from an offset on.
+
+    A line of more than `MAX_LINE` bytes comes as an empty one.
+    """
+    rest, dropped = b"", 0
+    with _opened(path) as file:
         file.seek(offset)
         while block := file.read(_BLOCK):
             pieces = (rest + block).split(b"\n")
             rest = pieces.pop()
             for piece in pieces:
-                offset += len(piece) + 1
-                yield piece, offset
+                offset += dropped + len(piece) + 1
+                yield (b"" if dropped else piece), offset
+                dropped = 0
+            if dropped or len(rest) > MAX_LINE:
+                dropped, rest = dropped + len(rest), b""
+
+
+def _opened(path: Path) -> BinaryIO:
+    return os.fdopen(open_inside(path.parent, path.name), "rb")
 
 
 def scan(path: Path, take: Callable[[Mapping[str, Any]], None], offset: int = 0) -> int:
@@ -91,7 +117,7 @@ def scan(path: Path, take: Callable[[Mapping[str, Any]], None], offset: int = 0)
 def tail(path: Path, *, max_bytes: int = 16_384) -> list[dict[str, Any]]:
     """The last whole lines within so many bytes, oldest first; empty if none can be read."""
     try:
-        with open(path, "rb") as file:
+        with _opened(path) as file:
             size = file.seek(0, os.SEEK_END)
             start = max(0, size - max_bytes)
             file.seek(start)

@@ -8,7 +8,6 @@ file server's own clock. Taking and freeing are serialised by `flock` on a secon
 
 import contextlib
 import fcntl
-import json
 import os
 import secrets
 import socket
@@ -22,9 +21,10 @@ from typing import Any
 
 from rayloom.core.errors import RunLockedError, UserError
 from rayloom.records.files import Say, is_disk_error, silent, to_json, write_atomic
+from rayloom.records.inside import NotPlainError, open_inside, parse_json, read_inside
 
 LOCK_NAME = "lock.json"
-_GUARD_NAME = ".lock.guard"
+GUARD_NAME = ".lock.guard"
 HEARTBEAT_S = 5.0
 STALE_S = 60.0
 
@@ -75,11 +75,13 @@ class Holder:
 
 def _is_alive(entry: dict[str, Any], age_s: float, stale_s: float) -> bool:
     if entry.get("machine") != _machine():
-        return age_s < stale_s
-    pid = int(entry["pid"])
+        return abs(age_s) < stale_s  # a heartbeat in the future is none
+    pid = entry["pid"]
+    if pid <= 0:
+        return False
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
         pass
@@ -91,28 +93,43 @@ def holder(folder: Path, *, stale_s: float = STALE_S) -> Holder | None:
     """Who holds the lock of a run folder, dead or alive; None if it is free."""
     path = folder / LOCK_NAME
     try:
-        entry = json.loads(path.read_text())
-        age_s = _filesystem_now(folder) - path.stat().st_mtime
-        return Holder(
-            entry["host"],
-            int(entry["pid"]),
-            int(entry["since_ms"]),
-            age_s,
-            _is_alive(entry, age_s, stale_s),
-            entry["token"],
-        )
+        entry = _read_entry(folder)
+        age_s = _filesystem_now(folder) - path.lstat().st_mtime
+        alive = _is_alive(entry, age_s, stale_s)
+        host, pid, since = entry["host"], entry["pid"], entry["since_ms"]
+        return Holder(host, pid, since, age_s, alive, entry["token"])
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (ValueError, KeyError, TypeError, PermissionError):
+    except (ValueError, PermissionError, NotPlainError):
         return Holder("unknown", 0, 0, STALE_S, False, "")
+
+
+def _read_entry(folder: Path) -> dict[str, Any]:
+    """What a lock file holds.
+
+    Raises:
+        ValueError: Not what a holder writes.
+        OSError: It cannot be read.
+    """
+    entry = parse_json(read_inside(folder, LOCK_NAME, limit=1 << 16))
+    texts, numbers = ("host", "machine", "token"), ("pid", "start_ticks", "since_ms")
+    if (
+        not isinstance(entry, dict)
+        or not all(isinstance(entry.get(key), str) for key in texts)
+        or not all(type(entry.get(key)) is int for key in numbers)
+        or not 0 <= entry["since_ms"] < 2**43
+        or not 0 < entry["pid"] < 2**31
+    ):
+        raise ValueError(f"{LOCK_NAME} is not a holder's")
+    return entry
 
 
 def _filesystem_now(folder: Path) -> float:
     """The file server's clock: on a network mount it may differ from ours."""
-    guard = folder / _GUARD_NAME
+    guard = folder / GUARD_NAME
     try:
-        os.utime(guard)
-        return guard.stat().st_mtime
+        os.utime(guard, follow_symlinks=False)
+        return guard.lstat().st_mtime
     except OSError:
         return time.time()
 
@@ -120,7 +137,7 @@ def _filesystem_now(folder: Path) -> float:
 @contextlib.contextmanager
 def _guarded(folder: Path) -> Iterator[None]:
     """Hold the guard file's `flock`; where a file system has none, go on without."""
-    handle = os.open(folder / _GUARD_NAME, os.O_CREAT | os.O_RDWR, 0o644)
+    handle = open_inside(folder, GUARD_NAME, os.O_CREAT | os.O_RDWR)
     try:
         with contextlib.suppress(OSError):
             fcntl.flock(handle, fcntl.LOCK_EX)
@@ -207,7 +224,7 @@ class RunLock:
 
     def _is_ours(self) -> bool:
         try:
-            return json.loads((self.folder / LOCK_NAME).read_text()).get("token") == self._token
+            return bool(_read_entry(self.folder)["token"] == self._token)
         except FileNotFoundError:
             return False
         except (OSError, ValueError):
@@ -219,7 +236,7 @@ class RunLock:
                 self._lost = True
                 return
             with contextlib.suppress(OSError):
-                os.utime(self.folder / LOCK_NAME)  # needs no free space
+                os.utime(self.folder / LOCK_NAME, follow_symlinks=False)  # needs no free space
 
     def release(self) -> None:
         """Free the lock; does nothing if another writer took it over."""

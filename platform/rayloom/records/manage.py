@@ -2,31 +2,55 @@
 
 import contextlib
 import csv
+import hashlib
 import io
-import json
 import os
 import shutil
+import stat
 import time
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
-from rayloom.core.errors import RunLockedError, UserError
-from rayloom.records.files import folder_size, is_disk_error, remove_tree, to_json, write_atomic
+from rayloom.core.errors import UserError
+from rayloom.records.files import (
+    Say,
+    folder_size,
+    is_disk_error,
+    remove_tree,
+    silent,
+    to_json,
+    write_atomic,
+)
 from rayloom.records.index import is_locked, summarise
-from rayloom.records.journal_reader import history
-from rayloom.records.lock import RunLock
+from rayloom.records.inside import (
+    copy_inside,
+    is_plain_file,
+    is_plain_folder,
+    open_inside,
+    walk_inside,
+)
+from rayloom.records.inside import kind as kind_of
+from rayloom.records.journal_reader import history, media
+from rayloom.records.lock import GUARD_NAME, LOCK_NAME, RunLock
+from rayloom.records.manifest import STATE_FILES
 from rayloom.records.run_folder import RunFolder
 
 Format = Literal["folder", "zip", "csv", "json"]
 _NOT_EXPORTED = {"lock.json", ".lock.guard", "tracking.json"}
+_CORE = {"run.json", "config.yaml", "journal.jsonl"}  # read as what they are, whoever shares them
 _ORPHAN_AGE_S = 3600.0  # a folder half made by a living process is younger
 
 
 def export_run(
-    path: Path, target: Path, kind: Format, *, checkpoints: Literal["best", "all", "none"] = "best"
+    path: Path,
+    target: Path,
+    kind: Format,
+    *,
+    checkpoints: Literal["best", "all", "none"] = "best",
+    say: Say = silent,
 ) -> Path:
     """Write a run to a folder, a zip, its curves as CSV, or everything but files as JSON.
 
@@ -37,6 +61,7 @@ def export_run(
         target: What to write; must not exist.
         kind: Which form.
         checkpoints: Which checkpoints a folder or zip holds (`best`: the best one, or the newest).
+        say: Hears what a folder or zip leaves out because it is no plain file of the run.
 
     Returns:
         The target.
@@ -44,10 +69,8 @@ def export_run(
     Raises:
         UserError: The target exists or cannot be written, or `path` is no run.
     """
-    summary = summarise(path)
-    if summary is None:
-        raise UserError(f"{path} is not a run folder")
-    if target.exists():
+    summarise(path)
+    if os.path.lexists(target):
         raise UserError(f"{target} exists already")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -56,7 +79,7 @@ def export_run(
         elif kind == "json":
             write_atomic(target, _json(path))
         else:
-            names = sorted(_files(path, checkpoints))
+            names = sorted(_files(path, checkpoints, say))
             _copy(path, target, names) if kind == "folder" else _zip(path, target, names)
     except OSError as error:
         if not is_disk_error(error):
@@ -84,55 +107,83 @@ def _json(path: Path) -> bytes:
         }
         for key, (steps, values, times) in sorted(history(path).items())
     }
-    about = json.loads((path / "run.json").read_bytes())
-    config = (path / "config.yaml").read_text(encoding="utf-8")
+    folder = RunFolder.open(path)
+    about, config = folder.read(), folder.config_text
     return to_json({"run": about, "config_yaml": config, "metrics": curves}, indent=1) + b"\n"
 
 
-def _files(path: Path, checkpoints: str) -> Iterator[str]:
+def _files(path: Path, checkpoints: str, say: Say) -> Iterator[str]:
     """Names, relative to the run folder, of what a copy holds."""
     from rayloom.records.checkpoints import Checkpoints
 
     store = Checkpoints(path / "checkpoints", read_only=True)
     chosen = []
-    if checkpoints == "best":
+    if not is_plain_folder(store.folder):
+        pass  # the walk says what stands there
+    elif checkpoints == "best":
         best = store.best() or store.latest()
         chosen = [best] if best is not None else []
     elif checkpoints == "all":
         chosen = store.complete()
     kept = {f"checkpoints/{info.path.name}" for info in chosen}
     chunks = {f"checkpoints/chunks/{e['file']}" for c in chosen for e in c.chunks.values()}
-    for root, folders, names in os.walk(path):
-        folders[:] = sorted(f for f in folders if not f.startswith("."))
-        for name in names:
-            relative = os.path.relpath(os.path.join(root, name), path)
-            if relative in _NOT_EXPORTED or name.startswith("."):
-                continue
-            inside = relative.startswith("checkpoints/")
-            if not inside or relative in chunks or os.path.dirname(relative) in kept:
-                yield relative
+    proved = chunks | {f"{place}/{name}" for place in kept for name in STATE_FILES}
+    proved |= _pictures(path)
+    for relative, status in walk_inside(path):
+        parts = relative.split("/")
+        if relative in _NOT_EXPORTED or any(part.startswith(".") for part in parts):
+            continue
+        if not stat.S_ISREG(status.st_mode):
+            say(f"left out: {relative} is {kind_of(status.st_mode)}, which is not followed")
+            continue
+        inside = relative.startswith("checkpoints/")
+        if inside and relative not in chunks and os.path.dirname(relative) not in kept:
+            continue
+        if status.st_nlink > 1 and relative not in proved and relative not in _CORE:
+            say(f"left out: {relative} has a second name (a hard link) outside of the run's record")
+        else:
+            yield relative
+
+
+def _pictures(path: Path) -> set[str]:
+    """The media files that are what the journal says, by their hash."""
+    found = set()
+    for line in media(path):
+        with contextlib.suppress(OSError), _opened(path, line["path"]) as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() == line["sha256"]:
+                found.add(line["path"])
+    return found
+
+
+def _opened(path: Path, name: str) -> BinaryIO:
+    return os.fdopen(open_inside(path, name), "rb")
 
 
 def _copy(path: Path, target: Path, names: list[str]) -> None:
     building = target.with_name(f".making-{target.name}")
-    shutil.rmtree(building, ignore_errors=True)
+    remove_tree(building)
     try:
+        building.mkdir()
         for name in names:
-            place = building / name
-            place.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path / name, place)
+            copy_inside(path, name, building)
         os.rename(building, target)
     except BaseException:
-        shutil.rmtree(building, ignore_errors=True)
+        remove_tree(building)
         raise
 
 
 def _zip(path: Path, target: Path, names: list[str]) -> None:
     building = target.with_name(f".making-{target.name}")
     try:
-        with zipfile.ZipFile(building, "w", zipfile.ZIP_DEFLATED) as archive:
+        remove_tree(building)
+        with zipfile.ZipFile(building, "x", zipfile.ZIP_DEFLATED) as archive:
             for name in names:
-                archive.write(path / name, f"{path.name}/{name}")
+                with _opened(path, name) as source:
+                    changed = max(os.fstat(source.fileno()).st_mtime, 315_532_800)  # of 1980
+                    about = zipfile.ZipInfo(f"{path.name}/{name}", time.localtime(changed)[:6])
+                    about.compress_type, about.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
+                    with archive.open(about, "w", force_zip64=True) as place:
+                        shutil.copyfileobj(source, place, 1 << 20)
         os.replace(building, target)
     except BaseException:
         building.unlink(missing_ok=True)
@@ -154,53 +205,68 @@ class Waste:
     why: str
 
 
-def find_waste(storage: Path, *, keep_last: int = 1, keep_best: int = 1) -> list[Waste]:
+def find_waste(
+    storage: Path, *, keep_last: int = 1, keep_best: int = 1, say: Say = silent
+) -> list[Waste]:
     """What can go: half-made folders, quarantined and (of finished runs) surplus checkpoints.
 
     The newest and the best checkpoint that verify always stay. Runs that are being written are
-    left alone. Nothing is changed.
+    left alone, and so are links. Nothing is changed.
 
     Args:
         storage: Where run folders live.
         keep_last: Newest checkpoints of a finished run to keep, at least 1.
         keep_best: Best checkpoints of a finished run to keep, at least 1.
+        say: Hears which runs are left out, and why.
     """
     found: list[Waste] = []
     if not storage.is_dir():
         return found
     for path in sorted(storage.iterdir()):
-        if path.name.startswith((".making-", ".trash-")):
+        if not is_plain_folder(path):
+            if path.is_symlink() and os.path.lexists(path / "run.json"):
+                say(f"left out: {path} is a link, which is not followed")
+        elif path.name.startswith((".making-", ".trash-")):
             if time.time() - path.stat().st_mtime > _ORPHAN_AGE_S:
                 found.append(Waste(path, folder_size(path), "left by a killed process"))
-        elif (path / "run.json").is_file() and not is_locked(path):
-            found += _waste_of_run(path, max(1, keep_last), max(1, keep_best))
+        elif os.path.lexists(path / "run.json") and not is_locked(path):
+            try:
+                found += _waste_of_run(path, max(1, keep_last), max(1, keep_best))
+            except (UserError, OSError) as error:
+                say(f"left out: {path.name}: {error}")
     return found
 
 
 def _waste_of_run(path: Path, keep_last: int, keep_best: int) -> list[Waste]:
     from rayloom.records.checkpoints import Checkpoints
 
-    home = path / "checkpoints"
-    found = []
-    if home.is_dir():
-        for item in sorted(home.iterdir()):
-            if item.name.startswith((".saving-", ".trash-")):
-                found.append(Waste(item, folder_size(item), "left by a killed process"))
-    if (home / "quarantine").is_dir():
+    home, found = path / "checkpoints", []
+    summary = summarise(path)
+    if not is_plain_folder(home):
+        if os.path.lexists(home):
+            raise UserError("checkpoints is no plain folder")
+        return found
+    for item in sorted(home.iterdir()):
+        if item.name.startswith((".saving-", ".trash-")):
+            found.append(Waste(item, folder_size(item), "left by a killed process"))
+    if is_plain_folder(home / "quarantine"):
         for item in sorted((home / "quarantine").iterdir()):
             found.append(Waste(item, folder_size(item), "in quarantine"))
-    summary = summarise(path)
-    if summary is not None and summary.status == "finished":
+    if summary.status == "finished":
         surplus, chunks = Checkpoints(home, read_only=True).surplus(keep_last, keep_best)
         for info in surplus:
             found.append(Waste(info.path, folder_size(info.path), "older checkpoint"))
         for chunk in chunks:
-            found.append(Waste(chunk, chunk.stat().st_size, "block of older checkpoints"))
+            found.append(Waste(chunk, chunk.lstat().st_size, "block of older checkpoints"))
     return found
 
 
-def collect(waste: list[Waste]) -> int:
+def collect(waste: list[Waste], *, say: Say = silent) -> int:
     """Delete what `find_waste` found; a run that is being written by now is skipped.
+
+    Args:
+        waste: What to delete.
+        say: Hears of runs that were left alone, and why.
 
     Returns:
         Bytes that were freed.
@@ -208,29 +274,30 @@ def collect(waste: list[Waste]) -> int:
     freed = 0
     for run in sorted({_run_of(item.path) for item in waste}, key=str):
         items = [item for item in waste if _run_of(item.path) == run]
-        with contextlib.suppress(RunLockedError), contextlib.ExitStack() as stack:
-            if (run / "run.json").is_file():
-                stack.enter_context(RunLock(run))
+        with contextlib.ExitStack() as stack:
+            try:
+                if os.path.lexists(run / "run.json"):
+                    stack.enter_context(RunLock(run))
+            except UserError as error:
+                say(f"left alone: {error}")
+                continue
             for item in items:
-                if item.path.is_dir():
-                    freed += item.size if remove_tree(item.path) else 0
-                else:
-                    with contextlib.suppress(OSError):
-                        item.path.unlink()
-                        freed += item.size
+                inside = [p for p in item.path.parents if p != run and p.is_relative_to(run)]
+                if all(map(is_plain_folder, inside)) and remove_tree(item.path):
+                    freed += item.size
     return freed
 
 
 def _run_of(path: Path) -> Path:
     """The run folder that holds a path, or its parent folder if none does."""
     for parent in path.parents:
-        if (parent / "run.json").is_file():
+        if os.path.lexists(parent / "run.json"):
             return parent
     return path.parent
 
 
 def remove_run(path: Path) -> int:
-    """Delete a run folder for good. Its MLflow run and registered versions stay.
+    """Delete a run folder for good, damaged or not. Its MLflow run and registered versions stay.
 
     Returns:
         Bytes that were freed.
@@ -239,9 +306,15 @@ def remove_run(path: Path) -> int:
         RunLockedError: A living process writes to it.
         UserError: It is no run folder, or the disk refuses.
     """
-    folder = RunFolder.open(path)
-    size = folder_size(folder.path)
-    with folder.lock():
-        if not remove_tree(folder.path):
-            raise UserError(f"{folder.path} could not be deleted in full")
+    if not os.path.lexists(path / "run.json"):
+        raise UserError(f"{path} is not a run folder (no run.json)")
+    if not is_plain_folder(path):
+        raise UserError(f"{path} is a link to {os.path.realpath(path)}; delete that, or the link")
+    for name in (LOCK_NAME, GUARD_NAME):
+        if os.path.lexists(path / name) and not is_plain_file(path, name):
+            remove_tree(path / name)  # no writer laid that there
+    size = folder_size(path)
+    with RunLock(path):
+        if not remove_tree(path):
+            raise UserError(f"{path} could not be deleted in full")
     return size

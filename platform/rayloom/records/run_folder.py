@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from rayloom.core.errors import UserError
 from rayloom.core.secrets import mask, mask_urls
+from rayloom.records.about import RUN_JSON, About, read_about
 from rayloom.records.files import (
     Say,
     fsync_dir,
@@ -27,6 +28,7 @@ from rayloom.records.files import (
     write_bytes,
 )
 from rayloom.records.hiding import hide
+from rayloom.records.inside import MAX_TEXT, open_inside, read_inside, strangers
 from rayloom.records.lock import HEARTBEAT_S, STALE_S, Holder, RunLock, holder
 
 if TYPE_CHECKING:
@@ -34,9 +36,7 @@ if TYPE_CHECKING:
     from rayloom.records.journal import Journal
 
 SCHEMA_VERSION = 1
-RUN_JSON = "run.json"
 DIFFS = {"git": "git.diff", "library_git": "library.diff"}  # of run.json: the file of its diff
-HEAD = ("run_id", "name", "created", "status")  # texts that every run.json has
 _LETTERS = "23456789abcdefghjkmnpqrstuvwxyz"  # no two look alike
 
 
@@ -45,11 +45,6 @@ def new_run_id(name: str) -> str:
     now = datetime.datetime.now().astimezone()
     tail = "".join(secrets.choice(_LETTERS) for _ in range(5))
     return f"{safe_name(name.rsplit('/', 1)[-1])}-{now:%Y%m%d-%H%M%S}-{tail}"
-
-
-def is_head(about: Mapping[str, Any]) -> bool:
-    """Whether the content of a `run.json` has the texts that every one has."""
-    return all(isinstance(about.get(key), str) for key in HEAD)
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
@@ -163,7 +158,7 @@ class RunFolder:
         (folder / "media").mkdir()
         (folder / "checkpoints").mkdir()
         write_bytes(folder / "config.yaml", mask_urls(text).encode())
-        write_bytes(folder / RUN_JSON, to_json(head | hide(info), indent=1) + b"\n")
+        write_bytes(folder / RUN_JSON, to_json(head | _finite(hide(info)), indent=1) + b"\n")
         fsync_dir(folder)
 
     @classmethod
@@ -171,7 +166,8 @@ class RunFolder:
         """An existing run folder.
 
         Raises:
-            UserError: It is none, its `run.json` is damaged, or a newer version wrote it.
+            UserError: It is none, its `run.json` is damaged (see `about`), or a newer version wrote
+                it.
         """
         folder = cls(Path(path).expanduser().absolute(), say=say)
         about = folder.read()
@@ -180,32 +176,18 @@ class RunFolder:
             raise UserError(
                 f"{folder.path} has format {version!r}; this rayloom reads up to {SCHEMA_VERSION}"
             )
-        if not is_head(about):
-            raise UserError(
-                f"{folder.path / RUN_JSON} is damaged: it lacks one of {', '.join(HEAD)}"
-            )
         return folder
 
     # ---- run.json ----
 
-    def read(self) -> dict[str, Any]:
+    def read(self) -> About:
         """The content of `run.json`, with what a full disk has kept out of it so far.
 
         Raises:
-            UserError: It is missing or no JSON object.
+            UserError: It is missing or damaged, or the key that is asked for is missing.
         """
-        path = self.path / RUN_JSON
-        try:
-            value = json.loads(path.read_bytes())
-        except FileNotFoundError as error:
-            raise UserError(f"{self.path} is not a run folder (no {RUN_JSON})") from error
-        except OSError as error:
-            raise UserError(f"cannot read {path}: {error.strerror}") from error
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{path} is damaged: {error}") from error
-        if not isinstance(value, dict):
-            raise UserError(f"{path} is damaged: it holds a {type(value).__name__}")
-        return value | self._unwritten
+        about = read_about(self.path)
+        return About(about | self._unwritten, about.place) if self._unwritten else about
 
     def update(self, **fields: Any) -> bool:
         """Replace top-level fields of `run.json`, atomically, without secrets (`hiding`).
@@ -254,7 +236,11 @@ class RunFolder:
     @property
     def config_text(self) -> str:
         """The resolved config as YAML."""
-        return (self.path / "config.yaml").read_text(encoding="utf-8")
+        try:
+            return read_inside(self.path, "config.yaml").decode()
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or error
+            raise UserError(f"cannot read {self.path / 'config.yaml'}: {why}") from error
 
     # ---- what lives in it ----
 
@@ -274,7 +260,17 @@ class RunFolder:
         return self.path / "journal.jsonl"
 
     def lock(self, *, heartbeat_s: float = HEARTBEAT_S, stale_s: float = STALE_S) -> RunLock:
-        """The exclusive right to write, as a context manager (or `acquire()` and `release()`)."""
+        """The exclusive right to write, as a context manager (or `acquire()` and `release()`).
+
+        Raises:
+            UserError: A link, a pipe or their like stands where a writer would write.
+        """
+        found = strangers(self.path)
+        if found:
+            raise UserError(
+                f"{self.path} is not written: {'; '.join(found[:5])}. Inside a run folder no link "
+                "is followed; put the real file or folder there"
+            )
         self._lock = RunLock(self.path, heartbeat_s=heartbeat_s, stale_s=stale_s, say=self.say)
         return self._lock
 
@@ -316,18 +312,21 @@ class RunFolder:
     def log(self, message: str) -> None:
         """Append a line to `log.txt`; a disk that refuses is ignored."""
         now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-        with contextlib.suppress(OSError), open(self.log_path, "a", encoding="utf-8") as file:
-            file.write(f"{now} {mask(message)}\n")
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        with contextlib.suppress(OSError):
+            handle = open_inside(self.path, self.log_path.name, flags, append=True)
+            with os.fdopen(handle, "a", encoding="utf-8") as file:
+                file.write(f"{now} {mask(message)}\n")
 
 
 def _finite(value: Any) -> Any:
-    """The value with non-finite floats as text, recursively: strict JSON holds none."""
+    """The value as its reader takes it: non-finite floats as text, texts whole and bounded."""
     if isinstance(value, Mapping):
         return {str(key): _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
     if isinstance(value, float):
         return float(value) if abs(value) < float("inf") else repr(float(value))
-    if isinstance(value, Path):
-        return str(value)
+    if isinstance(value, str | Path):
+        return str(value).encode(errors="replace").decode()[:MAX_TEXT]
     return value

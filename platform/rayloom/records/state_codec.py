@@ -28,6 +28,7 @@ from torch import Tensor
 
 from rayloom.core.errors import CheckpointError
 from rayloom.core.protocols import Chunk, State
+from rayloom.records.inside import open_inside, read_inside
 
 _TORCH = {
     torch.float64: "F64",
@@ -65,6 +66,10 @@ _NUMPY = {
 }
 _NUMPY_FROM_NAME = {name: np.dtype(dtype) for dtype, name in _NUMPY.items()}
 _WIDTH = {name: torch.empty(0, dtype=dtype).element_size() for name, dtype in _FROM_NAME.items()}
+
+MAX_TREE = 1 << 30  # bytes of state.json
+MAX_HEADER = 100_000_000  # bytes of a safetensors header, as its own library allows
+_MAX_DIM, _MAX_DIMS = 2**48, 64
 
 Arrays = dict[str, Tensor | np.ndarray]
 
@@ -187,6 +192,46 @@ def decode(tree: Any, arrays: Mapping[str, Tensor], chunks: Mapping[str, Chunk])
     return {key: decode(value, arrays, chunks) for key, value in tree.items()}
 
 
+def decode_tree(
+    text: bytes, arrays: Mapping[str, Tensor], chunks: Mapping[str, Chunk]
+) -> dict[str, Any]:
+    """`decode` of the text of `state.json`.
+
+    Raises:
+        CheckpointError: It is no state, or names what is not there.
+    """
+    try:
+        state = decode(json.loads(text), arrays, chunks)
+    except (ValueError, TypeError, RecursionError, struct.error) as error:
+        raise CheckpointError(f"state.json is no state: {error}") from error
+    if not isinstance(state, dict):
+        raise CheckpointError(f"state.json is no state: it holds a {type(state).__name__}")
+    return state
+
+
+def check(folder: Path, store: Path, chunks: Mapping[str, str]) -> None:
+    """Whether `read_arrays` and `decode` will understand a checkpoint; no array is read.
+
+    Args:
+        folder: The checkpoint's folder.
+        store: Where chunk files lie.
+        chunks: Chunk key to its file.
+
+    Raises:
+        CheckpointError: A file is not what its name says, or the tree names what is not there.
+        OSError: A file cannot be read.
+    """
+    header, _ = read_header(folder / "state.safetensors")
+    for file in chunks.values():
+        names, _ = read_header(store / file)
+        bad = [name for name, entry in names.items() if entry["dtype"] not in _NUMPY_FROM_NAME]
+        if bad:
+            raise CheckpointError(f"{file}: {bad[0][:80]!r} is of no type that a chunk holds")
+    arrays = {k: torch.empty(0, dtype=_FROM_NAME[e["dtype"]]) for k, e in header.items()}
+    text = read_inside(folder, "state.json", limit=MAX_TREE)
+    decode_tree(text, arrays, {key: Chunk(key, {}) for key in chunks})
+
+
 def _decode_leaf(
     key: str, value: Any, arrays: Mapping[str, Tensor], chunks: Mapping[str, Chunk]
 ) -> Any:
@@ -278,29 +323,72 @@ def read_arrays(path: Path) -> tuple[dict[str, Tensor], int, str]:
         CheckpointError: The header or an offset makes no sense.
         OSError: The file cannot be read.
     """
-    data = bytearray(path.stat().st_size)
-    with open(path, "rb") as file:
+    header, base = read_header(path)
+    with os.fdopen(open_inside(path.parent, path.name), "rb") as file:
+        try:
+            data = bytearray(os.fstat(file.fileno()).st_size)
+        except MemoryError as error:
+            raise CheckpointError(f"{path} does not fit into memory") from error
         filled = file.readinto(data)
     if filled != len(data):
         raise CheckpointError(f"{path} changed while it was read")
     digest = hashlib.sha256(data).hexdigest()
     try:
-        (length,) = struct.unpack_from("<Q", data)
-        header = json.loads(bytes(data[8 : 8 + length]))
-        header.pop("__metadata__", None)
-        tensors = {name: _tensor(data, 8 + length, entry) for name, entry in header.items()}
-    except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
+        tensors = {name: _tensor(data, base, entry) for name, entry in header.items()}
+    except (ValueError, RuntimeError, MemoryError) as error:
         raise CheckpointError(f"{path} is not a safetensors file: {error}") from error
     return tensors, len(data), digest
 
 
+def read_header(path: Path) -> tuple[dict[str, Any], int]:
+    """(name to {"dtype", "shape", "data_offsets"}, first byte of the data) of a safetensors file.
+
+    Raises:
+        CheckpointError: It is no such file: a type, a shape or an offset makes no sense, or the
+            data of two names overlap.
+        OSError: The file cannot be read.
+    """
+    with os.fdopen(open_inside(path.parent, path.name), "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        try:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > min(MAX_HEADER, size - 8):
+                raise ValueError(f"a header of {length:,} bytes in a file of {size:,}")
+            header = json.loads(file.read(length))
+            if not isinstance(header, dict):
+                raise ValueError("the header is no object")
+            header.pop("__metadata__", None)
+            end = 0
+            entries = [(*_checked(name, entry), name) for name, entry in header.items()]
+            for start, stop, name in sorted(entries):
+                if start != end:
+                    raise ValueError(f"the data of {name[:80]!r} begin at {start}, not at {end}")
+                end = stop
+            if 8 + length + end != size:
+                raise ValueError(f"{size:,} bytes where the header tells {8 + length + end:,}")
+        except (struct.error, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise CheckpointError(f"{path.name} is not a safetensors file: {error}") from error
+    return header, 8 + length
+
+
+def _checked(name: str, entry: Any) -> tuple[int, int]:
+    """The offsets of one entry of a header, whose type, shape and size fit together."""
+    kind, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    numbers = [*shape, *offsets]
+    if kind not in _FROM_NAME or len(offsets) != 2 or len(shape) > _MAX_DIMS:
+        raise ValueError(f"{name[:80]!r} is of type {kind!r} or has too many axes")
+    if not all(type(number) is int and 0 <= number <= _MAX_DIM for number in numbers):
+        raise ValueError(f"{name[:80]!r} has a shape or offset that makes no sense")
+    if offsets[1] - offsets[0] != math.prod(shape) * _WIDTH[kind]:
+        raise ValueError(f"offsets {offsets} do not fit shape {shape}")
+    return offsets[0], offsets[1]
+
+
 def _tensor(data: bytearray, base: int, entry: Mapping[str, Any]) -> Tensor:
     dtype, shape = _FROM_NAME[entry["dtype"]], tuple(entry["shape"])
-    start, end = entry["data_offsets"]
     count = math.prod(shape)
-    if end - start != count * _WIDTH[entry["dtype"]] or base + end > len(data) or start < 0:
-        raise ValueError(f"offsets {start}..{end} do not fit shape {shape}")
     if not count:
         return torch.empty(shape, dtype=dtype)
-    flat = torch.frombuffer(data, dtype=dtype, count=count, offset=base + start)
+    start = base + entry["data_offsets"][0]
+    flat = torch.frombuffer(data, dtype=dtype, count=count, offset=start)
     return flat.clone().reshape(shape)

@@ -9,10 +9,12 @@ from typing import Any
 
 _HOME = {
     "MlflowFollower": "follower",
+    "allowed": "address",
     "ensure_parent": "client",
     "fetch_version": "registry",
     "find_run": "client",
     "left_running": "dead",
+    "name_server": "address",
     "numbered": "registry",
     "refused_of": "sync",
     "register_model": "registry",

@@ -6,7 +6,6 @@ config and a checkpoint, from which `sample`, `play` and `evaluate` rebuild the 
 """
 
 import contextlib
-import json
 import re
 import shutil
 import tempfile
@@ -22,6 +21,7 @@ from rayloom.core.names import model_problem
 from rayloom.core.scores import is_better, usable
 from rayloom.records.files import Say, silent
 from rayloom.tracking.client import make_client
+from rayloom.tracking.memory import read_memory
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -141,12 +141,9 @@ def register_model(
 
 
 def _memory(folder: Path) -> dict[str, Any]:
-    try:
-        memory = json.loads((folder / "tracking.json").read_bytes())
-        if memory["mlflow_run_id"] and memory["uri"]:
-            return memory
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
+    memory = read_memory(folder)
+    if memory.get("mlflow_run_id") and memory.get("uri"):
+        return memory
     raise UserError(f"{folder.name} is not in MLflow yet: send it first (`rayloom runs sync`)")
 
 

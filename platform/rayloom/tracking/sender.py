@@ -10,6 +10,7 @@ left out by name and the rest is sent. Points and media are two streams, so that
 in trouble keeps no curve back.
 """
 
+import os
 import shutil
 import tempfile
 import uuid
@@ -20,8 +21,10 @@ from typing import TYPE_CHECKING, Any
 from rayloom.core.config import leaves
 from rayloom.records.files import Say, silent
 from rayloom.records.hiding import outgoing
+from rayloom.records.inside import open_inside
 from rayloom.records.journal_reader import decode_line, lines
 from rayloom.tracking import answers
+from rayloom.tracking.media import NotSendableError, checked_copy, thumbnail
 from rayloom.tracking.trouble import RefusesAllError, RunGoneError, Trouble, diagnose
 
 if TYPE_CHECKING:
@@ -35,7 +38,7 @@ TAG_LIMIT = 8000
 KEY_LIMIT = 250
 _NAMESPACE = uuid.UUID("6f1a2c1e-52f1-4a8e-9a53-3f0c7b0b6f10")
 _REFUSED_IN_A_ROW = 20  # after which it is not the items
-_THUMBNAIL = 256  # pixels of the longer side, as MLflow's own client
+_SHARED = ("config.yaml", "run.json")  # may have a second name: a copy of runs by hard links
 
 
 def flatten(tree: Mapping[str, Any]) -> dict[str, str]:
@@ -170,43 +173,49 @@ class Sender:
     # ---- pictures and files ----
 
     def _medium(self, line: Mapping[str, Any]) -> None:
-        if (self._folder / line["path"]).exists():  # a user may have deleted it: no reason to stop
-            (self._image if line["type"] == "image" else self._file)(line)
+        with tempfile.TemporaryDirectory(prefix="rayloom-") as scratch:
+            try:
+                medium = checked_copy(self._folder, line, Path(scratch))
+            except FileNotFoundError:
+                return  # a user may have deleted it: no reason to stop
+            except NotSendableError as error:
+                self._say(f"{line['path']} is not sent to MLflow: {error}; the rest is sent")
+                return
+            if line["type"] == "image":
+                self._image(line, medium, Path(scratch))
+            else:
+                label = f"file {line['key']!r} of step {line['step']}"
+                self._put(label, medium, f"files/{line['key']}")
 
-    def _image(self, line: Mapping[str, Any]) -> None:
-        from PIL import Image
-
+    def _image(self, line: Mapping[str, Any], medium: Path, scratch: Path) -> None:
         name = image_name(self._folder.name, line["key"], line["step"], line["time_ms"])
         label = f"picture {line['key']!r} of step {line['step']}"
-        with tempfile.TemporaryDirectory(prefix="rayloom-") as scratch:
-            full = Path(scratch) / f"{name}.png"
-            shutil.copyfile(self._folder / line["path"], full)
-            self._put(label, full, "images")
-            small = Path(scratch) / f"{name}+compressed.webp"
-            with Image.open(full) as picture:
-                scale = _THUMBNAIL / max(picture.size)
-                size = [max(1, round(side * scale)) for side in picture.size]
-                picture.resize((size[0], size[1])).save(small)
-            self._put(label, small, "images")
+        full, small = scratch / f"{name}.png", scratch / f"{name}+compressed.webp"
+        thumbnail(medium, small)
+        medium.rename(full)
+        self._put(label, full, "images")
+        self._put(label, small, "images")
         if not self._pictures_tagged:
             self.tags({"mlflow.loggedImages": "True"})
             self._pictures_tagged = True
 
-    def _file(self, line: Mapping[str, Any]) -> None:
-        path = self._folder / line["path"]
-        with tempfile.TemporaryDirectory(prefix="rayloom-") as scratch:
-            named = Path(scratch) / f"step-{line['step']:09d}{path.suffix}"
-            shutil.copyfile(path, named)
-            label = f"file {line['key']!r} of step {line['step']}"
-            self._put(label, named, f"files/{line['key']}")
-
     def artifact(self, path: Path, folder: str | None = None) -> None:
-        """Copy a file of the run folder beside the run, if it exists, without secrets."""
-        if not path.exists():
+        """Copy a plain file of the run folder beside the run, if it exists, without secrets."""
+        if not os.path.lexists(path):
             return
-        with tempfile.TemporaryDirectory(prefix="rayloom-") as scratch:
+        try:
+            handle = open_inside(path.parent, path.name, append=path.name not in _SHARED)
+        except OSError as error:
+            self._say(f"{path.name} is not sent to MLflow: it {error.strerror}")
+            return
+        with (
+            os.fdopen(handle, "rb") as source,
+            tempfile.TemporaryDirectory(prefix="rayloom-") as scratch,
+        ):
             shown = Path(scratch) / path.name
-            shown.write_bytes(outgoing(path))
+            with open(shown, "xb") as target:
+                shutil.copyfileobj(source, target, 1 << 20)
+            shown.write_bytes(outgoing(shown))
             self._put(f"file {path.name!r}", shown, folder)
 
     def terminate(self, status: str, ended_ms: int | None) -> None:

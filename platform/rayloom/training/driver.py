@@ -19,10 +19,10 @@ import numpy as np
 import torch
 
 from rayloom.core.collective import Solo
-from rayloom.core.errors import UserError
-from rayloom.core.protocols import Collective, Scalars, Sink, Trainable
+from rayloom.core.protocols import Collective, Scalars, Sink, State, Trainable
 from rayloom.records import Checkpoints, RunFolder
 from rayloom.training.plan import EVALUATIONS, Cadence, Judge, Plan
+from rayloom.training.restoring import restore
 from rayloom.training.signals import SignalGuard
 
 Status = Literal["finished", "interrupted", "time_limit"]
@@ -334,25 +334,20 @@ class _Drive:
         }
 
     def _resume(self) -> None:
-        """Load the newest checkpoint that verifies; rank 0 chooses it."""
-        step: int | None = None
-        if self.chief and self.checkpoints is not None:
-            info = self.checkpoints.latest()
-            step = None if info is None else info.step
-        step = self.collective.broadcast_json(step)
+        """Load the newest checkpoint that verifies and fits; rank 0 chooses it."""
+        step = restore(self.checkpoints, self._take, collective=self.collective, say=self._say)
         if step is None:
             self._say("no checkpoint yet: starting from the beginning")
-            return
-        if self.checkpoints is None:
-            raise UserError("to resume, every rank needs the run folder")
-        state = self.checkpoints.load(step)
+        else:
+            self._say(f"resumed from the checkpoint at {self.trainable.clock} {step}")
+
+    def _take(self, state: State) -> None:
         self.trainable.load_state_dict(state["trainable"])
         driver = state["driver"]
         self.judge.load_state_dict(driver["judge"])
         self.fixed = dict(driver["fixed"])
         self.evaluated_at = driver["evaluated_at"]
         self.saved_at = self.trainable.position()
-        self._say(f"resumed from the checkpoint at {self.trainable.clock} {step}")
 
     def _say(self, text: str) -> None:
         if self.observer is not None:
