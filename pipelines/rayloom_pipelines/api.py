@@ -86,6 +86,10 @@ def train(
         raise UserError("a class of your own on workers comes from a file: use --plugin FILE.py")
     if seeds < 1:
         raise UserError(f"--seeds must be at least 1, not {seeds}")
+    if settings.seed + seeds > 2**63:
+        raise UserError(
+            f"seed {settings.seed} and --seeds {seeds} go beyond the last seed, 2**63-1"
+        )
     if track and not smoke:
         known.check_model_name(settings, called)
     start = None if init is None else str((init if isinstance(init, Run) else load(init)).path)

@@ -37,8 +37,11 @@ def here(plain: Plain) -> Iterator[Problem]:
     Args:
         plain: See `everywhere`.
     """
-    yield from of_trials(plain)
-    yield from _device(_section(plain, "resources"), _section(plain, "train"))
+    yield from _places(plain)
+    resources = _section(plain, "resources")
+    yield from _device(resources, _section(plain, "train"))
+    if resources.get("workers"):
+        yield from _cluster(resources, plain)
 
 
 def of_trials(plain: Plain) -> Iterator[Problem]:
@@ -47,6 +50,11 @@ def of_trials(plain: Plain) -> Iterator[Problem]:
     Args:
         plain: See `everywhere`.
     """
+    yield from _places(plain)
+    yield from _cluster(_section(plain, "resources"), plain)
+
+
+def _places(plain: Plain) -> Iterator[Problem]:
     yield from everywhere(plain)
     if isinstance(plain.get("model"), Mapping):
         yield from _data(_section(plain, "data"))
@@ -114,6 +122,12 @@ def _storage(storage: Any) -> Iterator[Problem]:
     """The nearest folder that exists must be one in which folders can be made."""
     if not isinstance(storage, str) or not storage:
         return
+    if "://" in storage:
+        text = (
+            f"{storage!r} is no folder; give a path that this machine (and its workers) can write"
+        )
+        yield Problem("storage", text)
+        return
     place = Path(storage).expanduser().absolute()
     try:
         while not os.path.lexists(place) and place != place.parent:
@@ -156,3 +170,29 @@ def _device(resources: Plain, train: Plain) -> Iterator[Problem]:
 
         if not has_compiler():
             yield Problem("train.compile", "needs a C++ compiler on a CPU (g++, or $CXX)")
+
+
+def _cluster(resources: Plain, plain: Plain) -> Iterator[Problem]:
+    """The Ray that is to be joined must answer; a local one has this machine's GPUs."""
+    from rayloom.distributed.cluster import check_address
+
+    address = resources.get("address")
+    if address is not None and not isinstance(address, str):
+        return
+    try:
+        check_address(address)
+    except UserError as error:
+        yield Problem("resources.address", str(error).removeprefix("address "))
+        return
+    each, count = resources.get("gpus_per_worker"), resources.get("workers") or 0
+    local = not (address or os.environ.get("RAY_ADDRESS")) or address == "local"
+    if not (local and isinstance(each, int | float) and isinstance(count, int) and each > 0):
+        return
+    import torch
+
+    data_parallel = isinstance(plain.get("model"), Mapping) and count
+    wanted = each * count if data_parallel else each
+    have = torch.cuda.device_count()
+    if wanted > have:
+        text = f"{wanted:g} GPUs are needed in all; this machine has {have}"
+        yield Problem("resources.gpus_per_worker", text)

@@ -615,7 +615,7 @@ def test_shipped_configs_load_and_are_named(path, folder):
     assert config_from_dict(to_dict(resolved.config)) == resolved.config
 
 
-def test_a_broken_target_is_a_message(mistakes, monkeypatch):
+def test_a_broken_target_is_a_message(mistakes, monkeypatch, folder):
     from rayloom.core import catalogue
 
     class NoSettings:
@@ -626,6 +626,12 @@ def test_a_broken_target_is_a_message(mistakes, monkeypatch):
     catalogue.register("models", "odd", catalogue.load("models", "toy"), source="plugin p.py")
     data = "\ndata: {name: digits}\n"
     assert "'lost' (from plugin p.py) cannot be loaded" in mistakes("model: {name: lost}" + data)[0]
+    (folder / "breaks_at_import.py").write_text("1 / 0")
+    monkeypatch.syspath_prepend(folder)
+    catalogue.register("models", "broken", "breaks_at_import:X", source="plugin p.py")
+    said = mistakes("model: {name: broken}\nseed: -1" + data)
+    assert "cannot be loaded: ZeroDivisionError" in said[0]
+    assert "seed: -1" in said[1]
     assert "must name its settings" in mistakes("model: {name: bare}" + data)[0]
     assert "must be Literal['odd']" in mistakes("model: {name: odd}" + data)[0]
 

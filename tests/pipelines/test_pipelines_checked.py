@@ -107,6 +107,26 @@ def test_nor_does_one_on_workers_and_ray_is_not_started(tree, flag, more, said, 
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
+        (["resources.address=127.0.0.1:9"], "resources.address: no Ray answers at 127.0.0.1:9"),
+        (["resources.address=nowhere"], r"resources\.address: 'nowhere': give host:port"),
+        (["resources.address='http://h:8265'"], "is that of a dashboard"),
+        (["resources.gpus_per_worker=9"], "18 GPUs are needed in all; this machine has"),
+        (
+            ["storage='s3://bucket/runs'"],
+            r"flag storage=.*: storage: 's3://bucket/runs' is no fold",
+        ),
+        (["seed=9223372036854775807"], r"go beyond the last seed, 2\*\*63-1"),
+    ],
+)
+def test_resources_that_cannot_be_are_told_before_ray_is_started(flags, said, empty, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(UserError, match=said):
+        rayloom.train(VAE, ["resources.workers=2", *flags], seeds=2)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
         (["sweep.metric=eval/nll_nats"], rf"flag sweep\.metric.*{NO_NLL}"),
         (["sweep.metric=eval/fid", "sweep.mode=min"], "no evaluation gives 'eval/fid'"),
         (["train.stop={eval/nll_nats: 1}"], NO_NLL),

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from rayloom.core.collective import Solo
-from rayloom.core.errors import UserError
-from rayloom.core.protocols import DataSpec, FieldSpec
+from rayloom.core.errors import ConfigError, UserError
+from rayloom.core.protocols import DataSpec, FieldSpec, parameters_sha256
 from rayloom.core.sections import AdamConfig, EMAConfig, EvaluationConfig, TrainConfig
 from rayloom.generative.vae import VAE, VAEConfig
 from rayloom.nn.frozen import freeze
@@ -93,6 +93,15 @@ def test_wrong_data_is_explained():
         fit(model(), {})
     with pytest.raises(UserError, match="epochs or grad_steps"):
         fit(model(), arrays(), train=TrainConfig(env_steps=5))
+
+
+def test_a_rule_that_no_evaluation_can_meet_is_told_before_the_first_step():
+    model, _, source, held_out = build("regression", batch_size=7)
+    before = parameters_sha256(model.state_dict())
+    train = TrainConfig(grad_steps=3, stop={"eval/nll_nats": 1.0})
+    with pytest.raises(ConfigError, match="no evaluation gives 'eval/nll_nats'; there are: eval/"):
+        fit(model, source, evaluation=held_out, train=train)
+    assert parameters_sha256(model.state_dict()) == before
 
 
 def test_training_imports_no_ray_and_no_mlflow():

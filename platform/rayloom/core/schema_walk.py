@@ -207,7 +207,9 @@ def config_class(kind: Kind, name: str) -> type[Config]:
     source = catalogue.lookup(kind, name).source
     try:
         target = catalogue.load(kind, name)
-    except (ImportError, AttributeError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # whatever someone's own code raises when it is imported
         reason = f"{type(error).__name__}: {error}"
         raise UserError(f"{name!r} (from {source}) cannot be loaded: {reason}") from error
     found = getattr(target, "config_class", None)

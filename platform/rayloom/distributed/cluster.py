@@ -86,15 +86,7 @@ def start_ray(
         UserError: The address is a dashboard's, nobody answers there, the token is refused, or the
             cluster is too small.
     """
-    address = address or os.environ.get("RAY_ADDRESS") or None
-    if address == "local":
-        address = None
-    if address is not None and address.startswith(("http://", "https://")):
-        raise UserError(
-            f"address {address!r} is that of a dashboard, which `rayloom submit` and `rayloom jobs`"
-            " use; train and sweep join the cluster itself: host:6379, or 'auto' on one of its"
-            " nodes"
-        )
+    address = _chosen(address)
     with _environment(local=address is None) as port:
         import ray
 
@@ -199,6 +191,34 @@ def _join(address: str, *, env: Mapping[str, str] | None, plugins: Sequence[str 
             )
         except (RuntimeError, ConnectionError, OSError, ValueError, TimeoutError) as error:
             raise UserError(_why_not_joined(address, error, noise())) from error
+
+
+def check_address(address: str | None) -> None:
+    """Whether a Ray could be joined where a config says, without joining it.
+
+    Args:
+        address: See `start_ray`.
+
+    Raises:
+        UserError: It is a dashboard's, no `host:port`, or nothing accepts a connection there.
+    """
+    chosen = _chosen(address)
+    if chosen is not None and not _connected():
+        _knock(chosen)
+
+
+def _chosen(address: str | None) -> str | None:
+    """The address that holds: the given one, else `RAY_ADDRESS`; None for a local Ray."""
+    address = address or os.environ.get("RAY_ADDRESS") or None
+    if address == "local":
+        return None
+    if address is not None and address.startswith(("http://", "https://")):
+        raise UserError(
+            f"address {address!r} is that of a dashboard, which `rayloom submit` and `rayloom jobs`"
+            " use; train and sweep join the cluster itself: host:6379, or 'auto' on one of its"
+            " nodes"
+        )
+    return address
 
 
 def _knock(address: str, timeout_s: float = 5.0) -> None:

@@ -115,6 +115,9 @@ def unsupported(plain: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "train.precision", "RL trains in fp32, got bf16"
     if train.get("compile"):
         yield "train.compile", "not supported for RL; remove it"
+    evaluation = plain.get("evaluation")
+    if isinstance(evaluation, Mapping) and evaluation.get("metrics"):
+        yield "evaluation.metrics", "extra metrics are of models only; remove it"
     if is_player_mapping(optimizer):
         yield "optimizer", "an RL learner has one optimizer, not one per player"
 

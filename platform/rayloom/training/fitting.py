@@ -9,13 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rayloom.core.errors import UserError
+from rayloom.core.errors import ConfigError, UserError
 from rayloom.core.protocols import BatchSource, Scalars
 from rayloom.core.sections import Config, EvaluationConfig, OptimizerConfig, RunConfig, TrainConfig
 from rayloom.data import Dataset, from_arrays, make_source
 from rayloom.training.driver import Observer, Outcome, drive
 from rayloom.training.engine import Engine
 from rayloom.training.plan import Plan
+from rayloom.training.preflight import evaluation_names, rule_problems
 
 Data = Tensor | np.ndarray | Mapping[str, Tensor | np.ndarray] | Dataset | BatchSource
 
@@ -121,6 +122,12 @@ def fit(
     if evaluation is not None:
         held_out = _source(evaluation, "test", max(batch_size, 500), seed, shuffle=False)
     engine = Engine(model, config, source, held_out, device=device)
+    if held_out is not None:
+        few = {name: value[:2] for name, value in held_out.batch(0).fields.items()}
+        names = evaluation_names(model, config, few)
+        problems = rule_problems(config, names, engine.default_metric)
+        if problems:
+            raise ConfigError(problems)
     sink = MemorySink()
     outcome = drive(
         engine,
