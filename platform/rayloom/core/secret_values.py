@@ -282,7 +282,7 @@ class _Finder:
 # ---- how values look ----
 
 
-def _secret_text(body: str, kind: Strength, *, sure: bool) -> bool:
+def _secret_text(body: str, kind: Strength, *, sure: bool, named: bool = False) -> bool:
     """Whether a quoted text is a secret. `sure`: its name is a variable of an environment."""
     bare = re.sub(r"\$?\{[^}]*\}|%\(\w+\)s|<[^>]*>", "", body).strip()
     scheme = re.sub(r"(?i)^(?:bearer|basic|token)\b\s*", "", bare)
@@ -294,7 +294,8 @@ def _secret_text(body: str, kind: Strength, *, sure: bool) -> bool:
         return False
     if sure:
         return " " not in body.strip()
-    return " " not in body and (_mixed(body) or looks_random(body))
+    plain = named and len(body) >= 8 and body.isalpha() and body.islower()
+    return " " not in body and (plain or _mixed(body) or looks_random(body))
 
 
 def _secret_env(value: str, kind: Strength) -> bool:
