@@ -3,6 +3,7 @@
 import io
 import json
 import subprocess
+import zipfile
 
 import pytest
 
@@ -10,6 +11,7 @@ from planted import planted
 from rayloom.core.config import resolve
 from rayloom.records import RunFolder, describe_environment
 from rayloom.records.hiding import first_files
+from rayloom.records.manage import export_run
 from rayloom.tracking import MlflowFollower
 from rayloom_pipelines.console import Console, Events
 from rayloom_pipelines.outlet import Outlet
@@ -79,6 +81,32 @@ def test_no_file_of_the_run_folder_holds_one(run):
     assert len(about["git"]["commit"]) == 40
     assert len(about["config_sha256"]) == 64
     assert about["tracking"]["uri"] == "http://***@127.0.0.1:9/x"
+
+
+@pytest.mark.parametrize("name", ["out.zip", "out.json", "out", "out.csv"])
+def test_no_export_holds_one(run, tmp_path, name):
+    folder, kinds = run
+    # as if an older version had written it, and a secret in a setting that the run needs
+    old = json.loads((folder.path / "run.json").read_text())
+    token = kinds[6].secret
+    old["config_now"]["env"] = {"name": "x", "kwargs": {"api_key": token}}
+    copy = folder.path.parent / f"{name}-old"
+    (copy / "media").mkdir(parents=True)
+    (copy / "run.json").write_text(json.dumps(old | {"note": kinds[2].text}))
+    (copy / "config.yaml").write_text(f'env: {{name: x, kwargs: {{api_key: "{token}"}}}}\n')
+    (copy / "log.txt").write_text("".join(one.text + "\n" for one in kinds))
+    (copy / "journal.jsonl").write_bytes((folder.path / "journal.jsonl").read_bytes())
+    kind = {"out": "folder"}.get(name, name.partition(".")[2])
+    target = export_run(copy, tmp_path / name, kind)
+    texts = {target: target.read_text()} if kind in ("json", "csv") else {}
+    if kind == "folder":
+        texts = everything(target)
+    if kind == "zip":
+        with zipfile.ZipFile(target) as archive:
+            texts = {n: archive.read(n).decode(errors="replace") for n in archive.namelist()}
+    assert texts
+    for place, text in texts.items():
+        assert leaks(text, kinds) == [], place
 
 
 def test_the_diff_is_uploaded_only_if_asked(run):

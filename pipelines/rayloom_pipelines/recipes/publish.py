@@ -78,7 +78,7 @@ def register(folder: Any, config: RunConfig, *, say: Callable[[str], Any]) -> An
         write_slim(folder.path, Path(scratch), weights, info, env_step=env_step)
         for file in Path(scratch).rglob("*"):
             if file.name in ("config.yaml", "run.json"):
-                file.write_bytes(outgoing(file))
+                file.write_bytes(outgoing(file.name, file.read_bytes()))
         return register_model(
             folder.path,
             module,

@@ -120,9 +120,9 @@ class _Finder:
         quote = _QUOTE.match(text, at)
         if quote:
             start, end = quote.end(), self._closing(quote)
-            if _secret_text(
-                text[start:end], kind, sure=outside or (upper and not match["name"].endswith("KEY"))
-            ):
+            is_key = match["name"].lower().endswith("key")  # of a table, perhaps
+            sure = outside or (upper and not is_key)
+            if _secret_text(text[start:end], kind, sure=sure, named=not is_key):
                 self._hide(start, end)
                 self._more(end)
             return

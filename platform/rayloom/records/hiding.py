@@ -7,7 +7,7 @@ leaves the folder (MLflow, `runs export`, registered models) is masked throughou
 
 import json
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 from rayloom.core.secrets import mask, mask_tree, mask_urls
@@ -46,18 +46,19 @@ def first_files(about: Mapping[str, Any]) -> list[str]:
     return ["config.yaml", *(("git.diff", "library.diff") if asked else ())]
 
 
-def outgoing(path: Path) -> bytes:
+def outgoing(name: str, data: bytes) -> bytes:
     """The content of a file of a run folder as it may leave it: texts of ours without secrets."""
-    if path.name == "config.yaml":
-        return hidden_config(path.read_text(encoding="utf-8")).encode()
-    if path.suffix == ".json":
-        try:
-            return to_json(mask_tree(json.loads(path.read_bytes())), indent=1) + b"\n"
-        except (ValueError, RecursionError):
-            return mask(path.read_text(encoding="utf-8", errors="replace")).encode()
-    if path.suffix in (".txt", ".diff", ".csv"):
-        return mask(path.read_text(encoding="utf-8", errors="replace")).encode()
-    return path.read_bytes()
+    if name.endswith((".yaml", ".txt", ".diff", ".csv")):
+        text = data.decode(errors="replace")
+        return (hidden_config(text) if name.endswith(".yaml") else mask(text)).encode()
+    if not name.endswith(".json"):
+        return data
+    try:
+        tree = json.loads(data)
+        shown = mask_tree(tree)
+        return data if shown == tree else to_json(shown, indent=1) + b"\n"
+    except (ValueError, RecursionError):
+        return mask(data.decode(errors="replace")).encode()
 
 
 def is_ours(relative: str) -> bool:

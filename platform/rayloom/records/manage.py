@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO, Literal
 
 from rayloom.core.errors import UserError
+from rayloom.core.secrets import mask_tree
 from rayloom.records.files import (
     Say,
     folder_size,
@@ -24,6 +25,7 @@ from rayloom.records.files import (
     to_json,
     write_atomic,
 )
+from rayloom.records.hiding import hidden_config, is_ours, outgoing
 from rayloom.records.index import is_locked, summarise
 from rayloom.records.inside import (
     copy_inside,
@@ -109,7 +111,8 @@ def _json(path: Path) -> bytes:
     }
     folder = RunFolder.open(path)
     about, config = folder.read(), folder.config_text
-    return to_json({"run": about, "config_yaml": config, "metrics": curves}, indent=1) + b"\n"
+    whole = {"run": mask_tree(about), "config_yaml": hidden_config(config), "metrics": curves}
+    return to_json(whole, indent=1) + b"\n"
 
 
 def _files(path: Path, checkpoints: str, say: Say) -> Iterator[str]:
@@ -166,6 +169,8 @@ def _copy(path: Path, target: Path, names: list[str]) -> None:
         building.mkdir()
         for name in names:
             copy_inside(path, name, building)
+            if is_ours(name):
+                (building / name).write_bytes(outgoing(name, (building / name).read_bytes()))
         os.rename(building, target)
     except BaseException:
         remove_tree(building)
@@ -183,7 +188,10 @@ def _zip(path: Path, target: Path, names: list[str]) -> None:
                     about = zipfile.ZipInfo(f"{path.name}/{name}", time.localtime(changed)[:6])
                     about.compress_type, about.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
                     with archive.open(about, "w", force_zip64=True) as place:
-                        shutil.copyfileobj(source, place, 1 << 20)
+                        if is_ours(name):
+                            place.write(outgoing(name, source.read()))
+                        else:
+                            shutil.copyfileobj(source, place, 1 << 20)
         os.replace(building, target)
     except BaseException:
         building.unlink(missing_ok=True)

@@ -215,7 +215,7 @@ class Sender:
             shown = Path(scratch) / path.name
             with open(shown, "xb") as target:
                 shutil.copyfileobj(source, target, 1 << 20)
-            shown.write_bytes(outgoing(shown))
+            shown.write_bytes(outgoing(shown.name, shown.read_bytes()))
             self._put(f"file {path.name!r}", shown, folder)
 
     def terminate(self, status: str, ended_ms: int | None) -> None:
