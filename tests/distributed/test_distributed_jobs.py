@@ -280,7 +280,9 @@ def test_a_jobs_run_knows_its_code_its_cause_and_what_it_printed(head, tmp_path,
         )
         folder = tmp_path / "runs" / about["run_id"]
         assert "+# not committed" in (folder / "git.diff").read_text()
-        assert "hunter2x9" not in (folder / "log.txt").read_text()
+        log = (folder / "log.txt").read_text()
+        assert "hunter2x9" not in log
+        assert ("in loss\n" in log) == (about["kind"] == "run")
     (parent,) = [about for about in runs if not about.get("parent")]
     folder = tmp_path / "runs" / parent["run_id"]
     assert parent["job"]["id"] == parent["run_id"]

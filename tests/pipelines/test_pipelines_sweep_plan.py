@@ -85,3 +85,9 @@ def test_a_sweep_whose_trials_all_failed_tells_the_first_cause(tmp_path):
     end = ending(SweepResult(ledger.best(), ledger.table()), spec)
     assert (end["exit_code"], end["reason"]) == (1, "every trial failed")
     assert end["cause"] == "every trial failed, trial 0000 by: KeyError: 'x' at mine.py:3 (loss)"
+    known = ("exit_code", "reason", "step", "metrics", "best")
+    folder = RunFolder.create(tmp_path, "s", config={}, info={"kind": "sweep"})
+    folder.update(status="failed", **{k: v for k, v in end.items() if k not in known})
+    assert RunFolder.open(folder.path).read()["failed_trials"] == end["failed_trials"] == []
+    folder.update(failed_trials=["0000", "0001"])
+    assert RunFolder.open(folder.path).read()["failed_trials"] == ["0000", "0001"]

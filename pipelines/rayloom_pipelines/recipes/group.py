@@ -59,6 +59,7 @@ def _close(folder: Any, end: Mapping[str, Any], status: str, follower: Any | Non
     if end["metrics"]:
         journal.scalars(end["step"], end["metrics"])
     if end.get("cause"):
+        folder.log(f"failed: {end['cause']}; the tracebacks are in the runs' own log.txt")
         journal.tags({CAUSE_TAG: end["cause"]})
     journal.status(status)
     journal.close()

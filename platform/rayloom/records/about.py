@@ -153,6 +153,17 @@ class _Choices(_Facts):
     threads: Annotated[int, Field(ge=1, le=2**16)] | None = None
 
 
+class _Job(_Facts):
+    id: Short | None = None
+    host: Short | None = None
+    ray: Short | None = None
+
+
+class _Submitted(_Facts):
+    time: Short | None = None
+    host: Short | None = None
+
+
 class _Attempt(_Facts):
     number: Count | None = None
     began: Short | None = None
@@ -168,6 +179,8 @@ class _Attempt(_Facts):
     position: Count | None = None
     best: _Best | None = None
     best_run: Bare | None = None
+    git: _Git | None = None
+    job: _Job | None = None
 
 
 class _About(_Facts):
@@ -209,7 +222,9 @@ class _About(_Facts):
     sweep_seeds: Annotated[int, Field(ge=1, le=100_000)] | None = None
     seeds_table: list[_Seed] | None = None
     concurrent: Count | None = None
-    failed_trials: Count | None = None
+    failed_trials: Annotated[list[Short], Field(max_length=100_000)] | None = None
+    job: _Job | None = None
+    submitted: _Submitted | None = None
 
 
 class About(dict[str, Any]):
