@@ -128,12 +128,15 @@ def resume(
         UserError: Something else was to change, the data or the plugins differ, or another
             process writes to the run.
     """
+    from rayloom.distributed import place
     from rayloom_pipelines.recipes.server import name_tracking
     from rayloom_pipelines.resolve import flag_of, placed, run_path
 
     name_tracking(overrides)
     found = ref if isinstance(ref, Run) else Run(run_path(ref))
     watcher = observer or Silent()
+    for leftover in place.clear_old():
+        watcher.on_message(f"taken away: {leftover}")
     kind = found.about.get("kind", "run")
     with placed(lambda path: flag_of(path, overrides)):
         if kind == "sweep":

@@ -13,6 +13,11 @@ def run(argv: Sequence[str]) -> int:
     parser = Parser("doctor", "Check versions, threads, ports, storage, tracking, token and clock.")
     parser.address_option()
     parser.add_argument("--storage", metavar="FOLDER", help="where run folders live (./runs)")
+    parser.add_argument(
+        "--clean",
+        action="store_true",
+        help="take away what killed commands left: their temporary folders and Ray processes",
+    )
     parser.json_option()
     given = parser.read(argv)
     from rayloom.distributed.doctor import examine
@@ -23,6 +28,7 @@ def run(argv: Sequence[str]) -> int:
         address,
         storage=storage_path(given.storage),
         tracking_uri=tracking_uri(),
+        clean=given.clean,
         on_finding=None if given.json else _show,
     )
     if given.json:

@@ -151,6 +151,7 @@ def _send(
         address=address,
         trust=given.shared_paths,
     )
+    run_id = Path(command[1]).name if command[0] == "resume" else job_id
     code = jobs.submit(
         command,
         files=files,
@@ -158,6 +159,8 @@ def _send(
         address=address,
         named=_named(given.send, files),
         follow=given.follow,
+        run_id=run_id,
+        folder=str(Path(storage) / run_id) if storage else "",
         say=_say,
         write=_write,
     )

@@ -11,6 +11,7 @@ from rayloom.core.errors import RayloomError, UserError
 from rayloom.core.sections import RunConfig
 from rayloom.records.attempts import withdraw
 from rayloom_pipelines.console import RunObserver
+from rayloom_pipelines.recipes.next_step import go_on
 
 CAUSE_TAG = "rayloom.cause"
 END_TRIES = 60  # a second apart
@@ -78,7 +79,7 @@ def give_up(
     # a library may have made an error of its own out of a signal
     stopped = isinstance(error, KeyboardInterrupt) or bool(interrupt.received())
     if stopped:
-        observer.on_message(f"stopped at once; go on with: rayloom resume {folder.run_id}")
+        observer.on_message(f"stopped at once; go on with: {go_on(folder)}")
     refused = isinstance(error, UserError) and mark is not None and withdraw(folder, mark)
     if refused and (cause := folder.read().get("cause")):
         folder.journal().tags({CAUSE_TAG: cause})
@@ -110,7 +111,10 @@ def _write_down(folder: Any, error: BaseException, status: str) -> None:
     else:
         cause = paragraph(error)
         folder.log(f"the attempt failed: {cause}\n{traceback_of(error)}")
-        error.add_note(f"the run {folder.run_id} failed; its traceback is in {folder.log_path}")
+        error.add_note(
+            f"the run {folder.run_id} failed; its traceback is in {folder.log_path}. Go on with:"
+            f" {go_on(folder)}"
+        )
         about = {"status": status, "reason": cause, "cause": cause, "ended": now()}
         _until_written(lambda: folder.update(**about, exit_code=_code(error, 1)))
         folder.journal().tags({CAUSE_TAG: cause})

@@ -10,6 +10,7 @@ from rayloom_pipelines.console import RunObserver
 from rayloom_pipelines.facade import Run
 from rayloom_pipelines.recipes.folder import Options, make_folder
 from rayloom_pipelines.recipes.group import open_group, promote
+from rayloom_pipelines.recipes.next_step import last_words
 from rayloom_pipelines.recipes.sweep_plan import Board, checked_plan, ending, settle
 from rayloom_pipelines.recipes.trial import payload_of
 
@@ -122,6 +123,8 @@ def _go_on(folder: Any, resolved: Resolved, options: Options, observer: RunObser
             address=config.resources.address,
             on_event=board.hear,
             plugins=payload["plugins"],
+            say=observer.on_message,
+            note=last_words(folder),
         )
         end |= ending(result, spec)
         _promote(folder, options, observer, end)

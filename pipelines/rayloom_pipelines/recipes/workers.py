@@ -7,6 +7,7 @@ from typing import Any
 from rayloom.core.config import config_from_dict, to_dict
 from rayloom.core.plugins import load_plugins, paths_of
 from rayloom.core.protocols import Collective
+from rayloom_pipelines.recipes.next_step import last_words
 
 ENTRY = "rayloom_pipelines.recipes.workers:train_worker"
 
@@ -16,13 +17,11 @@ def train_generative(folder: Any, task: Any) -> dict[str, Any]:
     config, options, observer = task.config, task.options, task.observer
     from rayloom.distributed.train import run_workers
 
-    about = folder.read()
-    plugins = paths_of(about.get("plugins", []))
-    plan = to_dict(config)
+    plugins = paths_of(folder.read().get("plugins", []))
     payload = {
         "folder": str(folder.path),
         "config": to_dict(task.prepared.config),
-        "plan": plan,
+        "plan": to_dict(config),
         "plugins": plugins,
         "resume": task.resume,
         "init": options.init,
@@ -31,10 +30,9 @@ def train_generative(folder: Any, task: Any) -> dict[str, Any]:
     }
 
     def on_event(event: Mapping[str, Any]) -> None:
-        kind = event["kind"]
-        if kind == "message":
+        if event["kind"] == "message":
             observer.on_message(event["text"])
-        elif kind == "progress":
+        elif event["kind"] == "progress":
             observer.on_progress(event["event"])
         else:
             observer.on_evaluation(event["event"])
@@ -49,6 +47,8 @@ def train_generative(folder: Any, task: Any) -> dict[str, Any]:
         log_path=folder.log_path,
         plugins=plugins,
         should_stop=task.should_stop,
+        say=observer.on_message,
+        note=last_words(folder),
     )
 
 
@@ -100,6 +100,8 @@ def train_worker(payload: Mapping[str, Any], collective: Collective) -> dict[str
     )
     chief = collective.rank == 0
     journal = folder.journal() if chief else Nowhere()
+    if chief and payload["attempt"]:
+        journal.tags({"rayloom.restarts": str(payload["attempt"])})
     outcome = drive(
         engine,
         Plan.from_config(plan),
@@ -122,12 +124,12 @@ def train_rl(folder: Any, task: Any) -> dict[str, Any]:
     from rayloom.training import Plan, drive
     from rayloom_pipelines.recipes import build, copies, weights
 
-    about = folder.read()
-    plugins = paths_of(about.get("plugins", []))
+    plugins = paths_of(folder.read().get("plugins", []))
     base = task.prepared.config
     with remote_parts(
-        base, address=config.resources.address, plugins=plugins, say=observer.on_message
-    ) as (collector, updater):
+        base, address=config.resources.address, plugins=plugins,
+        say=observer.on_message, note=last_words(folder),
+    ) as (collector, updater):  # fmt: skip
         trainable = build.build_rl(base, collector=collector, updater=updater)
         if options.init and not task.resume:
             local = build.build_rl(base)

@@ -22,6 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from rayloom.core.errors import RayloomError, UserError
+from rayloom.distributed.place import VARIABLE, clear_old, end_processes, own_place
+from rayloom.distributed.waiting import amount_text, holds, nodes_text
+from rayloom.distributed.witness import witnessed
 
 # Read by Ray at import or at start; a value that the user set always wins.
 QUIET_ENV: dict[str, str] = {
@@ -51,6 +54,7 @@ class Cluster:
         cpus: CPUs in all.
         gpus: GPUs in all.
         node_cpus: CPUs of each node, the largest first.
+        scratch: A temporary folder that goes with the block.
     """
 
     address: str
@@ -59,6 +63,7 @@ class Cluster:
     cpus: float
     gpus: float
     node_cpus: tuple[float, ...]
+    scratch: Path = Path(tempfile.gettempdir())
 
 
 @contextlib.contextmanager
@@ -66,9 +71,10 @@ def start_ray(
     address: str | None = None,
     *,
     cpus: float = 0,
-    gpus: float = 0,
+    pieces: Sequence[Mapping[str, float]] = (),
     env: Mapping[str, str] | None = None,
     plugins: Sequence[str | Path] = (),
+    note: str = "",
 ) -> Iterator[Cluster]:
     """A Ray for the length of a `with` block.
 
@@ -78,33 +84,53 @@ def start_ray(
         address: `host:port` of a running cluster's GCS, `auto`, or None: `RAY_ADDRESS` if it is
             set, else a local Ray. `local` always starts one.
         cpus: CPUs that a local Ray must have at least (it gets the machine's if that is more).
-        gpus: GPUs that are needed; checked against the cluster.
+        pieces: CPUs and GPUs of each worker; a cluster that cannot hold them all is refused.
         env: Variables for every worker process.
         plugins: Files that workers on other nodes need too.
+        note: What to tell the user should this process die of its Ray: which run, and what next.
 
     Raises:
         UserError: The address is a dashboard's, nobody answers there, the token is refused, or the
             cluster is too small.
     """
     address = _chosen(address)
-    with _environment(local=address is None) as port:
+    cpus = max(cpus, sum(piece.get("CPU", 0.0) for piece in pieces))
+    for leftover in clear_old():
+        logging.getLogger(__name__).warning("taken away: %s", leftover)
+    with own_place() as folder, _environment(local=address is None) as port:
         import ray
 
         if ray.is_initialized():
-            yield _described(local=False, cpus=cpus, gpus=gpus)
+            yield _described(folder, pieces, local=False)
             return
-        _quiet_loggers()
-        with _logged_errors():
-            with _own_sigterm():
-                if address is None:
-                    _init_local(port, cpus=cpus, env=env)
-                else:
-                    _join(address, env=env, plugins=plugins)
-            try:
-                _quiet_loggers()
-                yield _described(local=address is None, cpus=cpus, gpus=gpus)
-            finally:
-                ray.shutdown()
+        with witnessed(folder, note), _connected_to(address, folder, port, cpus, env, plugins):
+            yield _described(folder, pieces, local=address is None)
+
+
+@contextlib.contextmanager
+def _connected_to(
+    address: str | None,
+    folder: Path,
+    port: int,
+    cpus: float,
+    env: Mapping[str, str] | None,
+    plugins: Sequence[str | Path],
+) -> Iterator[None]:
+    """Connected to that Ray, or to one of our own, for the block."""
+    import ray
+
+    _quiet_loggers()
+    with _logged_errors():
+        with _own_sigterm():
+            if address is None:
+                _init_local(folder, port, cpus=cpus, env=env)
+            else:
+                _join(address, env=env, plugins=plugins)
+        try:
+            _quiet_loggers()
+            yield
+        finally:
+            ray.shutdown()
 
 
 @contextlib.contextmanager
@@ -118,9 +144,14 @@ def _logged_errors() -> Iterator[None]:
 
     printed = worker.print_to_stdstream
 
+    told: set[str] = set()
+
     def noted(data: Mapping[str, Any], ignore_prefix: bool = False) -> None:
-        for line in data["lines"]:
-            logging.getLogger("rayloom.ray").warning("%s: %s", data["pid"], line)
+        for line in data["lines"]:  # each often holds pages of another process's log
+            first = str(line).strip().partition("\n")[0][:400]
+            if first and first not in told:
+                told.add(first)
+                logging.getLogger("rayloom.ray").warning("%s: %s", data["pid"], first)
 
     worker.print_to_stdstream = noted
     try:
@@ -129,27 +160,52 @@ def _logged_errors() -> Iterator[None]:
         worker.print_to_stdstream = printed
 
 
-def _init_local(port: int, *, cpus: float, env: Mapping[str, str] | None) -> None:
-    """Start a Ray on this machine, in this process's care."""
+def _init_local(folder: Path, port: int, *, cpus: float, env: Mapping[str, str] | None) -> None:
+    """Start a Ray on this machine, in this process's care, with all its files in `folder`."""
     import ray
 
     count = max(os.cpu_count() or 1, -(-int(cpus * 1000) // 1000))
+    places = {name: str(folder) for name in (VARIABLE, "TMPDIR", "RAY_TMPDIR")}
+    for tries_left in (1, 0):
+        try:
+            with variables(places):  # of all its processes
+                ray.init(
+                    _temp_dir=str(folder),
+                    address="local",
+                    num_cpus=count,
+                    include_dashboard=True,
+                    dashboard_host="127.0.0.1",
+                    dashboard_port=port,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    runtime_env={"env_vars": dict(env)} if env else None,
+                )
+            return
+        except Exception as error:  # Ray raises bare ones too
+            ray.shutdown()
+            end_processes(folder)
+            slow = "timed out during startup" in str(error)  # after 30 s, which Ray has fixed
+            if slow and tries_left:
+                continue
+            why = "it took more than 30 s, twice; this machine is very busy" if slow else ""
+            raise RayloomError(
+                f"a local Ray did not start: {why or first_line(error)}. Its logs lie in"
+                f" {folder}/session_latest/logs; `workers: 0` trains without Ray"
+            ) from error
+
+
+@contextlib.contextmanager
+def variables(wanted: Mapping[str, str]) -> Iterator[None]:
+    """These environment variables for the block."""
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
     try:
-        ray.init(
-            address="local",
-            num_cpus=count,
-            include_dashboard=True,
-            dashboard_host="127.0.0.1",
-            dashboard_port=port,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            runtime_env={"env_vars": dict(env)} if env else None,
-        )
-    except (RuntimeError, ConnectionError, OSError, ValueError) as error:
-        raise RayloomError(
-            f"a local Ray did not start: {first_line(error)}. Its logs lie in"
-            " /tmp/ray/session_latest/logs; `workers: 0` trains without Ray"
-        ) from error
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
 
 
 @contextlib.contextmanager
@@ -251,20 +307,14 @@ def _why_not_joined(address: str, error: Exception, noise: str = "") -> str:
     )
 
 
-def _described(*, local: bool, cpus: float, gpus: float) -> Cluster:
-    """What this process is connected to; refuses one that is too small."""
+def _described(scratch: Path, pieces: Sequence[Mapping[str, float]], *, local: bool) -> Cluster:
+    """What this process is connected to; refuses one that never will hold the pieces."""
     import ray
 
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     have_cpus = sum(node.get("CPU", 0.0) for node in nodes)
     have_gpus = sum(node.get("GPU", 0.0) for node in nodes)
-    if cpus > have_cpus or gpus > have_gpus:
-        raise UserError(
-            f"this run needs {cpus:g} CPUs and {gpus:g} GPUs, but the Ray at"
-            f" {ray.get_runtime_context().gcs_address} has {have_cpus:g} CPUs and {have_gpus:g}"
-            " GPUs in all; lower resources.workers, resources.cpus_per_worker or"
-            " resources.gpus_per_worker"
-        )
+    _refuse_too_small(nodes, pieces)
     context = ray._private.worker.global_worker.node
     url = getattr(context, "webui_url", "") or ""
     return Cluster(
@@ -274,6 +324,26 @@ def _described(*, local: bool, cpus: float, gpus: float) -> Cluster:
         cpus=have_cpus,
         gpus=have_gpus,
         node_cpus=tuple(sorted((node.get("CPU", 0.0) for node in nodes), reverse=True)),
+        scratch=scratch,
+    )
+
+
+def _refuse_too_small(
+    nodes: Sequence[Mapping[str, float]], pieces: Sequence[Mapping[str, float]]
+) -> None:
+    """Ray would wait for ever for what does not fit, without a word."""
+    import ray
+
+    if holds(nodes, pieces):
+        return
+    room = [{name: node.get(name, 0.0) for name in ("CPU", "GPU")} for node in nodes]
+    total = {name: sum(piece.get(name, 0.0) for piece in pieces) for name in ("CPU", "GPU")}
+    most = amount_text(max(pieces, key=lambda piece: sum(piece.values())))
+    raise UserError(
+        f"this run needs {amount_text(total)}, in pieces of up to {most} that each lie on one node,"
+        f" and never will fit: {nodes_text(room)} (Ray at"
+        f" {ray.get_runtime_context().gcs_address}); lower resources.workers,"
+        " resources.cpus_per_worker or resources.gpus_per_worker, or add nodes"
     )
 
 

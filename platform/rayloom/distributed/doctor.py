@@ -22,6 +22,7 @@ from rayloom.core.errors import RayloomError
 from rayloom.distributed.cluster import first_line
 from rayloom.distributed.findings import Finding, State
 from rayloom.distributed.mlflow_check import check_tracking
+from rayloom.distributed.place_checks import check_leftovers, check_temporary
 
 PORTS = {6379: "the head's GCS", 8265: "the dashboard and the Jobs API"}
 TOLERANCE_S = 2.0  # clock difference between nodes
@@ -36,6 +37,7 @@ def examine(
     *,
     storage: str | Path = "runs",
     tracking_uri: str | None = None,
+    clean: bool = False,
     on_finding: Callable[[Finding], None] | None = None,
 ) -> list[Finding]:
     """All checks that apply.
@@ -44,6 +46,7 @@ def examine(
         address: Ray address to join and look at; None: this machine only.
         storage: Where run folders go.
         tracking_uri: MLflow's; None: not checked.
+        clean: Take away what killed commands left, in place of only naming it.
         on_finding: Told of each as it comes.
     """
     found: list[Finding] = []
@@ -58,6 +61,7 @@ def examine(
     note(check_threads(os.environ))
     note(check_storage(storage))
     note(check_space(storage))
+    note([check_temporary(os.environ), check_leftovers(clean=clean)])
     if tracking_uri is not None:
         note(check_tracking(tracking_uri))
     if address is None:

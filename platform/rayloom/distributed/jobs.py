@@ -20,6 +20,7 @@ from typing import Any
 
 from rayloom.core.errors import RayloomError, UserError
 from rayloom.distributed.cluster import QUIET_ENV, first_line, has_token, token_mode
+from rayloom.distributed.following import Following, answering
 from rayloom.distributed.uploads import LIMIT_BYTES, check_durable, dashboard_url, staged
 from rayloom.records.console import VARIABLE as CONSOLE
 from rayloom.records.origin import JOB_VARIABLE
@@ -79,6 +80,8 @@ def submit(
     packages: Sequence[Path] | None = None,
     named: Sequence[Path] = (),
     follow: bool = True,
+    run_id: str = "",
+    folder: str = "",
     say: Write,
     write: Write,
 ) -> int:
@@ -94,6 +97,8 @@ def submit(
         packages: Package folders; None: the ones that this process runs.
         named: Files of the folders in `files` that go whatever they are called.
         follow: Stream the logs and wait for the end.
+        run_id: Of the run that it works on; "": as the job.
+        folder: That run's folder, for what is said if the cluster dies.
         say: Told in lines what is sent and what to do next.
         write: Receives the job's log as it comes.
 
@@ -103,6 +108,7 @@ def submit(
 
     Raises:
         UserError: The upload is too large, the id is taken, nobody answers, the token is refused.
+        JobLostError: The head died while the job was followed.
     """
     with staged(files, packages, named) as uploads:
         total = sum(upload.size for upload in uploads)
@@ -131,7 +137,8 @@ def submit(
             with _told(client, job_id):
                 _send(client, argv, job_id, runtime_env)
             say(f"job {job_id} is submitted to {client._address}")
-            return _follow(client, job_id, say, write) if follow else 0
+            what = Following(job_id, client._address, run_id or job_id, folder, say)
+            return _follow(client, what, write) if follow else 0
 
 
 def _send(
@@ -191,7 +198,7 @@ def logs(
     """Write a job's log; with `follow` go on until it ends and return its exit code."""
     with _client(address) as client, _told(client, job_id):
         if follow:
-            return _follow(client, job_id, say, write)
+            return _follow(client, Following(job_id, client._address, job_id, "", say), write)
         write(_without_preamble(client.get_job_logs(job_id)))
         return 0
 
@@ -214,13 +221,13 @@ def stop(job_id: str, *, address: str | None = None, wait_s: float = 150.0) -> J
     raise RayloomError(f"job {job_id} is told to stop and still {job.status} after {wait_s:g} s")
 
 
-def _follow(client: Any, job_id: str, say: Write, write: Write) -> int:
+def _follow(client: Any, what: Following, write: Write) -> int:
     """Write the log as it grows; the job's exit code at its end."""
-    sent = 0
+    job_id, say, sent = what.job_id, what.say, 0
     try:
         while True:
-            job = _job(client.get_job_info(job_id))
-            text = client.get_job_logs(job_id)
+            job = _job(what.ask(lambda: client.get_job_info(job_id)))
+            text = what.ask(lambda: client.get_job_logs(job_id))
             if len(text) > sent:
                 write(_without_preamble(text[sent:]) if sent == 0 else text[sent:])
                 sent = len(text)
@@ -234,7 +241,9 @@ def _follow(client: Any, job_id: str, say: Write, write: Write) -> int:
         )
         return 130
     if job.exit_code is None and job.status != "SUCCEEDED":
-        say(f"job {job_id} {job.status.lower()}: {job.message}")
+        say(f"job {job_id} {job.status.lower()}: {' '.join(job.message.split())[:400]}")
+        if job.status == "FAILED":
+            say(f"go on with: {what.next()}")
     return exit_code_of(job)
 
 
@@ -314,7 +323,8 @@ def _why_not(url: str, error: Exception) -> str:
 def _told(client: Any, job_id: str) -> Iterator[None]:
     """Ray's errors about one job, in our words."""
     try:
-        yield
+        with answering(client._address):
+            yield
     except RuntimeError as error:
         text = str(error)
         if "404" in text or "does not exist" in text:

@@ -13,6 +13,7 @@ from typing import Any
 from rayloom.core import interrupt
 
 Event = dict[str, Any]
+OWN = "_ray"  # key of the events that are for the driver process itself
 
 
 class Mailbox:
@@ -28,6 +29,7 @@ class Mailbox:
     async def begin(self) -> tuple[int, bool]:
         """Rank 0 starts an attempt: (its number from 0, whether a fatal error stands already)."""
         self.attempts += 1
+        self.events.append({OWN: "began"})
         return self.attempts - 1, self.fatal is not None
 
     async def post(self, events: list[Event]) -> int:
@@ -57,6 +59,10 @@ class Mailbox:
         """The first error that a restart would not cure."""
         if self.fatal is None:
             self.fatal = error
+
+    async def died(self, text: str) -> None:
+        """Workers of the attempt under way are gone: which, and why."""
+        self.events.append({OWN: "died", "text": text, "attempt": self.attempts})
 
     async def finish(self, outcome: dict[str, Any]) -> None:
         """What rank 0's entry returned."""

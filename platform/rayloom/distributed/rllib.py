@@ -22,6 +22,9 @@ from rayloom.core.errors import RayloomError
 from rayloom.core.protocols import GroupTask, State
 from rayloom.core.sections import RunConfig
 from rayloom.distributed.cluster import first_line, muted_stderr, start_ray
+from rayloom.distributed.pulse import ClusterLostError, Pulse, explained
+from rayloom.distributed.supervision import Watch, death_of
+from rayloom.distributed.waiting import watched
 
 Say = Callable[[str], None]
 
@@ -66,6 +69,7 @@ def remote_parts(
     address: str | None = None,
     plugins: Sequence[str | Path] = (),
     say: Say | None = None,
+    note: str = "",
 ) -> Iterator[tuple["RemoteCollector", "RemoteUpdater"]]:
     """Collector and updater on `resources.workers` env runners and one learner, for a `with` block.
 
@@ -73,24 +77,34 @@ def remote_parts(
         config: The run's config, `resources.workers` >= 1.
         address: Ray address; see `start_ray`.
         plugins: Plugin files.
-        say: Told, in one line, when an env runner dies or comes back.
+        say: Told, in one line, what is waited for, when an env runner dies or comes back.
+        note: See `start_ray`.
 
     Raises:
         UserError: The cluster is too small or cannot be joined.
     """
     resources = config.resources
-    cpus = resources.workers * resources.cpus_per_worker
-    gpus = resources.gpus_per_worker
-    with start_ray(address, cpus=cpus, gpus=gpus, plugins=plugins):
+    pieces = [{"CPU": resources.cpus_per_worker}] * resources.workers
+    if resources.gpus_per_worker:  # the learner's
+        pieces.append({"GPU": resources.gpus_per_worker})
+    with start_ray(address, pieces=pieces, plugins=plugins, note=note) as here:
         assert config.algorithm is not None
         host = algorithm_config(config.algorithm.name, config, plugins=plugins)
         host.log_level = "CRITICAL"  # deaths are told by the collector, in one line
-        with muted_stderr():  # "has constructor arguments in the object store", which is so
-            algorithm = host.build_algo()
-        algorithm.collector.say = say or algorithm.collector.say
-        try:
-            yield algorithm.collector, algorithm.updater
-        finally:
+        watch = Watch("env runner", here, say)
+        with explained(watch.pulse):
+            with muted_stderr():  # "has constructor arguments in the object store", which is so
+                with watched(watch.waiting):
+                    algorithm = host.build_algo()
+            algorithm.collector.say, algorithm.collector.pulse = watch.tell, watch.pulse
+            try:
+                yield algorithm.collector, algorithm.updater
+            except ClusterLostError:
+                raise
+            except BaseException as error:
+                if watch.pulse.explain(error) is None:
+                    algorithm.stop()
+                raise
             algorithm.stop()
 
 
@@ -110,6 +124,7 @@ class RemoteCollector:
     def __init__(self, runners: Sequence[Any], say: Say | None = None) -> None:
         self.runners = list(runners)
         self.say: Say = say or (lambda text: None)
+        self.pulse: Pulse | None = None
         self.redone = 0  # groups collected again so far
         self._down: dict[int, Any] = {}  # runner to the ping that it owes
 
@@ -141,23 +156,27 @@ class RemoteCollector:
         import ray
 
         while waiting:
-            ready, _ = ray.wait(list(waiting), num_returns=1)
+            ready, _ = ray.wait(list(waiting), num_returns=1, timeout=2.0)
+            if self.pulse is not None:
+                self.pulse.check()
             for ref in ready:
                 place, runner = waiting.pop(ref)
                 try:
                     found[place] = writable(ray.get(ref))
-                except ray.exceptions.RayActorError:
-                    self._mark_down(runner)
+                except ray.exceptions.RayActorError as error:
+                    self._mark_down(runner, death_of(error))
                     self.redone += 1
                 except ray.exceptions.RayTaskError as error:
                     raise cause_of(error, "an env runner") from error
                 else:
                     failpoints.hit("rl.group_collected")
 
-    def _mark_down(self, runner: int) -> None:
-        if runner not in self._down:
-            self.say(f"env runner {runner} died; its groups are collected again by the others")
-            self._down[runner] = self.runners[runner].ping.remote()
+    def _mark_down(self, runner: int, why: str) -> None:
+        if runner in self._down:
+            return
+        self._down[runner] = self.runners[runner].ping.remote()
+        who = "the others" if len(self._down) < len(self.runners) else "the first that is back"
+        self.say(f"env runner {runner} died: {why}; its groups are collected again by {who}")
 
     def _runner_of(self, group: int) -> int:
         """The runner that collects this group now."""
@@ -234,8 +253,8 @@ class RemoteUpdater:
         if isinstance(error, ray.exceptions.RayTaskError):
             raise cause_of(error, "the learner") from error
         raise RayloomError(
-            f"the learner's process died: {first_line(error)}. `rayloom resume` goes on from the"
-            " newest checkpoint"
+            f"the learner died: {death_of(error) or first_line(error)}. Nothing before the newest"
+            " checkpoint is lost"
         ) from error
 
     def update(self, rollouts: Sequence[Any]) -> dict[str, float]:

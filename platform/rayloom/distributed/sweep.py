@@ -11,8 +11,6 @@ returns; so no worker group or placement group is left behind by a stopped trial
 
 import json
 import logging
-import shutil
-import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,11 +22,16 @@ from rayloom.core.causes import paragraph, traceback_of
 from rayloom.core.errors import RayloomError, UserError
 from rayloom.core.sections import ResourcesConfig
 from rayloom.core.spaces import Space
-from rayloom.distributed.cluster import Cluster, first_line, start_ray
+from rayloom.distributed.cluster import first_line, start_ray
+from rayloom.distributed.demand import Demand, concurrency, demand_of
 from rayloom.distributed.ledger import Ledger, TrialRecord
 from rayloom.distributed.mailbox import Line, Mailbox, connect
+from rayloom.distributed.pulse import explained
 from rayloom.distributed.searchers import Grid, Proposer, make_proposer
-from rayloom.distributed.train import OnEvent, resolve, supervise
+from rayloom.distributed.supervision import OnEvent, Say, Watch, closing, supervise
+from rayloom.distributed.train import resolve
+
+__all__ = ["Demand", "SweepResult", "SweepSpec", "concurrency", "demand_of", "run_sweep"]
 
 Report = Callable[..., bool]
 
@@ -64,21 +67,6 @@ class SweepSpec:
     seed: int = 0
 
 
-@dataclass(frozen=True)
-class Demand:
-    """What one trial takes of the cluster.
-
-    Attributes:
-        bundles: What Tune books for it, the trial's own process first.
-        cpus: CPUs in all, workers that Tune does not book included.
-        gpus: GPUs in all.
-    """
-
-    bundles: Sequence[Mapping[str, float]]
-    cpus: float
-    gpus: float = 0.0
-
-
 @dataclass
 class SweepResult:
     """How a sweep ended.
@@ -96,50 +84,6 @@ class SweepResult:
     attempts: int = 0
     concurrent: int = 0
     failed: list[str] = field(default_factory=list)
-
-
-def demand_of(resources: ResourcesConfig, task: str) -> Demand:
-    """What a trial with these resources takes.
-
-    In process a trial is one process. With N workers a generative trial's own process takes nothing
-    that counts (its workers have a placement group of their own, which Tune does not know of); an
-    RL trial's actors are booked with it.
-    """
-    cpus, gpus = resources.cpus_per_worker, resources.gpus_per_worker
-    if resources.workers == 0:
-        return Demand([_bundle(cpus, gpus)], cpus, gpus)
-    total_cpus, total_gpus = resources.workers * cpus, resources.workers * gpus
-    idle = {"memory": 1.0}  # Tune refuses a bundle of nothing
-    if task == "generative":
-        return Demand([idle], total_cpus, total_gpus)
-    runners = [_bundle(cpus, 0.0) for _ in range(resources.workers)]
-    learner = _bundle(0.0, gpus) if gpus else idle
-    return Demand([idle, *runners, learner], total_cpus, gpus)
-
-
-def _bundle(cpus: float, gpus: float) -> dict[str, float]:
-    return {key: value for key, value in (("CPU", cpus), ("GPU", gpus)) if value}
-
-
-def concurrency(cluster: Cluster, demand: Demand, cap: int | None = None) -> int:
-    """How many trials fit at a time.
-
-    Raises:
-        UserError: Not even one.
-    """
-    fits = []
-    if demand.cpus:
-        fits.append(int(cluster.cpus / demand.cpus + 1e-9))
-    if demand.gpus:
-        fits.append(int(cluster.gpus / demand.gpus + 1e-9))
-    count = min(fits) if fits else 1
-    if count < 1:
-        raise UserError(
-            f"one trial needs {demand.cpus:g} CPUs and {demand.gpus:g} GPUs; the cluster has"
-            f" {cluster.cpus:g} and {cluster.gpus:g}. Lower resources.workers or"
-            " resources.cpus_per_worker"
-        )
-    return min(count, cap) if cap else count
 
 
 def proposer_of(spec: SweepSpec) -> Proposer:
@@ -170,6 +114,8 @@ def run_sweep(
     env: Mapping[str, str] | None = None,
     plugins: Sequence[str | Path] = (),
     max_failures: int = 2,
+    say: Say | None = None,
+    note: str = "",
 ) -> SweepResult:
     """Run a sweep, or go on with the one whose ledger lies in `folder`.
 
@@ -193,19 +139,24 @@ def run_sweep(
         env: Variables for the trials.
         plugins: Plugin files, sent to other nodes.
         max_failures: How many times a trial whose process died is started again.
+        say: Told, in one line, what is waited for on a busy cluster, and which trial died and is
+            started again; the log is told too.
+        note: See `start_ray`.
 
     Raises:
+        ClusterLostError: The Ray died.
         UserError: Nothing to search, a grid that is too large, a trial that fits nowhere.
     """
     proposer = proposer_of(spec)
     resources = resources or ResourcesConfig()
     demand = demand_of(resources, task)
-    with start_ray(address, cpus=demand.cpus, gpus=demand.gpus, env=env, plugins=plugins) as here:
+    with start_ray(address, pieces=demand.pieces, env=env, plugins=plugins, note=note) as here:
         count = concurrency(here, demand, spec.max_concurrent)
         ledger = Ledger(Path(folder), spec.mode)
         try:
             host = _Host(spec, ledger, proposer, on_event)
-            signal = host.run(trial, dict(payload), demand, count, max_failures)
+            host.watch = Watch("trial", here, say, restarts=max_failures)
+            signal = host.run(trial, dict(payload), demand, count, here.scratch)
             return SweepResult(
                 best=ledger.best(),
                 trials=ledger.table(),
@@ -259,6 +210,7 @@ class _Host:
         self.on_event = on_event or (lambda event: None)
         self.started = 0
         self.book: Any = None
+        self.watch: Watch
         self._lock = threading.Lock()
         self._outbox: list[dict[str, Any]] = []
         known = [ledger.trials[key] for key in sorted(ledger.trials)]
@@ -268,14 +220,18 @@ class _Host:
         self.next_number = len(known)
 
     def run(
-        self, trial: str, payload: dict[str, Any], demand: Demand, count: int, max_failures: int
+        self,
+        trial: str,
+        payload: dict[str, Any],
+        demand: Demand,
+        count: int,
+        scratch: Path,
     ) -> int:
         """Run Tune to its end; gives the signal that interrupted it, or 0."""
         import ray
         from ray import tune
 
         self.book = ray.remote(num_cpus=0)(Book).remote()
-        scratch = Path(tempfile.mkdtemp(prefix="rayloom-tune-"))
         trainable = tune.with_resources(
             _trial_function(trial, payload, self.book, self.spec.metric),
             tune.PlacementGroupFactory([dict(bundle) for bundle in demand.bundles]),
@@ -296,25 +252,27 @@ class _Host:
                 storage_path=str(scratch),
                 verbose=0,
                 callbacks=callbacks_of(self),
-                failure_config=tune.FailureConfig(max_failures=max_failures),
+                failure_config=tune.FailureConfig(max_failures=self.watch.restarts),
             ),
         )
         self.concurrent = count
-        try:
-            failure = supervise(tuner.fit, self.book, self.on_event, also=self._flush)
+        with closing(self.book), explained(self.watch.pulse):
+            failure = supervise(tuner.fit, self.book, self.on_event, self.watch, also=self._flush)
             signal = ray.get(self.book.flag.remote())
             if failure is not None and not signal:
-                raise RayloomError(f"the sweep broke off: {first_line(failure)}") from failure
+                raise self.watch.pulse.explain(failure) or RayloomError(
+                    f"the sweep broke off: {first_line(failure)}"
+                ) from failure
             return int(signal)
-        finally:
-            ray.kill(self.book)
-            shutil.rmtree(scratch, ignore_errors=True)
 
     def _flush(self) -> None:
         with self._lock:
             events, self._outbox = self._outbox, []
         for event in events:
-            self.on_event(event)
+            if "note" in event:
+                self.watch.tell(event["note"])
+            else:
+                self.on_event(event)
 
     def _tell(self, kind: str, trial: str) -> None:
         row = next(row for row in self.ledger.table() if row["trial"] == trial)
@@ -366,13 +324,22 @@ class _Host:
             self.ledger.decision(trial, evaluation=evaluation, score=score)
         ray.get(self.book.stop_trial.remote(trial))
 
+    def trial_recovers(self, trial: str, number: int) -> None:
+        """Tune starts a trial again whose process died."""
+        text = (
+            f"trial {trial} died: its process was killed, or ran out of memory; it goes on from its"
+            f" newest checkpoint (restart {number} of {self.watch.restarts})"
+        )
+        with self._lock:
+            self._outbox.append({"note": text})
+
     def trial_over(self, trial: str, error: str | None) -> None:
         """Tune is done with a trial: write down how it ended, unless it is to be resumed."""
         import ray
 
         ended = ray.get(self.book.end_of.remote(trial))
-        if ended is None and error is None:
-            return
+        if ended is None and (error is None or ray.get(self.book.flag.remote())):
+            return  # stopped while it waited, or by the end of everything: it stays unfinished
         if ended is not None and ended.get("interrupted"):
             return
         failpoints.hit("sweep.trial_done")

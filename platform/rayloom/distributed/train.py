@@ -7,10 +7,6 @@ The entry loads the newest checkpoint of the run folder itself, at every attempt
 """
 
 import os
-import shutil
-import signal
-import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,16 +15,24 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from rayloom.core import errors, interrupt
+from rayloom.core import errors
 from rayloom.core.causes import packed, paragraph, unpacked
 from rayloom.core.errors import RayloomError, UserError
 from rayloom.core.sections import ResourcesConfig
 from rayloom.distributed.cluster import first_line, start_ray
 from rayloom.distributed.mailbox import Event, Line, Mailbox, connect, emit, stop_signal
+from rayloom.distributed.pulse import explained
+from rayloom.distributed.supervision import (
+    OnEvent,
+    Say,
+    Watch,
+    closing,
+    death_of,
+    deaths_callback,
+    supervise,
+)
 
 __all__ = ["WorkerError", "emit", "run_workers", "stop_signal"]
-
-OnEvent = Callable[[Event], None]
 
 
 class WorkerError(RayloomError):
@@ -56,6 +60,8 @@ def run_workers(
     plugins: Sequence[str | Path] = (),
     max_failures: int = 2,
     should_stop: Callable[[], int] | None = None,
+    say: Say | None = None,
+    note: str = "",
 ) -> dict[str, Any]:
     """Run `entry` on N Ray workers and return what rank 0's returned.
 
@@ -77,9 +83,13 @@ def run_workers(
         max_failures: How many times the group is started again after a worker died.
         should_stop: Asked again and again in this thread: the signal number to hand to the
             workers, or 0. None: `stop_signal`, what this process was itself told as a trial.
+        say: Told, in one line, what the workers wait for on a busy cluster, and when one died and
+            all are started again; the log is told too.
+        note: See `start_ray`.
 
     Raises:
         UserError: As raised by the entry (with its message), or the cluster cannot hold N workers.
+        ClusterLostError: The Ray died under them.
         RayloomError: As raised by the entry; `WorkerError` for any other exception of the entry and
             for workers that died more than `max_failures` times.
         KeyboardInterrupt: A second signal came.
@@ -87,8 +97,9 @@ def run_workers(
     if workers < 1:
         raise ValueError(f"workers must be at least 1, not {workers}")
     resources = resources or ResourcesConfig()
-    need_cpus, need_gpus = workers * resources.cpus_per_worker, workers * resources.gpus_per_worker
-    with start_ray(address, cpus=need_cpus, gpus=need_gpus, env=env, plugins=plugins):
+    piece = {"CPU": resources.cpus_per_worker, "GPU": resources.gpus_per_worker}
+    pieces = [piece] * workers
+    with start_ray(address, pieces=pieces, env=env, plugins=plugins, note=note) as here:
         import ray
 
         mailbox = ray.remote(num_cpus=0)(Mailbox).remote()
@@ -99,14 +110,13 @@ def run_workers(
             "threads": _threads(resources),
             "log_path": str(Path(log_path).absolute()) if log_path else None,
         }
-        scratch = Path(tempfile.mkdtemp(prefix="rayloom-ray-"))
-        try:
-            trainer = _trainer(settings, workers, resources, scratch, max_failures)
-            failure = supervise(trainer.fit, mailbox, on_event or _ignore, should_stop=should_stop)
-            return _judge(mailbox, failure, max_failures)
-        finally:
-            ray.kill(mailbox)
-            shutil.rmtree(scratch, ignore_errors=True)
+        trainer = _trainer(settings, workers, resources, here.scratch, max_failures)
+        watch = Watch("worker", here, say, restarts=max_failures)
+        with closing(mailbox):
+            failure = supervise(
+                trainer.fit, mailbox, on_event or _ignore, watch, should_stop=should_stop
+            )
+            return _judge(mailbox, failure, max_failures, watch)
 
 
 def _ignore(event: Event) -> None:
@@ -147,97 +157,33 @@ def _trainer(
             name=f"rayloom-{uuid4().hex[:12]}",
             storage_path=str(scratch),
             failure_config=FailureConfig(max_failures=max_failures),
+            callbacks=[deaths_callback(settings["mailbox"])],
         ),
     )
 
 
-# ---------------------------------------------------------------------------------------- driver
-
-
-def supervise(
-    fit: Callable[[], Any],
-    mailbox: Any,
-    on_event: OnEvent,
-    *,
-    also: Callable[[], None] | None = None,
-    should_stop: Callable[[], int] | None = None,
-) -> BaseException | None:
-    """Run `fit` in a thread; hand on events and stop requests meanwhile. Returns what it raised.
-
-    A stop request is a signal to this process or what `should_stop` says; by default, where this
-    process is itself a worker (a trial of a sweep), the one that its own driver sent.
-
-    Raises:
-        KeyboardInterrupt: A second signal came.
-    """
-    import ray
-
-    failure: list[BaseException] = []
-    passed_on = False
-    asked = should_stop or stop_signal
-
-    def body() -> None:
-        try:
-            fit()
-        except Exception as error:
-            failure.append(error)
-
-    thread = threading.Thread(target=body, name="ray-train", daemon=True)
-    with _signals(mailbox) as forced:
-        thread.start()
-        while thread.is_alive():
-            for event in ray.get(mailbox.drain.remote(0.1)):
-                on_event(event)
-            if also is not None:
-                also()
-            if number := forced():
-                raise interrupt.as_error(number)
-            if not passed_on and (number := asked()):
-                passed_on = True
-                mailbox.stop.remote(number)
-            thread.join(timeout=0.05)
-        for event in ray.get(mailbox.drain.remote()):
-            on_event(event)
-        if also is not None:
-            also()
-    return failure[0] if failure else None
-
-
-@contextmanager
-def _signals(mailbox: Any) -> Iterator[Callable[[], int]]:
-    """Pass the first SIGINT/SIGTERM on to the workers; the callable gives a second one, or 0."""
-    seen: list[int] = []
-
-    def handler(number: int, frame: object) -> None:
-        seen.append(number)
-        mailbox.stop.remote(number)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: 0
-        return
-    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: seen[-1] if len(seen) > 1 else 0
-    finally:
-        for number, old in before.items():
-            signal.signal(number, old)
-
-
-def _judge(mailbox: Any, failure: BaseException | None, max_failures: int) -> dict[str, Any]:
+def _judge(
+    mailbox: Any, failure: BaseException | None, max_failures: int, watch: Watch
+) -> dict[str, Any]:
     """The outcome, or the error that a person should see."""
     import ray
 
-    outcome, fatal, attempts = ray.get(mailbox.result.remote())
+    with explained(watch.pulse):
+        outcome, fatal, attempts = ray.get(mailbox.result.remote())
     if fatal is not None:
         raise _rebuild(fatal)
-    if failure is not None or outcome is None:
-        cause = first_line(failure) if failure is not None else "they returned nothing"
-        raise WorkerError(
-            f"the workers failed {attempts} times ({max_failures} restarts allowed), last:"
-            f" {cause}. Checkpoints are kept: `rayloom resume` goes on from the newest",
-            details=str(failure),
+    if failure is None and outcome is not None:
+        return outcome
+    if lost := failure is not None and watch.pulse.explain(failure):
+        raise lost
+    if failure is not None and death_of(failure):
+        what = f"Ray Train's own process (its controller) died: {death_of(failure)}"
+    else:
+        cause = watch.last_death or (first_line(failure) if failure else "they returned nothing")
+        what = (
+            f"the workers failed {attempts} times ({max_failures} restarts allowed), last: {cause}"
         )
-    return outcome
+    raise WorkerError(f"{what}. Nothing before the newest checkpoint is lost", details=str(failure))
 
 
 def _rebuild(fatal: dict[str, Any]) -> RayloomError:

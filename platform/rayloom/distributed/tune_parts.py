@@ -37,6 +37,7 @@ class Host(Protocol):
     spec: Any
     ledger: Any
     concurrent: int
+    watch: Any
 
     def next_trial(self) -> tuple[str, dict[str, Any]] | None:
         """(number, values) of the next trial."""
@@ -52,6 +53,10 @@ class Host(Protocol):
 
     def stop_trial(self, trial: str, evaluation: int, score: float) -> None:
         """The trial is to stop."""
+        ...
+
+    def trial_recovers(self, trial: str, number: int) -> None:
+        """Tune starts the trial again: its process died."""
         ...
 
     def trial_over(self, trial: str, error: str | None) -> None:
@@ -157,6 +162,13 @@ class _Callback(_Shared, Callback):
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         self.host.trial_over(trial.config["trial"], None)
+
+    def on_step_begin(self, iteration: int, trials: Any, **info: Any) -> None:
+        if self.host.watch.abandoned:
+            raise RuntimeError("the sweep's driver has given up")
+
+    def on_trial_recover(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        self.host.trial_recovers(trial.config["trial"], trial.num_failures)
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         self.host.trial_over(trial.config["trial"], "its process died")

@@ -29,7 +29,7 @@ HEARTBEAT_S = 5.0
 STALE_S = 60.0
 
 
-def _start_ticks(pid: int) -> int:
+def start_ticks(pid: int) -> int:
     """Kernel start time of a process; 0 where it cannot be told, -1 for a zombie."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -38,7 +38,7 @@ def _start_ticks(pid: int) -> int:
     return -1 if fields[0] == "Z" else int(fields[19])
 
 
-def _machine() -> str:
+def machine() -> str:
     """Identity of this boot and process-id space; equal only where process ids mean the same."""
     boot = ""
     with contextlib.suppress(OSError):
@@ -74,7 +74,7 @@ class Holder:
 
 
 def _is_alive(entry: dict[str, Any], age_s: float, stale_s: float) -> bool:
-    if entry.get("machine") != _machine():
+    if entry.get("machine") != machine():
         return abs(age_s) < stale_s  # a heartbeat in the future is none
     pid = entry["pid"]
     if pid <= 0:
@@ -85,7 +85,7 @@ def _is_alive(entry: dict[str, Any], age_s: float, stale_s: float) -> bool:
         return False
     except PermissionError:
         pass
-    started = _start_ticks(pid)
+    started = start_ticks(pid)
     return not (started and entry.get("start_ticks") and started != entry["start_ticks"])
 
 
@@ -215,9 +215,9 @@ class RunLock:
         pid = os.getpid()
         return {
             "host": socket.gethostname(),
-            "machine": _machine(),
+            "machine": machine(),
             "pid": pid,
-            "start_ticks": _start_ticks(pid),
+            "start_ticks": start_ticks(pid),
             "since_ms": time.time_ns() // 1_000_000,
             "token": self._token,
         }

@@ -1,0 +1,234 @@
+"""The driver's side while Ray works: events and signals handed on, and what goes wrong said.
+
+One loop in the calling thread, beside Ray's own in another: it empties the mailbox, passes stop
+requests on, feels whether the cluster lives, says what is waited for and which worker died.
+"""
+
+import logging
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rayloom.core import interrupt
+from rayloom.distributed.cluster import Cluster, first_line
+from rayloom.distributed.mailbox import OWN, Event, stop_signal
+from rayloom.distributed.place import end_processes
+from rayloom.distributed.pulse import ClusterLostError, Pulse, end_own_job
+from rayloom.distributed.waiting import Waiting
+
+OnEvent = Callable[[Event], None]
+Say = Callable[[str], None]
+
+
+class Watch:
+    """What the loop looks at: the cluster's pulse, what is waited for, who died.
+
+    Args:
+        part: What Ray places, in the singular: `worker`, `trial`.
+        cluster: What this process is connected to.
+        say: Told in one line; the log hears it too.
+        restarts: How often workers that died are started again.
+    """
+
+    def __init__(
+        self, part: str, cluster: Cluster, say: Say | None = None, *, restarts: int = 0
+    ) -> None:
+        self.part, self.cluster, self.restarts = part, cluster, restarts
+        self._say = say or (lambda text: None)
+        self.pulse = Pulse.of_this_process(local=cluster.local)
+        self.waiting = Waiting(part, self.tell)
+        self.at_work = False
+        self.last_death = ""
+        self.abandoned = False  # an error or a second signal: Ray's own thread is to end
+        self._told = 0
+
+    def tell(self, text: str) -> None:
+        """Say it, and write it into the log."""
+        logging.getLogger("rayloom.distributed").warning("%s", text)
+        self._say(text)
+
+    def look(self) -> None:
+        """Once per turn of the loop.
+
+        Raises:
+            ClusterLostError: The Ray died.
+        """
+        self.pulse.check()
+        if not self.at_work:
+            self.waiting.tick()
+
+    def hear(self, event: Event) -> bool:
+        """Whether the event was for us: workers began, or died."""
+        kind = event.get(OWN)
+        if kind == "began":
+            self.at_work = True
+            self.waiting.over()
+        elif kind == "died" and self._told < max(1, event["attempt"]):
+            self.at_work = False
+            self._told = number = event["attempt"]
+            self.last_death = event["text"]
+            if number <= self.restarts:
+                self.tell(
+                    f"{event['text']}; all start again from the newest checkpoint (restart"
+                    f" {number} of {self.restarts})"
+                )
+            else:
+                self.tell(f"{event['text']}, and no restart is left")
+        return kind is not None
+
+
+def supervise(
+    fit: Callable[[], Any],
+    mailbox: Any,
+    on_event: OnEvent,
+    watch: Watch,
+    *,
+    also: Callable[[], None] | None = None,
+    should_stop: Callable[[], int] | None = None,
+) -> BaseException | None:
+    """Run `fit` in a thread; hand on events and stop requests meanwhile. Returns what it raised.
+
+    A stop request is a signal to this process or what `should_stop` says; by default, where this
+    process is itself a worker (a trial of a sweep), the one that its own driver sent. While Ray
+    waits for room there is nobody to tell, so then it ends the waiting.
+
+    Raises:
+        KeyboardInterrupt: A second signal came, or a first one while nothing was at work.
+        ClusterLostError: The Ray died.
+    """
+    failure: list[BaseException] = []
+    passed_on = 0
+    asked = should_stop or stop_signal
+
+    def body() -> None:
+        try:
+            fit()
+        except Exception as error:
+            failure.append(error)
+
+    def hand_on(events: list[Event]) -> None:
+        for event in events:
+            if not watch.hear(event):
+                on_event(event)
+        if also is not None:
+            also()
+
+    thread = threading.Thread(target=body, name="ray-train", daemon=True)
+    with _signals(mailbox) as seen, _ended(thread, watch):
+        thread.start()
+        while thread.is_alive():
+            hand_on(_drain(mailbox, 0.1, watch))
+            watch.look()
+            if len(seen) > 1:
+                raise interrupt.as_error(seen[-1])
+            if not passed_on and (number := asked()):
+                passed_on = number
+                mailbox.stop.remote(number)
+            if watch.waiting.lacking and (number := seen[-1] if seen else passed_on):
+                raise interrupt.as_error(number)
+            thread.join(timeout=0.05)
+        hand_on(_drain(mailbox, 0.0, watch))
+    return failure[0] if failure else None
+
+
+@contextmanager
+def _ended(thread: threading.Thread, watch: Watch, wait_s: float = 30.0) -> Iterator[None]:
+    """Ray's thread does not outlive the block: used after `ray.shutdown`, Ray ends the process."""
+    try:
+        yield
+    except BaseException:
+        watch.abandoned = True
+        if watch.cluster.local:
+            end_processes(watch.cluster.scratch)
+        else:
+            end_own_job(watch.pulse.raylet)
+        thread.join(timeout=wait_s)
+        raise
+
+
+def _drain(mailbox: Any, wait_s: float, watch: Watch) -> list[Event]:
+    """The mailbox's events; the wait for an answer ends when the cluster does."""
+    import ray
+
+    answer = mailbox.drain.remote(wait_s)
+    while not ray.wait([answer], timeout=1.0)[0]:
+        watch.pulse.check()
+    try:
+        return list(ray.get(answer))
+    except ray.exceptions.RayError as error:
+        raise watch.pulse.explain(error) or ClusterLostError(
+            f"the process that carries messages between this one and the {watch.part}s died"
+            f" ({first_line(error)}). Nothing before the newest checkpoint is lost"
+        ) from error
+
+
+@contextmanager
+def closing(mailbox: Any) -> Iterator[None]:
+    """Kill the mailbox after the block, unless the cluster is gone with it."""
+    import ray
+
+    try:
+        yield
+    except ClusterLostError:
+        raise
+    except BaseException:
+        ray.kill(mailbox)
+        raise
+    ray.kill(mailbox)
+
+
+@contextmanager
+def _signals(mailbox: Any) -> Iterator[list[int]]:
+    """Pass the first SIGINT/SIGTERM on to the workers; gives those that came, in order."""
+    seen: list[int] = []
+
+    def handler(number: int, frame: object) -> None:
+        seen.append(number)
+        mailbox.stop.remote(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield seen
+        return
+    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield seen
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+def death_of(error: BaseException) -> str:
+    """Why a worker died, in words; "" if this is not about a death."""
+    import ray
+
+    error = getattr(error, "health_check_failure", error)  # Ray Train wraps it
+    text = str(error)
+    if isinstance(error, ray.exceptions.OutOfMemoryError) or "running low on memory" in text:
+        return "Ray killed it, because its node ran low on memory"
+    if isinstance(error, ray.exceptions.NodeDiedError):
+        return "its node died"
+    if not isinstance(error, ray.exceptions.RayActorError | ray.exceptions.WorkerCrashedError):
+        return ""
+    if "node" in text.lower() and "died" in text.lower() and "marked dead" in text:
+        return "its node died"
+    return "its process was killed, or ran out of memory"
+
+
+def deaths_callback(mailbox: Any) -> Any:
+    """What Ray Train's controller calls when workers raise: it tells the driver which one died."""
+    from ray.train import UserCallback
+
+    class Deaths(UserCallback):
+        """Posts into the mailbox."""
+
+        def after_exception(self, run_context: Any, worker_exceptions: Any) -> None:
+            """Only deaths count: the other workers' errors are echoes, or told by themselves."""
+            found = {rank: words for rank, error in sorted(worker_exceptions.items())
+                     if (words := death_of(error))}  # fmt: skip
+            for rank, words in found.items():
+                mailbox.died.remote(f"worker {rank} died: {words}")
+                return
+
+    return Deaths()

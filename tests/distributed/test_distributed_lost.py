@@ -1,0 +1,136 @@
+"""A Ray, a head or a worker that dies is told in words, with what to do next."""
+
+import socket
+import subprocess
+
+import pytest
+import requests
+
+from rayloom.distributed import supervision
+from rayloom.distributed.following import Following, JobLostError
+from rayloom.distributed.pulse import ClusterLostError, Pulse, listener_of
+
+
+@pytest.fixture
+def head():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server, f"127.0.0.1:{server.getsockname()[1]}"
+
+
+def test_a_silent_head_is_given_some_seconds_then_told(head):
+    server, address = head
+    now = [0.0]
+    pulse = Pulse(address, grace_s=10.0, clock=lambda: now[0])
+    pulse.check()
+    server.close()
+    for now[0] in (2.0, 6.0, 11.0):
+        pulse.check()
+    now[0] = 12.0
+    with pytest.raises(ClusterLostError, match=f"the head of the cluster at {address} died"):
+        pulse.check()
+
+
+def test_a_head_that_answers_again_is_forgiven(head):
+    server, address = head
+    now = [0.0]
+    pulse = Pulse(address, grace_s=10.0, clock=lambda: now[0])
+    server.close()
+    now[0] = 2.0
+    pulse.check()
+    host, port = address.split(":")
+    with socket.create_server((host, int(port))):
+        now[0] = 9.0
+        pulse.check()
+    now[0] = 13.0
+    pulse.check()
+
+
+@pytest.mark.parametrize(
+    ("local", "words"), [(True, "local Ray of this run"), (False, "its raylet")]
+)
+def test_a_killed_raylet_is_told_at_once(head, local, words):
+    raylet = subprocess.Popen(["sleep", "60"])
+    pulse = Pulse(head[1], raylet.pid, local=local)
+    pulse.check()
+    raylet.kill()
+    raylet.wait()
+    error = RuntimeError("library words")
+    lost = pulse.explain(error)
+    assert words in str(lost)
+    assert "newest checkpoint" in str(lost)
+    assert lost.__cause__ is error
+
+
+def test_an_error_while_the_cluster_lives_is_not_the_clusters(head):
+    assert Pulse(head[1]).explain(RuntimeError("a bug")) is None
+
+
+def test_the_raylets_process_is_told_by_its_socket(tmp_path):
+    import os
+
+    path = str(tmp_path / "s")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(path)
+        server.listen()
+        assert listener_of(path) == os.getpid()
+    assert listener_of(str(tmp_path / "none")) == 0
+
+
+def following(said, patience_s=0.0):
+    return Following(
+        "a-job", "http://h:1", "a-run", "/storage/a-run", said.append, patience_s=patience_s
+    )
+
+
+def silent():
+    raise requests.exceptions.ConnectionError("HTTPConnectionPool(host='h', port=1): Max retries")
+
+
+def test_a_killed_head_under_a_followed_job_is_told_with_run_folder_and_next_command():
+    with pytest.raises(JobLostError) as caught:
+        following([]).ask(silent)
+    words = str(caught.value)
+    for part in (
+        "job a-job: the head at http://h:1 has not answered",
+        "run a-run, in /storage/a-run",
+        "`rayloom jobs logs a-job --follow --address http://h:1`",
+        "`rayloom submit --address http://h:1 -- resume a-run`",
+        "`rayloom resume a-run`",
+    ):
+        assert part in words
+    assert "HTTPConnectionPool" not in words
+    assert caught.value.exit_code == 1
+
+
+def test_a_head_that_was_started_anew_is_told_as_that():
+    def forgot():
+        raise RuntimeError("Request failed with status code 404: Job a-job does not exist")
+
+    with pytest.raises(JobLostError, match="was started anew"):
+        following([], 60.0).ask(forgot)
+
+
+def test_a_head_that_comes_back_is_followed_on(monkeypatch):
+    monkeypatch.setattr("rayloom.distributed.following.SAY_AFTER_S", 0.0)
+    monkeypatch.setattr("rayloom.distributed.following.EVERY_S", 0.01)
+    answers, said = [silent, silent, lambda: "log"], []
+    assert following(said, 60.0).ask(lambda: answers.pop(0)()) == "log"
+    assert [text.partition(";")[0] for text in said] == [
+        "the head at http://h:1 does not answer",
+        "the head at http://h:1 answers again",
+    ]
+
+
+def test_deaths_are_told_once_per_restart_and_the_last_one_as_the_last():
+    said = []
+    watch = supervision.Watch.__new__(supervision.Watch)
+    watch.restarts, watch._say, watch._told, watch.at_work = 1, said.append, 0, True
+    assert watch.hear({"_ray": "died", "text": "worker 1 died: killed", "attempt": 1})
+    assert watch.hear({"_ray": "died", "text": "worker 0 died: killed", "attempt": 1})
+    assert not watch.at_work
+    assert watch.hear({"_ray": "died", "text": "worker 0 died: killed", "attempt": 2})
+    assert not watch.hear({"kind": "message"})
+    assert said == [
+        "worker 1 died: killed; all start again from the newest checkpoint (restart 1 of 1)",
+        "worker 0 died: killed, and no restart is left",
+    ]
