@@ -9,6 +9,7 @@ os.environ["XDG_CONFIG_HOME"] = tempfile.mkdtemp(prefix="rayloom-tests-")
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("XDG_CACHE_HOME", f"{tempfile.gettempdir()}/rayloom-tests-{os.getuid()}")
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")  # paces ray.train.report
 
 from jaxtyping import install_import_hook

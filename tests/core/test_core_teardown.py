@@ -38,7 +38,13 @@ def late():
     open("thread.txt", "w").write("done")
 
 
+def later():
+    time.sleep(0.3)
+    open("imports.txt", "w").write("done")
+
+
 threading.Thread(target=late).start()
+threading.Thread(target=later, name="rayloom-imports", daemon=True).start()
 atexit.register(lambda: open("atexit.txt", "w").write("called"))
 """
 COMMAND = """
@@ -61,6 +67,7 @@ WRITTEN = {
     "dropped.txt": "finalized",
     "dropped.txt-file.txt": "held back",
     "thread.txt": "done",
+    "imports.txt": "done",
     "atexit.txt": "called",
 }
 

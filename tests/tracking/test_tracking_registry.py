@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -13,8 +15,16 @@ from tracking_help import make_run, mlflow_client
 from rayloom.core.errors import RayloomError, UserError
 from rayloom.records.checkpoints import Checkpoints
 from rayloom.tracking import MlflowFollower, fetch_version, register_model, resolve_uri
-from rayloom.tracking.registry import _deserves, registered_name, run_of_mlflow_id, run_of_model
+from rayloom.tracking.registry import (
+    _deserves,
+    _save,
+    registered_name,
+    run_of_mlflow_id,
+    run_of_model,
+)
 from rayloom.tracking.uri import artifact_root
+
+_OWN = re.compile(r"model_uuid|utc_time_created|model_size_bytes")  # of each save
 
 
 class Encoder(nn.Module):
@@ -227,3 +237,32 @@ def test_addresses_that_keep_nothing_are_refused(bad):
 def test_files_go_beside_the_database_and_passwords_nowhere():
     assert artifact_root("sqlite:////w/x.db", "my exp/1") == "file:///w/mlruns/my-exp-1"
     assert artifact_root("http://h", "e") is None
+
+
+def test_the_short_cut_writes_what_mlflow_writes(tmp_path, monkeypatch):
+    """Requirements that were just read from what is installed are not compared with it again."""
+    import mlflow.pytorch
+    from mlflow.utils import requirements_utils
+
+    monkeypatch.setattr(requirements_utils, "_MODULES_TO_PACKAGES", None)
+    example = torch.zeros(2, 1, 4, 4, dtype=torch.uint8)
+    texts = {}
+    for way in ("short", "mlflow"):
+        if way == "short":
+            monkeypatch.setattr(requirements_utils.importlib_metadata, "packages_distributions", 0)
+        else:
+            monkeypatch.undo()
+            monkeypatch.setattr(
+                "rayloom.tracking.registry._installed", lambda packages: nullcontext()
+            )
+        _save(Encoder(), example, tmp_path / way, {"a": 1})
+        assert requirements_utils._PACKAGES_TO_MODULES is None or way == "mlflow"
+        files = {f.name: f for f in (tmp_path / way).iterdir() if f.is_file()}
+        texts[way] = {
+            name: [line for line in file.read_text().splitlines() if not _OWN.match(line)]
+            for name, file in files.items()
+        }
+    assert texts["short"] == texts["mlflow"]
+    assert set(texts["short"]) >= {"MLmodel", "requirements.txt", "conda.yaml", "python_env.yaml"}
+    loaded = [mlflow.pytorch.load_model(str(tmp_path / way))(example) for way in texts]
+    torch.testing.assert_close(loaded[0], loaded[1], rtol=0, atol=0)

@@ -1,8 +1,9 @@
 """All that can be refused of a new run, refused before anything of it is written."""
 
+from collections.abc import Mapping
 from typing import Any
 
-from rayloom.core.errors import ConfigError
+from rayloom.core.errors import ConfigError, UserError
 from rayloom.core.sections import RunConfig
 from rayloom_pipelines.recipes.prepare import Prepared, prepare
 from rayloom_pipelines.recipes.quiet import quiet
@@ -36,3 +37,16 @@ def checked(config: RunConfig, options: Any) -> Prepared:
         made = prepare(config, options)
         check_rules(config, made)
     return made
+
+
+def check_same_data(now: Mapping[str, Any] | None, before: Mapping[str, Any] | None) -> None:
+    """A resume goes on with the data that the run was started with.
+
+    Raises:
+        UserError: They have changed.
+    """
+    if now and before and now["fingerprint"] != before["fingerprint"]:
+        raise UserError(
+            f"the data set {now['name']} has changed since the run was started (fingerprint "
+            f"{before['fingerprint'][:12]} then, {now['fingerprint'][:12]} now)"
+        )

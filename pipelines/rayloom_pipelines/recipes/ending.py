@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from rayloom.core import interrupt
+from rayloom.core import garbage, interrupt
 from rayloom.core.causes import paragraph, traceback_of
 from rayloom.core.errors import RayloomError, UserError
 from rayloom.core.sections import RunConfig
@@ -51,12 +51,15 @@ def finish(
     _until_written(lambda: folder.update(**about))
     if follower is None:
         return
-    if status == "finished" and options.register and not options.smoke:
-        if follower.flush(CLOSE_S):
-            from rayloom_pipelines.recipes.publish import publish
+    with garbage.paused():  # it would look through all that was imported meanwhile
+        if status == "finished" and options.register and not options.smoke:
+            if follower.flush(CLOSE_S):
+                from rayloom_pipelines.recipes import foresight
+                from rayloom_pipelines.recipes.publish import publish
 
-            publish(folder, config, observer)
-    follower.close(_ENDED[status], CLOSE_S)
+                foresight.settle()
+                publish(folder, config, observer)
+        follower.close(_ENDED[status], CLOSE_S)
 
 
 def give_up(

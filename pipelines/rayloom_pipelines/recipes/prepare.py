@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rayloom.core import garbage
 from rayloom.core.sections import RunConfig
 
 
@@ -53,9 +54,10 @@ def prepare(
     Raises:
         UserError: The config does not fit the data, the environment or this machine.
     """
-    import torch
+    with garbage.paused():
+        import torch
 
-    from rayloom_pipelines.recipes import build, copies, machine, stages, weights
+        from rayloom_pipelines.recipes import build, copies, machine, stages, weights
 
     kept = dict(choices or {})
     kept["device"] = machine.choose_device(config)

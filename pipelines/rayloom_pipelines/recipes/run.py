@@ -11,8 +11,9 @@ from rayloom.core.errors import UserError
 from rayloom.core.sections import RunConfig
 from rayloom_pipelines.console import RunObserver
 from rayloom_pipelines.recipes.attempt import Task, make_attempt
-from rayloom_pipelines.recipes.checked import check_rules, checked
+from rayloom_pipelines.recipes.checked import check_rules, check_same_data, checked
 from rayloom_pipelines.recipes.folder import Options, make_folder
+from rayloom_pipelines.recipes.foresight import foresee
 from rayloom_pipelines.recipes.prepare import Prepared, prepare
 from rayloom_pipelines.recipes.quiet import quiet
 
@@ -50,11 +51,12 @@ def start(
             is left behind.
         RayloomError: Training failed; the run folder says so.
     """
-    from rayloom_pipelines.recipes import stages
-
     began = time.monotonic()
     prepared = prepared or checked(config, options)
     interrupt.check()
+    from rayloom_pipelines.recipes import stages
+
+    watcher = foresee(observer, options)
     folder = make_folder(
         config,
         name,
@@ -71,7 +73,7 @@ def start(
         },
         fill=lambda place: stages.copy_into(place, prepared.stages),
     )
-    task = Task(config, options, prepared, observer, should_stop, False, began, carried)
+    task = Task(config, options, prepared, watcher, should_stop, False, began, carried)
     return make_attempt(folder, task)
 
 
@@ -122,10 +124,11 @@ def resume(
     with quiet(folder.log_path):
         built_from = first.model_copy(update={"resources": config.resources})
         prepared = prepare(built_from, options, choices=about.get("choices", {}), path=path)
-        _same_data(prepared.data, about.get("data"))
+        check_same_data(prepared.data, about.get("data"))
         check_rules(config, prepared)
     interrupt.check()
-    task = Task(config, options, prepared, observer, should_stop, True, began, carried)
+    watcher = foresee(observer, options)
+    task = Task(config, options, prepared, watcher, should_stop, True, began, carried)
     return make_attempt(folder, task)
 
 
@@ -142,11 +145,3 @@ def _longer(config: RunConfig, about: Mapping[str, Any]) -> bool:
     """Whether a finished run has something left to do under a changed config."""
     before = about.get("config_now") or {}
     return bool(before) and before.get("train") != to_dict(config)["train"]
-
-
-def _same_data(now: Mapping[str, Any] | None, before: Mapping[str, Any] | None) -> None:
-    if now and before and now["fingerprint"] != before["fingerprint"]:
-        raise UserError(
-            f"the data set {now['name']} has changed since the run was started (fingerprint "
-            f"{before['fingerprint'][:12]} then, {now['fingerprint'][:12]} now)"
-        )

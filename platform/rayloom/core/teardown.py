@@ -13,11 +13,13 @@ import os
 import site
 import sys
 import sysconfig
+import threading
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
 
 _CODE = (ModuleType, type, FunctionType, BuiltinFunctionType)  # what finalizers may still need
 _MANY = 10_000
+IMPORTS = "rayloom-imports"  # name of threads that import what may be needed later
 
 
 def prepare() -> None:
@@ -28,6 +30,9 @@ def prepare() -> None:
 
 def hasten() -> None:
     """Make the rest of the interpreter's end short. Nothing but that may follow."""
+    for thread in threading.enumerate():  # Python's end would break into its import
+        if thread.name == IMPORTS:
+            thread.join()
     own = own_modules()
     for module in reversed(own):
         names = vars(module)

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rayloom.core import garbage
+from rayloom.tracking.schema import new_database
 from rayloom.tracking.uri import artifact_root, is_database, sqlite_file
 
 if TYPE_CHECKING:
@@ -63,26 +65,43 @@ def _lock_of(path: Path) -> Path:
     return path.with_name(f".{path.name}.creating")
 
 
+def load() -> None:
+    """Import MLflow, which takes a second; again, nothing."""
+    quiet()
+    with garbage.paused():
+        import mlflow  # noqa: F401
+
+
 def make_client(uri: str) -> "MlflowClient":
     """A client of one tracking URI, which also keeps the registry.
 
     Raises:
         Exception: Whatever MLflow or its database raises while it cannot be reached.
     """
-    quiet()
+    load()
     from mlflow import MlflowClient
 
     from rayloom.tracking import answers
 
     answers.forget()
-    if is_database(uri):
-        _try_database(uri)
-    else:
-        answers.listen()
-    with _first_one(uri):
-        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-        if sqlite_file(uri) is not None:
-            client.search_experiments(max_results=1)  # creates the tables
+    with garbage.paused():  # the first one imports SQLAlchemy
+        if is_database(uri):
+            _try_database(uri)
+        else:
+            answers.listen()
+        path = sqlite_file(uri)
+        if path is None:
+            return MlflowClient(tracking_uri=uri, registry_uri=uri)
+        with _first_one(uri):
+            return new_database(path, lambda: _opened(uri))
+
+
+def _opened(uri: str) -> "MlflowClient":
+    """A client that has looked into its database, which makes the tables."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+    client.search_experiments(max_results=1)
     return client
 
 

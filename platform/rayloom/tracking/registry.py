@@ -10,16 +10,19 @@ import re
 import shutil
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import unquote, urlparse
 
+from rayloom.core import garbage
 from rayloom.core.errors import RayloomError, UserError, nearest
 from rayloom.core.names import model_problem
 from rayloom.core.scores import is_better, usable
 from rayloom.records.files import Say, silent
+from rayloom.tracking.client import load as load_mlflow
 from rayloom.tracking.client import make_client
 from rayloom.tracking.memory import read_memory
 
@@ -29,6 +32,18 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 FILES = "rayloom"
+# Imported by torch.export and MLflow at their first use.
+_LOADED_LATE = (
+    "mlflow.pytorch",
+    "mlflow.pyfunc",
+    "torch._dynamo",
+    "torch._functorch.aot_autograd",
+    "torch.export._trace",
+    "torch.export.pt2_archive._package",
+    "torch._inductor.fx_passes.dedupe_symint_uses",
+    "sympy.tensor.tensor",
+)
+_REQUIRED = ("mlflow", "torch", "numpy")
 _SHA_TAG, _SCORE_TAG, _RUN_TAG = "rayloom.sha256", "rayloom.score", "rayloom.run_id"
 _MEASURE_TAG = "rayloom.measure"
 _REFERENCE = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>[^/@]+))")
@@ -67,6 +82,21 @@ def registered_name(name: str) -> str:
     if wrong:
         raise UserError(f"{name!r} cannot name a registered model: it {wrong}")
     return short
+
+
+def load() -> None:
+    """Import what registering needs, which takes a second or two; again, nothing.
+
+    Imports only: tracing itself changes PyTorch for a moment, in all threads.
+
+    Raises:
+        ImportError: MLflow or PyTorch is broken.
+    """
+    load_mlflow()
+    with garbage.paused():
+        for name in _LOADED_LATE:
+            with contextlib.suppress(ModuleNotFoundError):  # another version: loaded when needed
+                import_module(name)
 
 
 def register_model(
@@ -226,6 +256,7 @@ def _save(module: "nn.Module", example: "Tensor", path: Path, metadata: dict[str
     """Trace and write; requirements are given, so that MLflow does not go looking for them."""
     import importlib.metadata
 
+    load()
     import mlflow.pytorch
     import torch
     from mlflow.models import ModelSignature
@@ -237,7 +268,7 @@ def _save(module: "nn.Module", example: "Tensor", path: Path, metadata: dict[str
     training = module.training
     module = module.to("cpu").eval()
     try:
-        with torch.no_grad(), warnings.catch_warnings():
+        with torch.no_grad(), warnings.catch_warnings(), _installed(_REQUIRED):
             warnings.simplefilter("ignore")
             output = module(example)
             signature = ModelSignature(
@@ -251,7 +282,7 @@ def _save(module: "nn.Module", example: "Tensor", path: Path, metadata: dict[str
                 input_example=example.numpy(),
                 pip_requirements=[
                     f"{package}=={importlib.metadata.version(package).partition('+')[0]}"
-                    for package in ("mlflow", "torch", "numpy")
+                    for package in _REQUIRED
                 ],
                 metadata=metadata or None,
                 serialization_format="pt2",
@@ -261,6 +292,24 @@ def _save(module: "nn.Module", example: "Tensor", path: Path, metadata: dict[str
         raise RayloomError(f"the model cannot be exported (torch.export): {first}") from error
     finally:
         module.train(training)
+
+
+@contextlib.contextmanager
+def _installed(packages: tuple[str, ...]) -> Iterator[None]:
+    """Spare MLflow a look through every file of every installed package.
+
+    It compares the requirements with what is installed, and these were just read from there.
+    """
+    from mlflow.utils import requirements_utils as requirements
+
+    if getattr(requirements, "_MODULES_TO_PACKAGES", ...) is not None:  # known, or another MLflow
+        yield
+        return
+    requirements._MODULES_TO_PACKAGES = {package: [package] for package in packages}
+    try:
+        yield
+    finally:
+        requirements._MODULES_TO_PACKAGES = requirements._PACKAGES_TO_MODULES = None
 
 
 def _copy(files: Mapping[str, Path], target: Path) -> None:

@@ -1,0 +1,64 @@
+"""What the end of a run needs is imported when the end is near, and only then."""
+
+import pytest
+
+from rayloom_pipelines.recipes import foresight
+from rayloom_pipelines.recipes.folder import Options
+
+
+class Hears:
+    def __init__(self):
+        self.heard = []
+
+    def __getattr__(self, name):
+        return lambda event: self.heard.append((name, event))
+
+
+@pytest.fixture
+def begun(monkeypatch):
+    """What was begun; nothing is imported."""
+    names = []
+    for name in ("tracking", "registry"):
+        monkeypatch.setattr(foresight, name, lambda name=name: names.append(name))
+    return names
+
+
+@pytest.mark.parametrize(("left", "expected"), [(None, []), (500.0, []), (3.0, ["registry"])])
+def test_registering_is_got_ready_in_the_last_seconds(begun, left, expected):
+    watcher = foresight.foresee(Hears(), Options())
+    watcher.on_progress({"position": 7, "remaining_s": left})
+    assert begun == ["tracking", *expected]
+
+
+def test_everything_is_handed_on(begun):
+    observer = Hears()
+    watcher = foresight.foresee(observer, Options())
+    names = ["on_start", "on_progress", "on_evaluation", "on_message", "on_table", "on_end"]
+    for name in names:
+        getattr(watcher, name)({"of": name})
+    assert observer.heard == [(name, {"of": name}) for name in names]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (Options(track=False), []),
+        (Options(register=False), ["tracking"]),
+        (Options(smoke=True), ["tracking"]),
+    ],
+)
+def test_what_a_run_will_not_need_is_not_imported(begun, options, expected):
+    observer = Hears()
+    assert foresight.foresee(observer, options) is observer
+    assert begun == expected
+
+
+def test_one_import_waits_for_the_other(monkeypatch):
+    """Two threads that import the same packages hinder each other, and main waits for both."""
+    order = []
+    monkeypatch.setattr(foresight, "_threads", {})
+    foresight._begin("first", lambda: order.append("first"))
+    foresight._begin("second", lambda: order.append("second"))
+    foresight._begin("first", lambda: order.append("again"))
+    foresight.settle()
+    assert order == ["first", "second"]
