@@ -1,5 +1,6 @@
 """The doctor: every check is shown failing on a planted fault."""
 
+import base64
 import os
 import socket
 import threading
@@ -90,6 +91,52 @@ def test_a_tracking_server_that_is_down_or_refuses(tmp_path):
     assert "does not answer" in doctor.check_tracking(uri).message
     assert state(doctor.check_tracking(f"sqlite:///{tmp_path}/m.db")) == "ok"
     assert state(doctor.check_tracking(f"sqlite:///{tmp_path}/no/m.db")) == "fail"
+
+
+@pytest.mark.parametrize("given", ["address", "percent", "variables", "token", "none", "wrong"])
+def test_a_server_is_asked_with_the_credentials_that_a_run_would_send(given, monkeypatch):
+    word = "p@ss" + "/w0rd"
+    for name in ("USERNAME", "PASSWORD", "TOKEN"):
+        monkeypatch.delenv(f"MLFLOW_TRACKING_{name}", raising=False)
+    seen = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            seen.append(self.headers.get("Authorization"))
+            packed = base64.b64encode(f"me:{word}".encode()).decode()
+            good = seen[-1] in (f"Basic {packed}", f"Bearer {word}")
+            self.send_response(200 if good else 401)
+            self.end_headers()
+            self.wfile.write(b"3.13.0" if good else b"")
+
+        def log_message(self, *arguments):
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    user = {"address": "me:p@ss%2Fw0rd@", "percent": "me:p%40ss%2Fw0rd@", "wrong": "me:other12@"}
+    if given == "variables":
+        monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "me")
+        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", word)
+    if given == "token":
+        monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", word)
+    found = doctor.check_tracking(f"http://{user.get(given, '')}127.0.0.1:{server.server_port}")
+    server.shutdown()
+    server.server_close()
+    assert state(found) == ("fail" if given in ("none", "wrong") else "ok"), found
+    shown = f"{found.message} {found.remedy}"
+    assert not [part for part in (word, "w0rd", "other12") if part in shown]
+    assert ("***@" in shown) is (given in user)
+
+
+def test_a_database_that_does_not_answer_is_told_without_its_password():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    found = doctor.check_tracking(f"postgresql://me:{'hunter' + '22x'}@127.0.0.1:{port}/x")
+    assert state(found) == "fail"
+    assert "hunter22x" not in found.message
+    assert "***@" in found.message
 
 
 def test_a_missing_open_or_switched_off_token(tmp_path, monkeypatch):

@@ -9,10 +9,11 @@ import pytest
 
 from planted import planted
 from rayloom.core.config import resolve
+from rayloom.core.errors import UserError
 from rayloom.records import RunFolder, describe_environment
 from rayloom.records.hiding import first_files
 from rayloom.records.manage import export_run
-from rayloom.tracking import MlflowFollower
+from rayloom.tracking import MlflowFollower, recall_uri
 from rayloom_pipelines.console import Console, Events
 from rayloom_pipelines.outlet import Outlet
 
@@ -146,3 +147,16 @@ def test_no_terminal_line_holds_one(run):
     assert leaks(out.getvalue(), kinds) == []
     lines = [line for line in out.getvalue().splitlines() if line.startswith("{")]
     assert any(json.loads(line) for line in lines if '"event"' in line)
+
+
+def test_a_hidden_password_comes_again_from_the_environment_and_goes_nowhere_else(monkeypatch):
+    recorded = "http://***@127.0.0.1:9/x"
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(UserError, match="set MLFLOW_TRACKING_URI to the whole address again"):
+        recall_uri(recorded)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", URI.replace("127.0.0.1", "elsewhere"))
+    with pytest.raises(UserError, match="a run folder never keeps them"):
+        recall_uri(recorded)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", URI)
+    assert recall_uri(recorded) == URI
+    assert recall_uri("http://h") == "http://h"

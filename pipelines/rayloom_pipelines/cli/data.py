@@ -101,7 +101,7 @@ def _say_content(made: Any) -> None:
     from rayloom.data.describe import caveats, class_counts
 
     for name, field in made.spec.fields.items():
-        print(f"{'field':<8} {name}: {field.dtype} {field.shape} {field.kind}")
+        print(one_line(f"{'field':<8} {name}: {field.dtype} {field.shape} {field.kind}"))
     for key, classes in class_counts(made).items():
         start = "class" if key == "label" else f"class of {key}"
         for name, counts in classes[:MOST_CLASSES]:
@@ -117,7 +117,7 @@ def _say_content(made: Any) -> None:
 def _say_made(made: Any) -> None:
     """Splits with counts, place and fingerprint of a store."""
     rows = ", ".join(f"{name} {len(made.split(name)):,}" for name in made.splits)
-    print(f"{made.name}: {rows} in {made.folder}, fingerprint {made.fingerprint[:12]}")
+    print(one_line(f"{made.name}: {rows} in {made.folder}, fingerprint {made.fingerprint[:12]}"))
 
 
 def _show(argv: Sequence[str]) -> int:
@@ -143,16 +143,20 @@ def _show(argv: Sequence[str]) -> int:
         print(json.dumps(about, indent=1))
         return 0
     for key in ("name", "description", "source", "licence", "fingerprint", "folder", "bytes"):
-        print(f"{key:<12} {about[key]}")
+        print(one_line(f"{key:<12} {about[key]}"))
     for name, field in about["fields"].items():
-        print(f"{'field':<12} {name}: {field['dtype']} {tuple(field['shape'])} {field['kind']}")
+        print(
+            one_line(
+                f"{'field':<12} {name}: {field['dtype']} {tuple(field['shape'])} {field['kind']}"
+            )
+        )
         if field["classes"]:
-            print(f"{'classes':<12} {_some(field['classes'])}")
+            print(one_line(f"{'classes':<12} {_some(field['classes'])}"))
     for name, split in about["splits"].items():
         seen = "" if split["examples"] == split["rows"] else f", of {split['examples']:,} of them"
-        print(f"{'split':<12} {name}: {split['rows']:,} rows{seen}")
+        print(one_line(f"{'split':<12} {name}: {split['rows']:,} rows{seen}"))
         for key, numbers in split["fields"].items():
-            print(f"{'':<12}   {key}: {_statistics(numbers)}")
+            print(one_line(f"{'':<12}   {key}: {_statistics(numbers)}"))
     return 0
 
 

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from rayloom.core.errors import UserError
+from rayloom.core.text import one_line
 from rayloom_pipelines.cli.options import Parser, action
 
 ACTIONS = {
@@ -54,7 +55,7 @@ def run(argv: Sequence[str]) -> int:
         print(json.dumps(rows if name == "list" else rows[0], indent=1))
         return 0
     for job in found:
-        print(_line(job))
+        print(one_line(_line(job)))
     if not found:
         print("no jobs")
     return 0

@@ -6,6 +6,7 @@ from typing import Any
 
 from rayloom.core.catalogue import KINDS, entries
 from rayloom.core.errors import UserError, did_you_mean
+from rayloom.core.text import one_line
 from rayloom_pipelines.cli.options import Parser
 from rayloom_pipelines.shipped import config_names
 
@@ -33,7 +34,7 @@ def run(argv: Sequence[str]) -> int:
             year = f" {row['year']}" if row.get("year") else ""
             source = row.get("source", "rayloom")
             plugin = "" if source == "rayloom" else f"  [{source}]"
-            print(f"  {row['name']:<{width}}  {row['summary']}{year}{plugin}".rstrip())
+            print(one_line(f"  {row['name']:<{width}}  {row['summary']}{year}{plugin}".rstrip()))
     return 0
 
 

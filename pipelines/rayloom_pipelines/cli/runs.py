@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rayloom.core.errors import UserError
+from rayloom.core.text import one_line
 from rayloom_pipelines.cli.options import Parser, action
 
 ACTIONS = {
@@ -66,7 +67,8 @@ def _list(argv: Sequence[str]) -> int:
         kind = "" if summary.kind == "run" else f" ({summary.kind})"
         best = summary.best or {}
         shown = f"{best['metric']} {_number(best.get('value'))}" if best.get("metric") else ""
-        print(f"{name:<{width}}  {summary.status:<11}  {summary.step:>11,}  {shown}{kind}".rstrip())
+        row = f"{name:<{width}}  {summary.status:<11}  {summary.step:>11,}  {shown}{kind}"
+        print(one_line(row.rstrip()))
     sys.stdout.flush()
     return _set_right(found)
 
@@ -173,7 +175,7 @@ def _print_table(rows: list[tuple[str, list[str]]]) -> None:
     widths = [max(len(row[i]) for _, row in rows) for i in range(len(rows[0][1]))]
     for name, row in rows:
         cells = (f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
-        print(f"{name:<{first}}  {'  '.join(cells)}".rstrip())
+        print(one_line(f"{name:<{first}}  {'  '.join(cells)}".rstrip()))
 
 
 def _export(argv: Sequence[str]) -> int:
@@ -230,7 +232,7 @@ def _gc(argv: Sequence[str]) -> int:
     keep = {"keep_last": given.keep_last, "keep_best": given.keep_best}
     waste = find_waste(folder, **keep, say=_aside)
     for item in waste:
-        print(f"{item.size / 1e6:>9.1f} MB  {item.path}  ({item.why})")
+        print(one_line(f"{item.size / 1e6:>9.1f} MB  {item.path}  ({item.why})"))
     if not given.yes:
         total = sum(item.size for item in waste) / 1e6
         print(f"{total:.1f} MB can go: `rayloom runs gc --yes` deletes them")
@@ -254,7 +256,7 @@ def _rm(argv: Sequence[str]) -> int:
         paths += [child.path for child in children]
     paths = list(dict.fromkeys(paths))
     if not given.yes:
-        print("\n".join(str(path) for path in paths))
+        print("\n".join(one_line(str(path)) for path in paths))
         if not sys.stdin.isatty():
             raise UserError("runs rm deletes for good: say --yes")
         if input(f"delete {len(paths)} runs for good? [y/N] ").strip().lower() != "y":
@@ -267,5 +269,5 @@ def _rm(argv: Sequence[str]) -> int:
             _aside(str(error))
             code = error.exit_code
         else:
-            print(f"deleted {path}")
+            print(one_line(f"deleted {path}"))
     return code
