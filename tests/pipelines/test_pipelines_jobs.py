@@ -122,6 +122,30 @@ def test_a_trial_carries_what_its_sweep_knows(job, work, place, tmp_path, monkey
     assert "+x = 2" in (run.path / "git.diff").read_text()
 
 
+@pytest.mark.parametrize("verb", ["train", "resume"])
+def test_submit_sends_what_identifies_the_code(work, place, monkeypatch, verb):
+    """The whole way to the cluster but the cluster."""
+    from rayloom.distributed import jobs
+    from rayloom_pipelines.cli import main
+
+    sent = {}
+    monkeypatch.setattr(jobs, "listing", lambda address: [])
+    monkeypatch.setattr(jobs, "submit", lambda argv, **named: sent.update(argv=argv, **named) or 0)
+    words = ["train", "generative/vae-digits", *SMALL, f"storage={place / 'runs'}"]
+    if verb == "resume":
+        monkeypatch.chdir(place)
+        words = ["resume", str(train(place).path), "train.epochs=2"]
+    monkeypatch.chdir(work)
+    words = ["submit", "--", *words, "tracking.uri=sqlite:////nowhere/m.db"]
+    assert main(words) == 0
+    told = json.loads(sent["files"][origin.JOB_FILE])
+    assert told["command"].startswith(f"rayloom submit -- {verb} ")
+    assert told["cwd"] == str(work)
+    assert told["git"]["commit"] == git(work, "rev-parse", "HEAD")
+    assert "+x = 2" in told["git"]["diff"]
+    assert told["packages"]["torch"]
+
+
 @pytest.mark.parametrize("content", [None, "", "{", "[]", "{}", '{"git": 3, "packages": []}'])
 def test_a_damaged_note_of_the_job_fails_no_run(tmp_path, monkeypatch, content):
     monkeypatch.chdir(tmp_path)

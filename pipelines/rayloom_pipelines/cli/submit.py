@@ -92,8 +92,11 @@ def _resume_job(verb: str, words: Sequence[str], given: argparse.Namespace) -> i
     files: Files = {}
     flags = _plugin_flags([plugin.to_dict() for plugin in plugins], files)
     command = [verb, str(found.path), *inner.overrides, *flags]
-    uri = _named(found, inner.overrides)
-    if uri and "@" not in uri:  # the job carries the trust of who submits it, and no password
+    told = [word.partition("=")[2] for word in inner.overrides if word.startswith("tracking.uri=")]
+    uri = told[-1] if told else _mlflow_that_is_named(found)
+    if (
+        uri and not told and "@" not in uri
+    ):  # the job carries the trust of who submits it, and no password
         command.append(flag("tracking.uri", uri))
     address = given.address or _address(found)
     return _send(
@@ -101,12 +104,10 @@ def _resume_job(verb: str, words: Sequence[str], given: argparse.Namespace) -> i
     )
 
 
-def _named(found: Any, overrides: Sequence[str]) -> str | None:
-    """The run's MLflow, if the overrides leave it and the user names it."""
+def _mlflow_that_is_named(found: Any) -> str | None:
+    """The run's MLflow, if the user names it."""
     from rayloom_pipelines.recipes.server import mlflow_of
 
-    if any(word.startswith("tracking.uri=") for word in overrides):
-        return None
     try:
         return mlflow_of(found.about, found.config)
     except UserError as error:

@@ -223,13 +223,16 @@ def stop(job_id: str, *, address: str | None = None, wait_s: float = 150.0) -> J
 
 def _follow(client: Any, what: Following, write: Write) -> int:
     """Write the log as it grows; the job's exit code at its end."""
-    job_id, say, sent = what.job_id, what.say, 0
+    job_id, say, sent, begun = what.job_id, what.say, 0, False
     try:
         while True:
             job = _job(what.ask(lambda: client.get_job_info(job_id)))
             text = what.ask(lambda: client.get_job_logs(job_id))
+            if not begun:  # the job manager's lines may come in pieces
+                sent = len(text) - len(_without_preamble(text))
+                begun = len(text) > sent
             if len(text) > sent:
-                write(_without_preamble(text[sent:]) if sent == 0 else text[sent:])
+                write(text[sent:])
                 sent = len(text)
             if job.over:
                 break

@@ -175,7 +175,7 @@ def _judge(
     if failure is None and outcome is not None:
         return outcome
     if lost := failure is not None and watch.pulse.explain(failure):
-        raise lost
+        raise lost from failure
     if failure is not None and death_of(failure):
         what = f"Ray Train's own process (its controller) died: {death_of(failure)}"
     else:
@@ -183,7 +183,8 @@ def _judge(
         what = (
             f"the workers failed {attempts} times ({max_failures} restarts allowed), last: {cause}"
         )
-    raise WorkerError(f"{what}. Nothing before the newest checkpoint is lost", details=str(failure))
+    what += ". Nothing before the newest checkpoint is lost"
+    raise WorkerError(what, details=str(failure)) from failure
 
 
 def _rebuild(fatal: dict[str, Any]) -> RayloomError:

@@ -12,6 +12,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from rayloom.core.scores import usable
+from rayloom.distributed.supervision import death_of
 
 
 class _Shared:
@@ -171,7 +172,9 @@ class _Callback(_Shared, Callback):
         self.host.trial_recovers(trial.config["trial"], trial.num_failures)
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        self.host.trial_over(trial.config["trial"], "its process died")
+        error = trial.get_pickled_error()
+        death = "" if error is None else death_of(error)
+        self.host.trial_over(trial.config["trial"], death or "its process died")
 
 
 class _NoProgress(_Shared, TrialProgressCallback):
