@@ -134,3 +134,36 @@ def test_deaths_are_told_once_per_restart_and_the_last_one_as_the_last():
         "worker 1 died: killed; all start again from the newest checkpoint (restart 1 of 1)",
         "worker 0 died: killed, and no restart is left",
     ]
+
+
+def test_an_env_runner_that_dies_between_two_rounds_is_mentioned_once(ray_cluster):
+    """No call fails then: Ray has started it again before the next one."""
+    import os
+    import signal
+
+    import ray
+
+    from rayloom.distributed.rllib import RemoteCollector
+    from rayloom.distributed.train import wait_until
+
+    class Runner:
+        def pid(self):
+            return os.getpid()
+
+    runners = [ray.remote(num_cpus=0, max_restarts=1)(Runner).remote() for _ in range(2)]
+    pids = ray.get([runner.pid.remote() for runner in runners])
+    said = []
+    collector = RemoteCollector(runners, said.append)
+    collector._count_restarts(0.0)
+    assert said == []
+    os.kill(pids[1], signal.SIGKILL)
+
+    def mentioned():
+        collector._count_restarts(0.0)
+        return said
+
+    assert wait_until(mentioned, timeout_s=30)
+    collector._count_restarts(0.0)
+    assert said == ["env runner 1 died between two rounds; it is started again"]
+    for runner in runners:
+        ray.kill(runner)

@@ -16,13 +16,14 @@ import socket
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rayloom.core.errors import RayloomError, UserError
-from rayloom.distributed.place import VARIABLE, clear_old, end_processes, own_place
+from rayloom.distributed.place import VARIABLE, clear_old, own_place
 from rayloom.distributed.waiting import amount_text, holds, nodes_text
 from rayloom.distributed.witness import witnessed
 
@@ -40,6 +41,7 @@ QUIET_ENV: dict[str, str] = {
     "RAY_DEDUP_LOGS": "0",
 }
 _LOOPBACK_SWITCH = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # "0": 127.0.0.1 is the node's address
+START_S = 120.0  # for a raylet
 PACKAGES = ("rayloom", "rayloom_envs", "rayloom_pipelines")
 
 
@@ -166,32 +168,48 @@ def _init_local(folder: Path, port: int, *, cpus: float, env: Mapping[str, str] 
 
     count = max(os.cpu_count() or 1, -(-int(cpus * 1000) // 1000))
     places = {name: str(folder) for name in (VARIABLE, "TMPDIR", "RAY_TMPDIR")}
-    for tries_left in (1, 0):
-        try:
-            with variables(places):  # of all its processes
-                ray.init(
-                    _temp_dir=str(folder),
-                    address="local",
-                    num_cpus=count,
-                    include_dashboard=True,
-                    dashboard_host="127.0.0.1",
-                    dashboard_port=port,
-                    log_to_driver=False,
-                    logging_level=logging.ERROR,
-                    runtime_env={"env_vars": dict(env)} if env else None,
-                )
-            return
-        except Exception as error:  # Ray raises bare ones too
-            ray.shutdown()
-            end_processes(folder)
-            slow = "timed out during startup" in str(error)  # after 30 s, which Ray has fixed
-            if slow and tries_left:
-                continue
-            why = "it took more than 30 s, twice; this machine is very busy" if slow else ""
-            raise RayloomError(
-                f"a local Ray did not start: {why or first_line(error)}. Its logs lie in"
-                f" {folder}/session_latest/logs; `workers: 0` trains without Ray"
-            ) from error
+    try:
+        with variables(places), _patient():  # the variables are for all its processes
+            ray.init(
+                _temp_dir=str(folder),
+                address="local",
+                num_cpus=count,
+                include_dashboard=True,
+                dashboard_host="127.0.0.1",
+                dashboard_port=port,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                runtime_env={"env_vars": dict(env)} if env else None,
+            )
+    except Exception as error:  # Ray raises bare ones too
+        raise RayloomError(
+            f"a local Ray did not start: {first_line(error)}. Its logs lie in"
+            f" {folder}/session_latest/logs; `workers: 0` trains without Ray"
+        ) from error
+
+
+@contextlib.contextmanager
+def _patient() -> Iterator[None]:
+    """A busy machine may take longer to start a raylet than the 30 s that Ray has fixed."""
+    from ray._private import services
+
+    asked = services.get_node
+
+    def patiently(gcs_address: str, node_id: str) -> Any:
+        end = time.monotonic() + START_S
+        while True:
+            try:
+                return asked(gcs_address, node_id)
+            except RuntimeError:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.2)
+
+    services.get_node = patiently
+    try:
+        yield
+    finally:
+        services.get_node = asked
 
 
 @contextlib.contextmanager

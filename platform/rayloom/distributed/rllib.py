@@ -7,6 +7,7 @@ to those of the same config with `workers: 0`, on any number of env runners, als
 is killed in the middle of a round.
 """
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from rayloom.core.sections import RunConfig
 from rayloom.distributed.cluster import first_line, muted_stderr, start_ray
 from rayloom.distributed.pulse import ClusterLostError, Pulse, explained
 from rayloom.distributed.supervision import Watch, death_of
-from rayloom.distributed.waiting import watched
+from rayloom.distributed.waiting import tables, watched
 
 Say = Callable[[str], None]
 
@@ -127,6 +128,8 @@ class RemoteCollector:
         self.pulse: Pulse | None = None
         self.redone = 0  # groups collected again so far
         self._down: dict[int, Any] = {}  # runner to the ping that it owes
+        self._deaths = [0] * len(self.runners)  # that were told
+        self._counted = time.monotonic()
 
     def collect(
         self, weights: Mapping[str, Tensor], tasks: Sequence[GroupTask]
@@ -159,6 +162,7 @@ class RemoteCollector:
             ready, _ = ray.wait(list(waiting), num_returns=1, timeout=2.0)
             if self.pulse is not None:
                 self.pulse.check()
+                self._count_restarts()
             for ref in ready:
                 place, runner = waiting.pop(ref)
                 try:
@@ -175,8 +179,20 @@ class RemoteCollector:
         if runner in self._down:
             return
         self._down[runner] = self.runners[runner].ping.remote()
+        self._deaths[runner] += 1
         who = "the others" if len(self._down) < len(self.runners) else "the first that is back"
         self.say(f"env runner {runner} died: {why}; its groups are collected again by {who}")
+
+    def _count_restarts(self, every_s: float = 2.0) -> None:
+        """Tell of runners that died between two calls: Ray started them again, and none failed."""
+        if time.monotonic() - self._counted < every_s:
+            return
+        self._counted = time.monotonic()
+        restarts = {row.actor_id: row.num_restarts for row in tables().actors}
+        for runner, handle in enumerate(self.runners):
+            if restarts.get(handle._actor_id.binary(), 0) > self._deaths[runner]:
+                self._deaths[runner] += 1
+                self.say(f"env runner {runner} died between two rounds; it is started again")
 
     def _runner_of(self, group: int) -> int:
         """The runner that collects this group now."""
