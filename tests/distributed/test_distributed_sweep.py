@@ -117,6 +117,43 @@ def test_a_ledger_survives_a_torn_line_and_refuses_a_corrupt_one(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "line",
+    [
+        "5",
+        '{"type": "suggested"}',
+        '{"type": "suggested", "trial": "../1", "values": {}}',
+        '{"type": "suggested", "trial": "0001", "values": 5}',
+        '{"type": "result", "trial": "0009", "step": 1, "score": 1.0, "metrics": {}}',
+        '{"type": "result", "trial": "0000", "step": -1, "score": 1.0, "metrics": {}}',
+        '{"type": "result", "trial": "0000", "step": true, "score": 1.0, "metrics": {}}',
+        '{"type": "result", "trial": "0000", "step": 1, "score": 1%s, "metrics": {}}' % ("0" * 400),
+        '{"type": "ended", "trial": "0000", "status": "done", "score": 1.0}',
+        '{"type": "ended", "trial": "0000", "status": "done", "score": 1.0, "outcome": '
+        '{"run_id": "../../elsewhere"}}',
+        '{"type": "shell", "trial": "0000"}',
+    ],
+)
+def test_a_stranger_s_ledger_is_read_as_data(tmp_path, line):
+    ledger = Ledger(tmp_path, "max")
+    ledger.suggested("0000", {"x": 1.0})
+    ledger.close()
+    with open(tmp_path / "ledger.jsonl", "a") as file:
+        file.write(line + "\n")
+    with pytest.raises(UserError, match=r"ledger\.jsonl:2: not a line of a sweep's ledger"):
+        Ledger(tmp_path, "max")
+
+
+def test_a_linked_ledger_is_not_written(tmp_path):
+    outside = tmp_path / "outside"
+    outside.write_text("mine")
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep" / "ledger.jsonl").symlink_to(outside)
+    with pytest.raises(UserError, match="is a link, which is not followed"):
+        Ledger(tmp_path / "sweep", "max")
+    assert outside.read_text() == "mine"
+
+
+@pytest.mark.parametrize(
     ("workers", "cpus_per_worker", "task", "expected"),
     [(0, 1, "generative", 8), (0, 3, "rl", 2), (2, 1, "generative", 4), (2, 2, "rl", 2)],
 )

@@ -69,6 +69,7 @@ def register(folder: Any, config: RunConfig, *, say: Callable[[str], Any]) -> An
     from rayloom.tracking import register_model
 
     about = folder.read()
+    uri = mlflow_of(about)  # first: a server that nobody named is told nothing
     state, info = read_state(folder.path, "best")
     spec, stages = spec_from(about) if about.get("data") else None, stages_of(folder.path)
     weights = of_state(config, state, spec, stages)
@@ -86,7 +87,7 @@ def register(folder: Any, config: RunConfig, *, say: Callable[[str], Any]) -> An
             name=config.tracking.register_as or about["name"],
             files={file.name: file for file in Path(scratch).iterdir()},
             sha256=parameters_sha256(weights),
-            uri=mlflow_of(about),
+            uri=uri,
             score=info.score,
             direction=info.direction,
             measure=_measure(about, config),

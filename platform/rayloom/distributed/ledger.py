@@ -24,6 +24,7 @@ from typing import Any, Literal
 
 from rayloom.core.errors import UserError
 from rayloom.core.scores import best_index
+from rayloom.records.inside import is_bare, open_inside
 
 Status = Literal["running", "done", "stopped", "failed"]
 Values = dict[str, Any]
@@ -186,19 +187,64 @@ def _number(value: float | None) -> float:
 
 
 def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a ledger; a last one without its end is cut off the file."""
-    if not path.exists():
+    """The lines of a ledger; a last one without its end is cut off the file.
+
+    Raises:
+        UserError: It is no plain file, or one of its lines is none of a ledger.
+    """
+    if not os.path.lexists(path):
         return
-    data = path.read_bytes()
-    end = data.rfind(b"\n") + 1
-    if end < len(data):
-        with path.open("r+b") as file:
-            file.truncate(end)
-    for number, line in enumerate(data[:end].splitlines(), start=1):
+    try:
+        handle = open_inside(path.parent, path.name, os.O_RDWR, append=True)
+        with os.fdopen(handle, "r+b") as file:
+            data = file.read()
+            end = data.rfind(b"\n") + 1
+            if end < len(data):
+                file.truncate(end)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    trials: set[str] = set()
+    for number, text in enumerate(data[:end].splitlines(), start=1):
         try:
-            yield json.loads(line)
-        except ValueError as error:
+            line = _checked(json.loads(text), trials)
+        except (ValueError, TypeError, LookupError, OverflowError, RecursionError) as error:
             raise UserError(
                 f"{path}:{number}: not a line of a sweep's ledger ({error}); restore the file, or"
                 " start a new sweep"
             ) from error
+        trials.add(line["trial"])
+        yield line
+
+
+def _checked(line: Any, trials: set[str]) -> dict[str, Any]:
+    """A line that holds what its type promises; `trials` are those before it.
+
+    Raises:
+        ValueError: It does not.
+    """
+    if not isinstance(line, dict) or not isinstance(line.get("trial"), str):
+        raise ValueError("it tells of no trial")
+    kind, trial = line.get("type"), line["trial"]
+    if not (trial.isascii() and trial.isdigit() and len(trial) <= 12):
+        raise ValueError(f"the trial {trial[:40]!r} is no number")
+    if kind != "suggested" and trial not in trials:
+        raise ValueError(f"the trial {trial} was not suggested before")
+    wanted: dict[str, Any] = {
+        "suggested": {"values": dict},
+        "result": {"step": int, "score": (int, float, type(None)), "metrics": dict},
+        "decision": {"action": str, "evaluation": int},
+        "ended": {"status": str, "score": (int, float, type(None)), "outcome": dict},
+    }
+    if kind not in wanted:
+        raise ValueError(f"the type {kind!r} is not known")
+    for key, types in wanted[kind].items():
+        if isinstance(line[key], bool) or not isinstance(line[key], types):
+            raise ValueError(f"{key} is {line[key]!r:.60}")
+    if kind in ("result", "ended"):
+        _number(line["score"])
+    if kind == "result" and not 0 <= line["step"] < 2**63:
+        raise ValueError(f"step is {line['step']:.3g}")
+    run_id = line["outcome"].get("run_id") if kind == "ended" else None
+    if run_id is not None and not is_bare(run_id):
+        raise ValueError(f"run_id {run_id!r:.60} is no bare name")
+    return line
