@@ -25,14 +25,21 @@ def begun(monkeypatch):
 
 @pytest.mark.parametrize(("left", "expected"), [(None, []), (500.0, []), (3.0, ["registry"])])
 def test_registering_is_got_ready_in_the_last_seconds(begun, left, expected):
-    watcher = foresight.foresee(Hears(), Options())
+    watcher = foresight.foresee(Hears(), Options(), 0)
     watcher.on_progress({"position": 7, "remaining_s": left})
     assert begun == ["tracking", *expected]
 
 
+def test_workers_start_before_anything_is_imported(begun):
+    watcher = foresight.foresee(Hears(), Options(), 2)
+    assert begun == []
+    watcher.on_progress({"position": 7, "remaining_s": 3.0})
+    assert begun == ["registry"]
+
+
 def test_everything_is_handed_on(begun):
     observer = Hears()
-    watcher = foresight.foresee(observer, Options())
+    watcher = foresight.foresee(observer, Options(), 0)
     names = ["on_start", "on_progress", "on_evaluation", "on_message", "on_table", "on_end"]
     for name in names:
         getattr(watcher, name)({"of": name})
@@ -49,7 +56,7 @@ def test_everything_is_handed_on(begun):
 )
 def test_what_a_run_will_not_need_is_not_imported(begun, options, expected):
     observer = Hears()
-    assert foresight.foresee(observer, options) is observer
+    assert foresight.foresee(observer, options, 0) is observer
     assert begun == expected
 
 

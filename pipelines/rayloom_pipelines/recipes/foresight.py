@@ -90,14 +90,16 @@ class Foreseeing:
         self._observer.on_end(event)
 
 
-def foresee(observer: RunObserver, options: Any) -> RunObserver:
+def foresee(observer: RunObserver, options: Any, workers: int) -> RunObserver:
     """The observer of a run, which gets ready what the run will need.
 
     Args:
         observer: Who watches.
         options: `recipes.folder.Options`.
+        workers: Where the run has Ray workers, starting them needs every core at first.
     """
     if not options.track:
         return observer
-    tracking()
+    if workers == 0:
+        tracking()
     return Foreseeing(observer) if options.register and not options.smoke else observer

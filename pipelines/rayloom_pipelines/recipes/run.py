@@ -56,7 +56,7 @@ def start(
     interrupt.check()
     from rayloom_pipelines.recipes import stages
 
-    watcher = foresee(observer, options)
+    watcher = foresee(observer, options, config.resources.workers)
     folder = make_folder(
         config,
         name,
@@ -127,7 +127,7 @@ def resume(
         check_same_data(prepared.data, about.get("data"))
         check_rules(config, prepared)
     interrupt.check()
-    watcher = foresee(observer, options)
+    watcher = foresee(observer, options, config.resources.workers)
     task = Task(config, options, prepared, watcher, should_stop, True, began, carried)
     return make_attempt(folder, task)
 

@@ -1,11 +1,11 @@
 """Starting or joining Ray, quietly, on loopback, and leaving nothing behind.
 
 A *local* Ray is started by this process and ends with it: every port on 127.0.0.1, token
-authentication on (Ray's default for `ray.init`), its dashboard server on a free port. The dashboard
-server is needed even where nobody looks at it: Ray Train's clean-up helper asks it whether a run is
-still alive, and without an answer placement groups leak and a later run hangs. The helper finds it
-through `RAY_API_SERVER_ADDRESS`, which is set here, because its own search fails as soon as two Ray
-instances run on a host.
+authentication on (Ray's default for `ray.init`), and, unless it serves one run of Ray Train only
+(`lean`), its dashboard server on a free port. That server is needed even where nobody looks at it:
+Ray Train's clean-up helper asks it whether a run is still alive, and without an answer placement
+groups leak and a later run hangs. The helper finds it through `RAY_API_SERVER_ADDRESS`, which is
+set here, because its own search fails as soon as two Ray instances run on a host.
 """
 
 import contextlib
@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from rayloom.core.errors import RayloomError, UserError
+from rayloom.distributed.lean import ENVIRONMENT, dismiss
 from rayloom.distributed.place import VARIABLE, clear_old, own_place
 from rayloom.distributed.waiting import amount_text, holds, nodes_text
 from rayloom.distributed.witness import witnessed
@@ -77,6 +78,7 @@ def start_ray(
     env: Mapping[str, str] | None = None,
     plugins: Sequence[str | Path] = (),
     note: str = "",
+    lean: bool = False,
 ) -> Iterator[Cluster]:
     """A Ray for the length of a `with` block.
 
@@ -90,6 +92,8 @@ def start_ray(
         env: Variables for every worker process.
         plugins: Files that workers on other nodes need too.
         note: What to tell the user should this process die of its Ray: which run, and what next.
+        lean: A local Ray serves this one run of Ray Train: see `lean`. (The trials of a sweep share
+            a Ray, which needs all of it.)
 
     Raises:
         UserError: The address is a dashboard's, nobody answers there, the token is refused, or the
@@ -99,13 +103,14 @@ def start_ray(
     cpus = max(cpus, sum(piece.get("CPU", 0.0) for piece in pieces))
     for leftover in clear_old():
         logging.getLogger(__name__).warning("taken away: %s", leftover)
-    with own_place() as folder, _environment(local=address is None) as port:
+    with own_place() as folder, _environment(local=address is None, lean=lean) as port:
         import ray
 
         if ray.is_initialized():
             yield _described(folder, pieces, local=False)
             return
-        with witnessed(folder, note), _connected_to(address, folder, port, cpus, env, plugins):
+        made = _connected_to(address, folder, port, cpus, env, plugins, dashboard=not lean)
+        with witnessed(folder, note), made:
             yield _described(folder, pieces, local=address is None)
 
 
@@ -117,6 +122,8 @@ def _connected_to(
     cpus: float,
     env: Mapping[str, str] | None,
     plugins: Sequence[str | Path],
+    *,
+    dashboard: bool,
 ) -> Iterator[None]:
     """Connected to that Ray, or to one of our own, for the block."""
     import ray
@@ -125,13 +132,15 @@ def _connected_to(
     with _logged_errors():
         with _own_sigterm():
             if address is None:
-                _init_local(folder, port, cpus=cpus, env=env)
+                _init_local(folder, port, cpus=cpus, env=env, dashboard=dashboard)
             else:
                 _join(address, env=env, plugins=plugins)
         try:
             _quiet_loggers()
             yield
         finally:
+            if address is None and not dashboard:
+                dismiss()
             ray.shutdown()
 
 
@@ -162,7 +171,9 @@ def _logged_errors() -> Iterator[None]:
         worker.print_to_stdstream = printed
 
 
-def _init_local(folder: Path, port: int, *, cpus: float, env: Mapping[str, str] | None) -> None:
+def _init_local(
+    folder: Path, port: int, *, cpus: float, env: Mapping[str, str] | None, dashboard: bool
+) -> None:
     """Start a Ray on this machine, in this process's care, with all its files in `folder`."""
     import ray
 
@@ -174,7 +185,7 @@ def _init_local(folder: Path, port: int, *, cpus: float, env: Mapping[str, str] 
                 _temp_dir=str(folder),
                 address="local",
                 num_cpus=count,
-                include_dashboard=True,
+                include_dashboard=dashboard,
                 dashboard_host="127.0.0.1",
                 dashboard_port=port,
                 log_to_driver=False,
@@ -366,10 +377,12 @@ def _refuse_too_small(
 
 
 @contextlib.contextmanager
-def _environment(*, local: bool) -> Iterator[int]:
+def _environment(*, local: bool, lean: bool) -> Iterator[int]:
     """Ray's variables for the block, put back as they were after it; gives a free port."""
     port = free_port()
     wanted = {name: os.environ.get(name, value) for name, value in QUIET_ENV.items()}
+    if local and lean:
+        wanted |= {name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()}
     if local:
         wanted[_LOOPBACK_SWITCH] = "0"
         wanted["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"

@@ -19,7 +19,8 @@ from rayloom.core import errors
 from rayloom.core.causes import packed, paragraph, unpacked
 from rayloom.core.errors import RayloomError, UserError
 from rayloom.core.sections import ResourcesConfig
-from rayloom.distributed.cluster import first_line, start_ray
+from rayloom.distributed.cluster import Cluster, first_line, start_ray
+from rayloom.distributed.lean import ask_ahead, trainer_class
 from rayloom.distributed.mailbox import Event, Line, Mailbox, connect, emit, stop_signal
 from rayloom.distributed.pulse import explained
 from rayloom.distributed.supervision import (
@@ -99,10 +100,12 @@ def run_workers(
     resources = resources or ResourcesConfig()
     piece = {"CPU": resources.cpus_per_worker, "GPU": resources.gpus_per_worker}
     pieces = [piece] * workers
-    with start_ray(address, pieces=pieces, env=env, plugins=plugins, note=note) as here:
+    with start_ray(address, pieces=pieces, env=env, plugins=plugins, note=note, lean=True) as here:
         import ray
 
         mailbox = ray.remote(num_cpus=0)(Mailbox).remote()
+        if here.local:
+            ask_ahead()
         settings = {
             "entry": entry,
             "payload": dict(payload),
@@ -110,7 +113,7 @@ def run_workers(
             "threads": _threads(resources),
             "log_path": str(Path(log_path).absolute()) if log_path else None,
         }
-        trainer = _trainer(settings, workers, resources, here.scratch, max_failures)
+        trainer = _trainer(settings, workers, resources, here, max_failures)
         watch = Watch("worker", here, say, restarts=max_failures)
         with closing(mailbox):
             failure = supervise(
@@ -134,17 +137,17 @@ def _trainer(
     settings: dict[str, Any],
     workers: int,
     resources: ResourcesConfig,
-    scratch: Path,
+    here: Cluster,
     max_failures: int,
 ) -> Any:
     """The TorchTrainer: a fresh name and a storage of its own, so that no state is picked up."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchConfig
 
     per_worker = {"CPU": resources.cpus_per_worker}
     if resources.gpus_per_worker:
         per_worker["GPU"] = resources.gpus_per_worker
-    return TorchTrainer(
+    return trainer_class(local=here.local)(
         _train_function,
         train_loop_config=settings,
         scaling_config=ScalingConfig(
@@ -155,7 +158,7 @@ def _trainer(
         torch_config=TorchConfig(backend="nccl" if resources.gpus_per_worker else "gloo"),
         run_config=RunConfig(
             name=f"rayloom-{uuid4().hex[:12]}",
-            storage_path=str(scratch),
+            storage_path=str(here.scratch),
             failure_config=FailureConfig(max_failures=max_failures),
             callbacks=[deaths_callback(settings["mailbox"])],
         ),
