@@ -105,6 +105,21 @@ FORMS: tuple[tuple[tuple[str, ...], str], ...] = (
     (("tskey-",), r"tskey-[\w-]{16,}"),
     (("AGE-SECRET-KEY-",), r"AGE-SECRET-KEY-1[0-9A-Z]{50,}"),
     (("ops_ey",), r"ops_ey[\w+/=-]{40,}"),
+    # commands and files of one program
+    (
+        ("--password-stdin",),
+        r"(?P<keep>\becho +(?:-n +)?[\"']?)[^\s\"'|$]+(?=[\"']? *\|[^\n]{0,200}--password-stdin)",
+    ),
+    (
+        ("htpasswd",),
+        r"(?P<keep>\bhtpasswd +-\w*b\w* +(?:\S+ +)?[^\s\"'$]+ +[\"']?)[^\s\"'$][^\s\"']*",
+    ),
+    (("ssh-keygen",), r"(?P<keep>\bssh-keygen[^\n]{0,100}? -[NP] ?[\"']?)[^\s\"'$-][^\s\"']*"),
+    (("%",), r"(?P<keep> -U ?[\"']?[\w.\\-]+%)[^\s\"'$]+"),
+    (
+        ('"username"', '\\"username\\"'),
+        r"(?P<keep>\\?\"username\\?\": *\\?\"[^\"\n]{0,80}\", *\\?\"key\\?\": *\\?\")[^\"\\]+",
+    ),
     # what carries a signature or a hash of a password
     (("eyJ",), _START + r"eyJ[\w-]{8,}\.[\w-]{8,}(?:\.[\w-]*){1,3}"),
     (("$2a$", "$2b$", "$2y$"), r"\$2[aby]\$\d\d\$[./A-Za-z0-9]{53}"),

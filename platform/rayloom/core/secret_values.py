@@ -17,7 +17,7 @@ HIDDEN = "***"
 _GAP = r"(?:[ \t]|\\?\r?\n(?:[+\- ]?[ \t]*)?){0,40}"  # spaces, and a diff's line starts
 _NAMED = re.compile(
     r"(?<![\w.])(?<!\w-)(?P<name>[^\W\d][\w.-]{1,120})(?P<close>\\{0,6}[\"'`]?[\])]?)"
-    r"(?:[ \t]{0,30}(?P<type>:[ \t]{0,30}[\w.\[\]| ]{1,40}?(?==))?[ \t]{0,30}"
+    r"(?:[ \t]{0,30}(?P<type>:[ \t]{0,30}[\w.\[\]|&<>?*, ]{1,40}?(?==))?[ \t]{0,30}"
     r"(?P<sep>:=|=>|={1,3}|!=|\?=|\+=|:|,|\(|>)"
     rf"(?P<gap>{_GAP})|(?P<space>[ \t]{{1,30}}))"
 )
@@ -50,7 +50,10 @@ _CALLED = re.compile(
     r"(?:setenv|putenv|setdefault|get|getenv|environ|add|header|define|set|put|option)\($"
     r"|(?:setattr|setitem|hset|setenv)\([\w.]{1,60},[ ]?$"
 )
-_SETTER = re.compile(r"(?:^|[\s+;&|])(?:ENV|ARG|setx|set -[gxU]+|export|setenv|--env|-e)[ \t]+$")
+_SETTER = re.compile(
+    r"(?:^|[\s+;&|])(?:ENV|ARG|setx|set -[gxU]+|(?:configure|config) set|export|setenv|--env|-e)"
+    r"[ \t]+$"
+)
 _PAIR = re.compile(
     r"\b(?:name|key|Name|Key)\\?[\"']?[ \t]{0,9}[:=][ \t]{0,9}"
     r"\\?[\"']?(?P<name>[\w.-]{2,80})\\?[\"']?,?"
@@ -156,7 +159,8 @@ class _Finder:
         line = _LINE.match(text, at)
         assert line is not None
         if value is None or _CODE.match(value.group() + text[value.end() : value.end() + 1]):
-            if kind == "strong":
+            cookies = "cookie" in match["name"].lower() and text.startswith("{", at)
+            if kind == "strong" or cookies:
                 if _ARRAY.match(text, at):
                     self._literals(at, text.find("\n", at) if "(" != text[at] else at + 400)
                 else:

@@ -37,7 +37,7 @@ _HEADER = re.compile(
     r"|private-token|job-token|deploy-token|api-key|apikey)\\?[\"']?\]?[ \t]*"
     r"(?::[ \t]*[bfru]{0,2}\\*[\"']?|=[ \t]*[bfru]{0,2}\\*[\"'])[ \t]*"
     r"(?:(?:bearer|basic|token|digest|negotiate|apikey|aws4-hmac-sha256|bot|key)\b[ \t:]+)?)"
-    r"(?P<value>(?!(?:\w+ +)?\*\*\*)(?![A-Za-z_.]+[\[(])[^\"'\r\n\\]{6,})"
+    r"(?P<value>(?=\S)(?!(?:\w+ +)?\*\*\*)(?!\w+ *=)(?![A-Za-z_.]+[\[(])[^\"'\r\n\\]{6,})"
     r"|(?P<head2>\b(?:set-)?cookie\\?[\"']?\]?[ \t]*[:=][ \t]*\\*[\"']?)"
     r"(?P<value2>[\w.~-]+=[^\s;\"']{4,}[^\"'\r\n\\]*)",
     re.IGNORECASE,
@@ -48,12 +48,13 @@ _SCHEME = re.compile(
 )
 _FLAG = re.compile(
     # programs whose short flags take a password: `curl -u me:secret`, `mysql -psecret`
-    r"(?P<head>\b(?:curl|wget|http|https|xh|skopeo|ab|svn|snmpget|twine|lftp)\b[^\n|;&]{0,300}?\s"
-    r"(?:-u|-a|-U|-E|--user|--proxy-user|--auth|--creds|--src-creds|--dest-creds)[ =]?"
-    r"[\"']?[^\s:\"'$]{0,60}:)(?P<value>[^\s\"']+)"
+    r"(?P<head>\b(?:curl|wget|http|https|xh|skopeo|ab|svn|snmpget|twine|lftp)\b[^\n|;&]{0,300}?[\s\"']"
+    r"(?:-u|-a|-U|-E|--user|--proxy-user|--auth|--creds|--src-creds|--dest-creds)[\s=\"',]{0,5}"
+    r"[^\s:\"'$]{0,60}:)(?P<value>[^\s\"']+)"
     r"|(?P<head2>\b(?:mysql|mysqldump|mysqladmin|mariadb|mongo|mongosh|sshpass|docker|podman"
     r"|buildah|helm|oc|twine|az|redis-cli|smbclient|ldapsearch|rabbitmqadmin|7z|7za|unzip|zip)\b"
-    r"[^\n|;&]{0,300}?\s(?:-p|-P|-w|-a)(?![a-zA-Z-]+[= ]|\s*\d{1,5}(?::\d+)?(?:\s|$))[ =]?[\"']?)"
+    r"[^\n|;&]{0,300}?[\s\"'](?:-p|-P|-w|-a)(?![a-zA-Z-]+[= ]"
+    r"|\s*\d{1,5}(?::\d+)?(?:\s|$))[ =\"',]{0,5})"
     r"(?P<value2>[^\s\"'-][^\s\"']*)"
     r"|(?P<head3>-pass(?:in|out)?[ =][\"']?pass:)(?P<value3>[^\s\"']+)"
 )
