@@ -122,3 +122,12 @@ def test_send_names_a_file_of_a_plugin_s_folder(plugin):
     assert submit._named([str(plugin / ".env")], {"mine": plugin}) == [plugin / ".env"]
     with pytest.raises(UserError, match="lies in no folder of a plugin"):
         submit._named(["/etc/passwd"], {"mine": plugin})
+
+
+def test_a_command_with_a_secret_is_not_shown_on_the_dashboard(tmp_path):
+    submit.refuse_secrets(["train", "c.yaml", "--plugin", "mine", str(tmp_path), "train.epochs=3"])
+    word = "hunter" + "22x"
+    for bad in (f"tracking.uri=http://me:{word}@h", f"tracking.tags.token={word}"):
+        with pytest.raises(UserError, match=r"=.*\*\*\*.* holds a secret") as told:
+            submit.refuse_secrets(["resume", "run-1", bad])
+        assert word not in str(told.value)

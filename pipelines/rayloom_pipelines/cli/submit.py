@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rayloom.core.errors import UserError, nearest
+from rayloom.core.secrets import mask_command
 from rayloom_pipelines.cli.options import Parser
 
 SUBMITTABLE = ("train", "sweep", "resume")
@@ -144,6 +145,7 @@ def _send(
     from rayloom.records import origin
     from rayloom_pipelines.resolve import site_settings
 
+    refuse_secrets(command)
     files[origin.JOB_FILE] = json.dumps(origin.travelling(given.typed), indent=1)
     address = address or (site_settings().get("resources") or {}).get("address")
     jobs.check_durable(
@@ -168,6 +170,21 @@ def _send(
     if not given.follow:
         _say(f"follow it with: rayloom jobs logs {job_id} --follow")
     return code
+
+
+def refuse_secrets(command: Sequence[str]) -> None:
+    """A job's command stands on Ray's dashboard and in its log: no secret may be in it.
+
+    Raises:
+        UserError: One is; names the word, with the secret hidden.
+    """
+    shown = mask_command(command)
+    for word, hidden in zip(command, shown, strict=True):
+        if word != hidden:
+            raise UserError(
+                f"{hidden} holds a secret, and everybody who may use the cluster sees a job's"
+                " command: put it into the environment of the cluster's nodes"
+            )
 
 
 def _named(words: Sequence[str], files: Files) -> list[Path]:

@@ -20,6 +20,7 @@ from typing import Any, Literal
 from rayloom.core import failpoints
 from rayloom.core.causes import paragraph, traceback_of
 from rayloom.core.errors import RayloomError, UserError
+from rayloom.core.secrets import mask_tree
 from rayloom.core.sections import ResourcesConfig
 from rayloom.core.spaces import Space
 from rayloom.distributed.cluster import first_line, start_ray
@@ -344,7 +345,7 @@ class _Host:
             return
         failpoints.hit("sweep.trial_done")
         if ended is None or "error" in ended:
-            ended = ended or {"error": error}
+            ended = mask_tree(ended or {"error": error})
             self.ledger.ended(trial, "failed", ended)
             self.proposer.tell(trial, None)
         else:
