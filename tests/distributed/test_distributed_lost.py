@@ -136,6 +136,24 @@ def test_deaths_are_told_once_per_restart_and_the_last_one_as_the_last():
     ]
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("The current node timed out during startup. This could", "raylet did not come up within"),
+        (
+            "The last 20 lines of /x/logs/dashboard.log (it contains",
+            "dashboard server did not come",
+        ),
+        ("No space left on device.", "No space left on device"),
+    ],
+)
+def test_a_ray_that_does_not_start_says_why_in_a_clause(text, words):
+    from rayloom.distributed.cluster import why_not_started
+
+    assert words in why_not_started(Exception(text))
+    assert not why_not_started(Exception(text)).endswith(".")
+
+
 def test_an_env_runner_that_dies_between_two_rounds_is_mentioned_once(ray_cluster):
     """No call fails then: Ray has started it again before the next one."""
     import os

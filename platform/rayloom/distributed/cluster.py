@@ -180,7 +180,7 @@ def _init_local(
     count = max(os.cpu_count() or 1, -(-int(cpus * 1000) // 1000))
     places = {name: str(folder) for name in (VARIABLE, "TMPDIR", "RAY_TMPDIR")}
     try:
-        with variables(places), _patient():  # the variables are for all its processes
+        with variables(places), _patient(), muted_stderr():  # the variables are for its processes
             ray.init(
                 _temp_dir=str(folder),
                 address="local",
@@ -194,9 +194,20 @@ def _init_local(
             )
     except Exception as error:  # Ray raises bare ones too
         raise RayloomError(
-            f"a local Ray did not start: {first_line(error)}. Its logs lie in"
+            f"a local Ray did not start: {why_not_started(error)}. Its logs lie in"
             f" {folder}/session_latest/logs; `workers: 0` trains without Ray"
         ) from error
+
+
+def why_not_started(error: Exception) -> str:
+    """Ray's reason in one clause; its own text is a page, or only where to look."""
+    text = str(error)
+    slow = "this machine is very busy, or a limit (memory, processes, open files) is in the way"
+    if "timed out during startup" in text:
+        return f"its raylet did not come up within {START_S:.0f} s; {slow}"
+    if "dashboard.log" in text or "dashboard.err" in text:
+        return f"its dashboard server did not come up in time; {slow}"
+    return first_line(error).rstrip(".")
 
 
 @contextlib.contextmanager
