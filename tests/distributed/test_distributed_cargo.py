@@ -7,6 +7,7 @@ import pytest
 
 from rayloom.core.errors import UserError
 from rayloom.distributed.cargo import is_key_like, pack
+from rayloom.distributed.cluster import package_folders
 from rayloom.distributed.uploads import staged
 from rayloom_pipelines.cli import submit
 
@@ -59,7 +60,9 @@ def test_names_of_keys_are_known(name, tmp_path):
     assert is_key_like((tmp_path / name).relative_to(tmp_path)), name
 
 
-@pytest.mark.parametrize("name", [*CODE, "environment.yml", "vocab.txt", "keyboard.json", "x.csv"])
+@pytest.mark.parametrize(
+    "name", [*CODE, "environment.yml", "vocab.txt", "keyboard.json", "special_tokens_map.json"]
+)
 def test_names_of_code_and_data_are_none(name, tmp_path):
     assert not is_key_like((tmp_path / name).relative_to(tmp_path)), name
 
@@ -116,6 +119,10 @@ def test_what_is_staged_holds_no_secret_and_no_link(plugin, tmp_path):
         assert any("like a key" in remark for remark in uploads[-1].remarks)
     with pytest.raises(UserError, match="cannot be sent"), staged({"x.py": plugin / "link.py"}, []):
         pass
+
+
+def test_nothing_of_rayloom_itself_is_left_at_home():
+    assert [pack(folder, everything=True).left_out for folder in package_folders()] == [{}, {}, {}]
 
 
 def test_send_names_a_file_of_a_plugin_s_folder(plugin):

@@ -19,13 +19,14 @@ from rayloom.records.environment import run_git
 _NO_CODE = {"__pycache__", "node_modules"}
 _KEY_NAME = re.compile(
     r"""
-    (?:.*\.)?(?:env|envrc)(?:\..*)?
+    .*\.env(?:\..*)? | \.?envrc
     | .*\.(?:pem|key|p8|p12|pfx|jks|keystore|kdbx?|ppk|asc|gpg|pgp|der|crt|cer|ovpn|tfstate|tfvars)
     | .*\.(?:tfstate|pem|key)\..*
     | id_(?:rsa|dsa|ecdsa|ed25519|xmss)\w*.*
     | [._]?(?:netrc|pgpass|npmrc|pypirc|git-credentials|htpasswd|dockercfg|boto|s3cfg|my\.cnf)
     | kube_?config.* | .*\.kubeconfig
-    | (?:.*[._-])?(?:credentials?|secrets?|passwords?|passwd|tokens?|api_?keys?)(?:[._-].*)?
+    | (?:.*[._-])?(?:credentials?|secrets?|passwords?|passwd|api_?keys?)(?:[._-].*)?
+    | (?:(?:auth|api|access|my|hf|github|gitlab|bot)[._-])?tokens?(?:\.\w+)?
     | .*service[._-]?account.*\.json | client_secret.* | .*_rsa | authorized_keys
     """,
     re.IGNORECASE | re.VERBOSE,
