@@ -41,6 +41,7 @@ def test_the_pages_show_the_run_and_stop_cleanly(tmp_path, uri, stop):
     try:
         said = process.stdout.readline()
         runs = f"/#/experiments/{run.info.experiment_id}/runs?workflowType=machine_learning"
+        runs += "&viewStateShareKey=rayloom"
         assert f"http://127.0.0.1:{port}{runs} " in said, process.stderr.read()
         base = f"http://127.0.0.1:{port}"
         assert b"<html" in get(base).lower()

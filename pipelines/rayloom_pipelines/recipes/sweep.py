@@ -112,7 +112,7 @@ def _go_on(folder: Any, resolved: Resolved, options: Options, observer: RunObser
                 "resumed": about["status"] != "created",
             }
         )
-        board = Board(observer, spec)
+        board = Board(observer, spec, folder.journal())
         result = run_sweep(
             spec,
             TRIAL,

@@ -119,10 +119,11 @@ class Board:
     Args:
         observer: Who watches.
         spec: The sweep.
+        journal: Of the sweep: gets the score of each trial, a curve over trials.
     """
 
-    def __init__(self, observer: RunObserver, spec: Any) -> None:
-        self.observer, self.spec = observer, spec
+    def __init__(self, observer: RunObserver, spec: Any, journal: Any) -> None:
+        self.observer, self.spec, self.journal = observer, spec, journal
         self.rows: dict[str, dict[str, Any]] = {}
 
     def hear(self, event: Mapping[str, Any]) -> None:
@@ -131,6 +132,10 @@ class Board:
             return
         row = dict(event["row"])
         self.rows[row["trial"]] = row
+        score = row.get("score")
+        if row.get("status") in ("done", "stopped") and isinstance(score, int | float):
+            self.journal.scalars(int(row["trial"]), {"sweep/score": float(score)})
+            self.journal.flush()
         self.observer.on_table(
             {
                 "kind": event["event"],

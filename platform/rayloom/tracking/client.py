@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rayloom.core import garbage
+from rayloom.tracking.page import NAMES, NAMES_TAG, VIEW_TAG, view_state
 from rayloom.tracking.schema import new_database
 from rayloom.tracking.uri import artifact_root, is_database, sqlite_file
 
@@ -120,7 +121,7 @@ def _try_database(uri: str) -> None:
 
 
 # Told, so that MLflow's pages need not guess.
-EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development", VIEW_TAG: view_state()}
 
 
 def ensure_experiment(client: "MlflowClient", uri: str, name: str) -> str:
@@ -138,6 +139,8 @@ def ensure_experiment(client: "MlflowClient", uri: str, name: str) -> str:
                 raise error
     if found.lifecycle_stage == "deleted":
         client.restore_experiment(found.experiment_id)
+    if VIEW_TAG not in found.tags:  # made by an earlier rayloom, or by hand
+        client.set_experiment_tag(found.experiment_id, VIEW_TAG, view_state())
     return found.experiment_id
 
 
@@ -206,7 +209,7 @@ def ensure_parent(
         return found.info.run_id
     made = client.create_run(
         experiment_id,
-        tags={RUN_ID_TAG: parent_id, "rayloom.kind": "parent", **(tags or {})},
+        tags={RUN_ID_TAG: parent_id, "rayloom.kind": "parent", NAMES_TAG: NAMES, **(tags or {})},
         run_name=name or parent_id,
     )
     first = find_run(client, experiment_id, parent_id) or made

@@ -12,6 +12,7 @@ from typing import Any
 from rayloom.core.failpoints import hit
 from rayloom.records.files import Say, silent
 from rayloom.tracking.memory import read_about
+from rayloom.tracking.page import NAMES, NAMES_TAG, run_name
 from rayloom.tracking.sender import Sender
 from rayloom.tracking.trouble import NotMlflowError
 from rayloom.tracking.uri import is_database
@@ -63,11 +64,18 @@ class Connection:
         if not run_id or not experiment_id:
             raise NotMlflowError(f"{self.uri} answers without an id of the run")
         self.alive()
-        if self.client.get_run(run_id).info.lifecycle_stage == "deleted":
+        run = self.client.get_run(run_id)
+        if run.info.lifecycle_stage == "deleted":
             self.client.restore_run(run_id)
         self.client.update_run(run_id, status="RUNNING")
         sender = Sender(
-            self.client, run_id, self.folder, refused=self.refused, say=self.say, alive=self.alive
+            self.client,
+            run_id,
+            self.folder,
+            refused=self.refused,
+            say=self.say,
+            alive=self.alive,
+            renamed=run.data.tags.get(NAMES_TAG) == NAMES,
         )
         sender.params(self.params)
         sender.tags(self._all_tags())
@@ -98,8 +106,8 @@ class Connection:
         made = self.client.create_run(
             experiment_id,
             start_time=self._created_ms(),
-            tags={RUN_ID_TAG: self.folder.name, PATH_TAG: str(self.folder)},
-            run_name=self.folder.name,
+            tags={RUN_ID_TAG: self.folder.name, PATH_TAG: str(self.folder), NAMES_TAG: NAMES},
+            run_name=run_name(read_about(self.folder), self.folder.name),
         )
         hit("tracking.run_created")
         return made.info.run_id

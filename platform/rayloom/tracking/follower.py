@@ -411,6 +411,7 @@ class MlflowFollower:
             return
         if stream is self._media:
             sender.artifact(self.folder / "run.json")
+            sender.describe()
         else:
             sender.terminate(status, self._memory.get("ended_ms"))
         self._alive()

@@ -19,12 +19,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rayloom.core.config import leaves
+from rayloom.core.secrets import mask
 from rayloom.records.files import Say, silent
 from rayloom.records.hiding import outgoing
 from rayloom.records.inside import open_inside
 from rayloom.records.journal_reader import decode_line, lines
 from rayloom.tracking import answers
 from rayloom.tracking.media import NotSendableError, checked_copy, thumbnail
+from rayloom.tracking.page import NOTE_TAG, description, may_describe, shown_key
 from rayloom.tracking.trouble import RefusesAllError, RunGoneError, Trouble, diagnose
 
 if TYPE_CHECKING:
@@ -50,9 +52,9 @@ def flatten(tree: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def image_name(run_id: str, key: str, step: int, time_ms: int) -> str:
+def image_name(run_id: str, key: str, step: int, time_ms: int, *, shown: str | None = None) -> str:
     """MLflow's file name of a stepped picture, without suffix, the same for each repeat."""
-    label = key.replace("/", "~")
+    label = (shown or key).replace("/", "~")
     ident = uuid.uuid5(_NAMESPACE, f"{run_id}\n{key}\n{step}")
     return f"{label}+step+{step}+timestamp+{time_ms}+{ident}"
 
@@ -67,6 +69,8 @@ class Sender:
         refused: What MLflow refused so far, by name, and why; filled further.
         say: Hears, once each, what is refused.
         alive: Called after each success.
+        renamed: Whether points and pictures go under the names of `page.shown_key`; a run that was
+            begun without goes on without.
     """
 
     def __init__(
@@ -78,11 +82,14 @@ class Sender:
         refused: dict[str, str] | None = None,
         say: Say = silent,
         alive: Callable[[], None] = lambda: None,
+        renamed: bool = False,
     ) -> None:
         self._client, self._run, self._folder = client, mlflow_run, folder
         self.mlflow_run = mlflow_run
         self._refused = {} if refused is None else refused
         self._say, self._alive = say, alive
+        self._name: Callable[[str], str] = shown_key if renamed else str
+        self._picture = ""  # artifact path of the newest samples
         self._row = 0
         self._pictures_tagged = False
 
@@ -135,10 +142,9 @@ class Sender:
             return after
         return end
 
-    @staticmethod
-    def _points(line: Mapping[str, Any]) -> list[tuple[str, float, int, int]]:
+    def _points(self, line: Mapping[str, Any]) -> list[tuple[str, float, int, int]]:
         at, step = line["time_ms"], line["step"]
-        return [(key, float(value), at, step) for key, value in line["values"].items()]
+        return [(self._name(key), float(value), at, step) for key, value in line["values"].items()]
 
     def _metrics(self, points: list[tuple[str, float, int, int]]) -> None:
         from mlflow.entities import Metric
@@ -188,16 +194,28 @@ class Sender:
                 self._put(label, medium, f"files/{line['key']}")
 
     def _image(self, line: Mapping[str, Any], medium: Path, scratch: Path) -> None:
-        name = image_name(self._folder.name, line["key"], line["step"], line["time_ms"])
+        key, step, at = line["key"], line["step"], line["time_ms"]
+        name = image_name(self._folder.name, key, step, at, shown=self._name(key))
         label = f"picture {line['key']!r} of step {line['step']}"
         full, small = scratch / f"{name}.png", scratch / f"{name}+compressed.webp"
         thumbnail(medium, small)
         medium.rename(full)
         self._put(label, full, "images")
         self._put(label, small, "images")
+        if key.endswith("samples") or not self._picture:
+            self._picture = f"images/{full.name}"
         if not self._pictures_tagged:
             self.tags({"mlflow.loggedImages": "True"})
             self._pictures_tagged = True
+
+    def describe(self) -> None:
+        """Write the description at the top of the run's page, unless somebody wrote one."""
+        from rayloom.tracking.memory import read_about
+
+        if may_describe(self._client.get_run(self._run).data.tags.get(NOTE_TAG)):
+            about = read_about(self._folder)
+            text = description(about, self._folder, self._run, self._picture)
+            self.tags({NOTE_TAG: mask(text)})
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
         """Copy a plain file of the run folder beside the run, if it exists, without secrets."""

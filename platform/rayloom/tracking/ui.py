@@ -17,6 +17,7 @@ from pathlib import Path
 from rayloom.core.errors import RayloomError, UserError
 from rayloom.core.secrets import mask_urls
 from rayloom.records.files import Say
+from rayloom.tracking.page import VIEW, VIEW_TAG
 from rayloom.tracking.uri import sqlite_file
 
 HOST = "127.0.0.1"
@@ -160,7 +161,9 @@ def _landing(base: str) -> str:
         return base  # the address is right in any case
     if not found:
         return base
-    return f"{base}/#/experiments/{found[0]['experiment_id']}/runs?workflowType=machine_learning"
+    where = f"{base}/#/experiments/{found[0]['experiment_id']}/runs?workflowType=machine_learning"
+    tags = {tag.get("key") for tag in found[0].get("tags", [])}
+    return f"{where}&viewStateShareKey={VIEW}" if VIEW_TAG in tags else where
 
 
 def _stop(server: "subprocess.Popen[bytes]") -> None:

@@ -1,0 +1,116 @@
+"""What MLflow's pages show of a run, by MLflow's own means: names, a description, columns.
+
+MLflow orders charts by name, a section for each first part of a name, and shows a picture tile for
+each picture key. So what is seldom wanted is *sent* under a name that comes last; the journal, and
+all that reads it, keeps its keys. Which names a run is sent under is noted as its MLflow tag
+`rayloom.names`: a run that was begun under the keys themselves goes on with those.
+"""
+
+import datetime
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+NAMES_TAG, NAMES = "rayloom.names", "2"
+NOTE_TAG = "mlflow.note.content"
+VIEW = "rayloom"  # the key of the list's shared view
+VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
+COLUMNS = (
+    "attributes.`Description`",
+    "metrics.`eval/elbo_nats`",
+    "metrics.`eval/bpd`",
+    "metrics.`eval/loss`",
+    "metrics.`eval/return_mean`",
+    "metrics.`sweep/best`",
+    "metrics.`seeds/best_mean`",
+    "params.`optimizer.lr`",
+    "params.`seed`",
+)
+_SPREAD = ("eval/return_low", "eval/return_high", "eval/return_std")
+_COUNTS = ("eval/episodes", "eval/length_mean")
+_PICTURES = "pictures/"
+_OURS = "**rayloom**"  # how our own descriptions begin: one that somebody wrote is left alone
+
+
+def shown_key(key: str) -> str:
+    """The name under which a metric or picture of the journal is sent to MLflow.
+
+    Standard errors and intervals go to `spread/`, counts of the evaluation to `train/`, and
+    pictures to `eval pictures/`, right after the evaluation's own charts.
+    """
+    if key.endswith("_se") or key in _SPREAD:
+        return f"spread/{key.removeprefix('eval/')}"
+    if key in _COUNTS:
+        return f"train/{key.replace('/', '_')}"
+    if key.startswith(_PICTURES):
+        return f"eval pictures/{key.removeprefix(_PICTURES)}"
+    return key
+
+
+def run_name(about: Mapping[str, Any], run_id: str) -> str:
+    """A name for MLflow's list, which cuts names: what differs comes first.
+
+    Args:
+        about: `run.json`.
+        run_id: Our id, which ends in letters of its own.
+    """
+    letters = run_id.rpartition("-")[2]
+    config = str(about.get("name", "")).rpartition("/")[2] or run_id
+    kind, trial = str(about.get("kind", "run")), about.get("trial")
+    if trial is not None:
+        first = f"trial {trial} {letters}"
+    elif about.get("parent"):
+        first = f"seed {about.get('seed')} {letters}"
+    elif kind != "run":
+        first = f"{letters} {kind}"
+    else:
+        first = letters
+    try:
+        made = datetime.datetime.fromisoformat(str(about.get("created"))).strftime(" %m-%d %H:%M")
+    except ValueError:
+        made = ""
+    return f"{first} {config}{made}"
+
+
+def description(about: Mapping[str, Any], folder: Path, mlflow_run: str, picture: str = "") -> str:
+    """Markdown for the top of a run's page: how it ended, its best result, a picture, what next.
+
+    Args:
+        about: `run.json`.
+        folder: The run folder.
+        mlflow_run: MLflow's id of the run.
+        picture: Artifact path of its newest picture; "" for none.
+    """
+    best = (about.get("summary") or {}).get("best") or {}
+    value = best.get("value")
+    found = ""
+    if best.get("metric") and isinstance(value, int | float):
+        found = f"{best['metric']} {value:.5g} at step {best.get('step')}"
+    status = str(about.get("status", ""))
+    lines = [f"{_OURS} {found or status}", ""]
+    lines += [f"{about.get('name')}, seed {about.get('seed')}: {status}"]
+    if about.get("reason"):
+        lines[-1] += f" ({str(about['reason']).splitlines()[0][:200]})"
+    if isinstance(about.get("best_values"), Mapping):
+        lines += ["", *(f"- `{key}` = {value}" for key, value in about["best_values"].items())]
+    if about.get("best_run"):
+        lines += ["", f"Best run: `{about['best_run']}`"]
+    if (about.get("model") or {}).get("uri"):
+        lines += ["", f"Model: `{about['model']['uri']}`"]
+    if picture:
+        query = urlencode({"path": picture, "run_uuid": mlflow_run})
+        lines += ["", f"![its newest pictures](get-artifact?{query})"]
+    lines += ["", f"`rayloom runs show {folder.name}`"]
+    return "\n".join(lines)
+
+
+def may_describe(present: str | None) -> bool:
+    """Whether a run's description is ours to write."""
+    return not present or present.startswith(_OURS)
+
+
+def view_state() -> str:
+    """The shared view of the list of runs: columns with the usual results."""
+    return json.dumps({"selectedColumns": list(COLUMNS)})

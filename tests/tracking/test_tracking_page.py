@@ -1,0 +1,84 @@
+"""What MLflow's pages show: names, a description, columns; the journal keeps its keys."""
+
+import numpy as np
+from tracking_help import make_run, mlflow_client, only_run, sent, written
+
+from rayloom.tracking import MlflowFollower
+from rayloom.tracking.client import ensure_experiment
+from rayloom.tracking.page import NAMES_TAG, run_name, shown_key
+
+STAYS = ("eval/elbo_nats", "eval/return_mean", "loss/total", "time/elapsed_s", "sweep/best")
+
+
+def close(folder, uri):
+    follower = MlflowFollower(folder.path, uri, "e", params={"a": 1}, tags={}, poll_s=0.02)
+    assert follower.start().close("FINISHED")
+    return only_run(uri, folder)
+
+
+def with_evaluation(tmp_path):
+    folder = make_run(tmp_path, points=3, pictures=())
+    folder.journal().scalars(3, {"eval/elbo_nats_se": 0.5, "eval/return_low": 1.0})
+    folder.journal().image(3, "pictures/samples", np.zeros((8, 8), np.uint8))
+    folder.journal().close()
+    best = {"metric": "eval/elbo_nats", "value": -1.25, "step": 2}
+    folder.update(status="finished", reason="3 steps are done", summary={"best": best})
+    return folder
+
+
+def test_names_order_the_page_and_no_two_become_one():
+    keys = [*STAYS, "eval/elbo_nats_se", "eval/return_low", "eval/return_std", "train/episodes"]
+    keys += ["eval/episodes", "eval/length_mean", "train/length_mean", "pictures/samples"]
+    assert len({shown_key(key) for key in keys}) == len(keys)
+    assert [shown_key(key) for key in STAYS] == list(STAYS)
+    sections = sorted({shown_key(key).rpartition("/")[0] for key in keys})
+    assert sections[:2] == ["eval", "eval pictures"], "what a person wants comes first"
+
+
+def test_a_page_has_a_description_columns_and_a_picture(tmp_path, uri):
+    folder = with_evaluation(tmp_path)
+    run = close(folder, uri)
+    assert {"spread/elbo_nats_se", "spread/return_low", "eval/elbo_nats"} <= set(run.data.metrics)
+    assert "eval/elbo_nats_se" not in run.data.metrics
+    assert run.info.run_name.startswith(folder.run_id.rpartition("-")[2] + " vae-digits ")
+    note = run.data.tags["mlflow.note.content"]
+    assert "eval/elbo_nats -1.25 at step 2" in note.splitlines()[0]
+    client = mlflow_client(uri)
+    names = {a.path for a in client.list_artifacts(run.info.run_id, "images")}
+    assert any(name.startswith("images/eval pictures~samples+step+3+") for name in names)
+    assert "](get-artifact?path=images%2Feval+pictures~samples" in note
+    tags = client.get_experiment_by_name("e").tags
+    assert "metrics.`eval/elbo_nats`" in tags["mlflow.sharedViewState.rayloom"]
+
+
+def test_a_description_that_somebody_wrote_stays(tmp_path, uri):
+    folder = with_evaluation(tmp_path)
+    run_id = close(folder, uri).info.run_id
+    mlflow_client(uri).set_tag(run_id, "mlflow.note.content", "my own words")
+    assert close(folder, uri).data.tags["mlflow.note.content"] == "my own words"
+
+
+def test_a_run_begun_under_the_old_names_goes_on_under_them(tmp_path, uri):
+    """As an earlier rayloom left it: half sent, and no tag that says which names."""
+    folder = with_evaluation(tmp_path)
+    client = mlflow_client(uri)
+    experiment = ensure_experiment(client, uri, "e")
+    tags = {"rayloom.run_id": folder.run_id, "rayloom.path": str(folder.path)}
+    old = client.create_run(experiment, tags=tags, run_name=folder.run_id)
+    client.log_metric(old.info.run_id, "eval/elbo_nats_se", 0.5, 1, 3)
+    run = close(folder, uri)
+    assert run.info.run_id == old.info.run_id
+    assert run.info.run_name == folder.run_id
+    assert NAMES_TAG not in run.data.tags
+    keys = {key for key, *_ in sent(uri, folder)}
+    assert keys == {key for key, *_ in written(folder)}
+
+
+def test_names_of_runs_differ_early():
+    about = {"name": "generative/vae-digits", "created": "2026-11-25T04:13:59+00:00", "seed": 3}
+    run = "vae-digits-20261125-041359-zp299"
+    assert run_name(about, run) == "zp299 vae-digits 11-25 04:13"
+    assert run_name(about | {"kind": "sweep"}, run) == "zp299 sweep vae-digits 11-25 04:13"
+    assert run_name(about | {"trial": "7", "parent": "x"}, run).startswith("trial 7 zp299 ")
+    assert run_name(about | {"parent": "x"}, run).startswith("seed 3 zp299 ")
+    assert run_name({}, "odd") == "odd odd"
