@@ -102,7 +102,7 @@ CASES = [
     ("vae", 2, "gcs_server", 1, ["local Ray of this run died", "rayloom resume"]),
     ("vae", 1, "raylet/raylet", 1, ["died", "rayloom resume"]),
     ("vae", 2, "driver", -9, ["died without a word", "rayloom resume"]),
-    ("dqn", 2, "ray::GroupRunner", 0, ["env runner", "died", "is back"]),
+    ("dqn", 2, "ray::GroupRunner", 0, ["env runner", "died"]),
     ("dqn", 1, "ray::_WrappedExecutable", 1, ["the learner died", "rayloom resume"]),
     ("dqn", 1, "raylet/raylet", 1, ["died", "rayloom resume"]),
     ("dqn", 1, "gcs_server", 1, ["died", "rayloom resume"]),
