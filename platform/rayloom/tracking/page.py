@@ -31,7 +31,7 @@ COLUMNS = (
 _SPREAD = ("eval/return_low", "eval/return_high", "eval/return_std")
 _COUNTS = ("eval/episodes", "eval/length_mean")
 _PICTURES = "pictures/"
-_OURS = "**rayloom**"  # how our own descriptions begin: one that somebody wrote is left alone
+_OURS = "`rayloom runs show "  # how our own descriptions end: one that somebody wrote is left alone
 
 
 def shown_key(key: str) -> str:
@@ -89,7 +89,7 @@ def description(about: Mapping[str, Any], folder: Path, mlflow_run: str, picture
     if best.get("metric") and isinstance(value, int | float):
         found = f"{best['metric']} {value:.5g} at step {best.get('step')}"
     status = str(about.get("status", ""))
-    lines = [f"{_OURS} {found or status}", ""]
+    lines = [found or status, ""]
     lines += [f"{about.get('name')}, seed {about.get('seed')}: {status}"]
     if about.get("reason"):
         lines[-1] += f" ({str(about['reason']).splitlines()[0][:200]})"
@@ -102,13 +102,13 @@ def description(about: Mapping[str, Any], folder: Path, mlflow_run: str, picture
     if picture:
         query = urlencode({"path": picture, "run_uuid": mlflow_run})
         lines += ["", f"![its newest pictures](get-artifact?{query})"]
-    lines += ["", f"`rayloom runs show {folder.name}`"]
+    lines += ["", f"{_OURS}{folder.name}`"]
     return "\n".join(lines)
 
 
 def may_describe(present: str | None) -> bool:
     """Whether a run's description is ours to write."""
-    return not present or present.startswith(_OURS)
+    return not present or present.rpartition("\n")[2].startswith(_OURS)
 
 
 def view_state() -> str:
