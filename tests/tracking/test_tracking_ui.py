@@ -7,6 +7,7 @@ import subprocess
 import sys
 import urllib.parse
 
+import psutil
 import pytest
 from tracking_help import answers, free_port, get, make_run, only_run, pictures, post_json
 
@@ -45,6 +46,10 @@ def test_the_pages_show_the_run_and_stop_cleanly(tmp_path, uri, stop):
         assert f"http://127.0.0.1:{port}{runs} " in said, process.stderr.read()
         base = f"http://127.0.0.1:{port}"
         assert b"<html" in get(base).lower()
+        servers = psutil.Process(process.pid).children(recursive=True)
+        assert servers
+        shown = [word for server in servers for word in server.cmdline()]
+        assert not [word for word in shown if uri in word], "a database's password, for all to read"
         if stop == signal.SIGINT:
             found = post_json(
                 f"{base}/api/2.0/mlflow/runs/search", {"experiment_ids": [run.info.experiment_id]}

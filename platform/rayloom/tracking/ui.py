@@ -85,8 +85,9 @@ def serve_ui(uri: str, port: int | None, *, say: Say, start_timeout_s: float = 1
     folder = database.parent if database is not None else Path.cwd()
     folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port)]
-    command += ["--backend-store-uri", uri, "--workers", "1"]
+    command += ["--workers", "1"]
     quiet = {"MLFLOW_LOGGING_LEVEL": "WARNING", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    quiet["MLFLOW_BACKEND_STORE_URI"] = uri  # no argument: everybody can read those of a process
     server = subprocess.Popen(
         command,
         cwd=folder,
