@@ -174,7 +174,7 @@ def test_what_is_sent_is_small_and_the_world_stays_here(tmp_path):
     assert not root.exists()
     big = tmp_path / "plugin"
     big.mkdir()
-    with (big / "data.bin").open("wb") as file:
+    with (big / "__init__.py").open("wb") as file:
         file.truncate(jobs.LIMIT_BYTES + 1)
     with pytest.raises(UserError, match="the largest is working folder"):
         submit(["list"], "http://127.0.0.1:1", {"plugin": big})

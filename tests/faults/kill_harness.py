@@ -111,23 +111,31 @@ def mlflow_points(site: Site, uri: str | None = None) -> tuple[dict, dict]:
     """What MLflow holds of the only run with our tag: metric points, and pictures and films.
 
     Returns:
-        {(key, step): value} and {(key, step): sha256}, as `journal_points`.
+        {(key, step): value} and {(key, step): sha256}, as `journal_points`: under the journal's
+        keys, whatever they are called in MLflow.
     """
     from mlflow.tracking import MlflowClient
+
+    from rayloom.tracking.page import shown_key
 
     client = MlflowClient(uri or f"sqlite:///{site.root / 'mlflow.db'}")
     experiments = [e.experiment_id for e in client.search_experiments()]
     runs = client.search_runs(experiments, f"tags.`rayloom.run_id` = '{site.run.name}'")
     assert len(runs) == 1, f"MLflow has {len(runs)} runs of {site.run.name}"
     assert runs[0].info.status == "FINISHED"
+    keys = {key for found in journal_points(site.run) for key, _ in found}
+    names = {shown_key(key): key for key in keys}
+    assert len(names) == len(keys), "two keys share a name in MLflow"
     points = {}
-    for key in runs[0].data.metrics:
-        if key.startswith(("time/", "system/")):
+    for name in runs[0].data.metrics:
+        if name.startswith(("time/", "system/")):
             continue
-        for m in client.get_metric_history(runs[0].info.run_id, key):
+        key = names.get(name, name)
+        for m in client.get_metric_history(runs[0].info.run_id, name):
             assert (key, m.step) not in points, f"MLflow has {key} twice at {m.step}"
             points[key, m.step] = m.value
-    return points, _mlflow_media(client, runs[0].info.run_id)
+    media = _mlflow_media(client, runs[0].info.run_id)
+    return points, {(names.get(name, name), step): sha for (name, step), sha in media.items()}
 
 
 def _mlflow_media(client, run_id: str) -> dict:

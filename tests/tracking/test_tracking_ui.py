@@ -68,6 +68,10 @@ def test_the_pages_show_the_run_and_stop_cleanly(tmp_path, uri, stop):
         assert process.stderr.read() == ""
         assert not answers(port)
     finally:
+        for left in (
+            psutil.Process(process.pid).children(recursive=True) if process.poll() is None else ()
+        ):
+            left.kill()  # the server has a session of its own, and would outlive us
         process.kill()
         process.wait()
 

@@ -143,6 +143,7 @@ def _send(
 ) -> int:
     from rayloom.distributed import jobs
     from rayloom.records import origin
+    from rayloom.tracking import name_server
     from rayloom_pipelines.resolve import site_settings
 
     refuse_secrets(command)
@@ -154,6 +155,7 @@ def _send(
         address=address,
         trust=given.shared_paths,
     )
+    name_server(uri)  # so that a resume from here finds it again, as after a `train`
     run_id = Path(command[1]).name if command[0] == "resume" else job_id
     code = jobs.submit(
         command,

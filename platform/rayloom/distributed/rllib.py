@@ -150,6 +150,8 @@ class RemoteCollector:
                     ref = self.runners[runner].collect_task.remote(shared, task)
                     waiting[ref] = (place, runner)
             self._gather(waiting, found)
+        if self.pulse is not None:
+            self._count_restarts()  # no call is under way: deaths in this round have been told
         return [found[place] for place in range(len(tasks))]
 
     def _gather(
@@ -162,7 +164,6 @@ class RemoteCollector:
             ready, _ = ray.wait(list(waiting), num_returns=1, timeout=2.0)
             if self.pulse is not None:
                 self.pulse.check()
-                self._count_restarts()
             for ref in ready:
                 place, runner = waiting.pop(ref)
                 try:
