@@ -133,7 +133,7 @@ def crashed(root, monkeypatch):
 
 
 def test_what_a_killed_command_left_is_found_and_taken_away(root, crashed):
-    """Also where TMPDIR is another one by then, by the index; and a process whose environment is overwritten."""
+    """Also where TMPDIR is another one by then, by the index; and a process without environment."""
     folder, pids = crashed
     assert wait_until(lambda: len(place.processes_of(folder)) == 2, timeout_s=5)
     (left,) = leftovers(root)
