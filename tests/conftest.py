@@ -1,6 +1,7 @@
 """Shape checks, threads, seeds and the list of skipped tests for the whole suite."""
 
 import os
+import sys
 import tempfile
 
 # Nobody's settings are read, and what a test allows (plugins, servers) is allowed for it alone.
@@ -49,8 +50,11 @@ def seed():
 
 
 @pytest.fixture(autouse=True)
-def _own_world(monkeypatch):
-    """No test sees the user's settings, and none leaves a dtype behind."""
+def _own_world(monkeypatch, request):
+    """No test sees the user's settings, nor a dtype or a Ray that another one left behind."""
+    ray = sys.modules.get("ray")
+    if ray is not None and request.path.parent.name != "distributed":
+        assert not ray.is_initialized(), "a test before this one left its Ray connected"
     for name in ("MLFLOW_TRACKING_URI", "RAYLOOM_PLUGINS", "RAYLOOM_FAILPOINT", "RAY_ADDRESS"):
         monkeypatch.delenv(name, raising=False)
     yield

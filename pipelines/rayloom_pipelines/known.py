@@ -174,7 +174,7 @@ def _device(resources: Plain, train: Plain) -> Iterator[Problem]:
 
 def _cluster(resources: Plain, plain: Plain) -> Iterator[Problem]:
     """The Ray that is to be joined must answer; a local one has this machine's GPUs."""
-    from rayloom.distributed.cluster import check_address
+    from rayloom.distributed.joining import check_address
 
     address = resources.get("address")
     if address is not None and not isinstance(address, str):

@@ -7,7 +7,7 @@ import pytest
 
 from rayloom.core.errors import UserError
 from rayloom.distributed.cargo import is_key_like, pack
-from rayloom.distributed.cluster import package_folders
+from rayloom.distributed.joining import package_folders
 from rayloom.distributed.uploads import staged
 from rayloom_pipelines.cli import submit
 

@@ -28,7 +28,7 @@ def test_a_local_trainer_lacks_the_two_idle_actors_and_nothing_else():
 def test_variables_are_for_that_block_and_that_ray(monkeypatch, local, lean, expected):
     for name in ENVIRONMENT:
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("rayloom.distributed.cluster._connected", lambda: False)
+    monkeypatch.setattr("rayloom.distributed.cluster.connected", lambda: False)
     with _environment(local=local, lean=lean):
         assert {os.environ.get(name) for name in ENVIRONMENT} == {expected}
     assert not ENVIRONMENT.keys() & os.environ.keys()

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from rayloom.core.errors import RayloomError
-from rayloom.distributed.cluster import first_line
 from rayloom.distributed.findings import Finding, State
 from rayloom.distributed.mlflow_check import check_tracking
 from rayloom.distributed.place_checks import check_leftovers, check_temporary
+from rayloom.distributed.quiet import first_line
 
 PORTS = {6379: "the head's GCS", 8265: "the dashboard and the Jobs API"}
 TOLERANCE_S = 2.0  # clock difference between nodes

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from rayloom.core.errors import RayloomError, UserError
-from rayloom.distributed.cluster import QUIET_ENV, first_line, has_token, token_mode
 from rayloom.distributed.following import Following, answering
+from rayloom.distributed.joining import has_token, token_mode
+from rayloom.distributed.quiet import QUIET_ENV, first_line
 from rayloom.distributed.uploads import LIMIT_BYTES, check_durable, dashboard_url, staged
 from rayloom.records.console import VARIABLE as CONSOLE
 from rayloom.records.origin import JOB_VARIABLE

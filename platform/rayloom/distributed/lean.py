@@ -54,7 +54,8 @@ def ask_ahead() -> None:
 def dismiss() -> None:
     """Tell Ray's helpers of a local Ray to end, all at once, just before `ray.shutdown`.
 
-    Which would ask one after the other, and wait up to a second for each.
+    Which would ask one after the other, and wait up to a second for each. The monitor, which has
+    nothing to save, answers SIGTERM by telling every driver that "the autoscaler failed".
     """
     from ray._private import worker
 
@@ -62,4 +63,4 @@ def dismiss() -> None:
     for kind, infos in getattr(node, "all_processes", {}).items():
         if kind not in ("raylet", "gcs_server"):
             for info in infos:
-                info.process.terminate()
+                (info.process.kill if kind == "monitor" else info.process.terminate)()

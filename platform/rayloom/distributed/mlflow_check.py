@@ -7,8 +7,8 @@ from pathlib import Path
 from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
 from rayloom.core.secrets import mask, mask_urls, remember_url
-from rayloom.distributed.cluster import first_line
 from rayloom.distributed.findings import Finding
+from rayloom.distributed.quiet import first_line
 
 _PORTS = {"postgresql": 5432, "postgres": 5432, "mysql": 3306, "mssql": 1433}
 

@@ -22,8 +22,9 @@ from rayloom.core.config import to_dict
 from rayloom.core.errors import RayloomError
 from rayloom.core.protocols import GroupTask, State
 from rayloom.core.sections import RunConfig
-from rayloom.distributed.cluster import first_line, muted_stderr, start_ray
+from rayloom.distributed.cluster import start_ray
 from rayloom.distributed.pulse import ClusterLostError, Pulse, explained
+from rayloom.distributed.quiet import first_line, muted_stderr
 from rayloom.distributed.supervision import Watch, death_of
 from rayloom.distributed.waiting import tables, watched
 

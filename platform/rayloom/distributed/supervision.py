@@ -12,10 +12,11 @@ from contextlib import contextmanager
 from typing import Any
 
 from rayloom.core import interrupt
-from rayloom.distributed.cluster import Cluster, first_line
+from rayloom.distributed.cluster import Cluster
 from rayloom.distributed.mailbox import OWN, Event, stop_signal
 from rayloom.distributed.place import end_processes
 from rayloom.distributed.pulse import ClusterLostError, Pulse, end_own_job
+from rayloom.distributed.quiet import first_line
 from rayloom.distributed.waiting import Waiting
 
 OnEvent = Callable[[Event], None]

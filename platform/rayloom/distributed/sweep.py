@@ -23,11 +23,12 @@ from rayloom.core.errors import RayloomError, UserError
 from rayloom.core.secrets import mask_tree
 from rayloom.core.sections import ResourcesConfig
 from rayloom.core.spaces import Space
-from rayloom.distributed.cluster import first_line, start_ray
+from rayloom.distributed.cluster import start_ray
 from rayloom.distributed.demand import Demand, concurrency, demand_of
 from rayloom.distributed.ledger import Ledger, TrialRecord
 from rayloom.distributed.mailbox import Line, Mailbox, connect
 from rayloom.distributed.pulse import explained
+from rayloom.distributed.quiet import first_line
 from rayloom.distributed.searchers import Grid, Proposer, make_proposer
 from rayloom.distributed.supervision import OnEvent, Say, Watch, closing, supervise
 from rayloom.distributed.train import resolve

@@ -19,10 +19,11 @@ from rayloom.core import errors
 from rayloom.core.causes import packed, paragraph, unpacked
 from rayloom.core.errors import RayloomError, UserError
 from rayloom.core.sections import ResourcesConfig
-from rayloom.distributed.cluster import Cluster, first_line, start_ray
+from rayloom.distributed.cluster import Cluster, start_ray
 from rayloom.distributed.lean import ask_ahead, trainer_class
 from rayloom.distributed.mailbox import Event, Line, Mailbox, connect, emit, stop_signal
 from rayloom.distributed.pulse import explained
+from rayloom.distributed.quiet import first_line
 from rayloom.distributed.supervision import (
     OnEvent,
     Say,

@@ -13,7 +13,8 @@ from urllib.parse import urlparse
 
 from rayloom.core.errors import UserError
 from rayloom.distributed.cargo import copy, pack
-from rayloom.distributed.cluster import first_line, package_folders
+from rayloom.distributed.joining import package_folders
+from rayloom.distributed.quiet import first_line
 
 LIMIT_BYTES = 50 * 2**20  # the job server refuses 100 MiB; nothing of ours comes near
 DEFAULT_DASHBOARD = "http://127.0.0.1:8265"

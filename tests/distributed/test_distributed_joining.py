@@ -1,0 +1,33 @@
+"""Which Ray a config asks for, and what is said where that one cannot be had."""
+
+import re
+
+import pytest
+
+from rayloom.core.errors import UserError
+from rayloom.distributed.joining import check_address
+
+
+@pytest.mark.parametrize("port", ["0x50", "70000", "-1", "6379 ", "６３７９", ""])
+def test_a_port_is_a_number_below_65536(port):
+    with pytest.raises(UserError, match="give host:port, such as"):
+        check_address(f"127.0.0.1:{port}")
+
+
+def test_a_driver_that_is_connected_cannot_be_asked_to_use_another_ray(ray_cluster):
+    """It would train on the Ray that it has, whatever `resources.address` says."""
+    port = ray_cluster.address.rpartition(":")[2]
+    for same in (None, "auto", "local", ray_cluster.address, f"localhost:{port}"):
+        check_address(same)
+    said = f"is connected to the Ray at {re.escape(ray_cluster.address)} already"
+    for other in ("127.0.0.1:9", f"192.0.2.7:{port}", f"nowhere.invalid:{port}"):
+        with pytest.raises(UserError, match=said):
+            check_address(other)
+    with pytest.raises(UserError, match="'nowhere': give host:port"):
+        check_address("nowhere")
+
+
+def test_workers_of_a_cluster_use_theirs(ray_cluster):
+    import ray
+
+    assert ray.get(ray.remote(check_address).options(num_cpus=0).remote("127.0.0.1:9")) is None
