@@ -69,3 +69,30 @@ def test_one_import_waits_for_the_other(monkeypatch):
     foresight._begin("first", lambda: order.append("again"))
     foresight.settle()
     assert order == ["first", "second"]
+
+
+def test_a_broken_import_is_left_to_whoever_needs_it(monkeypatch, capfd):
+    """A package that is broken may raise anything, and a thread's traceback is nobody's to read."""
+
+    def broken():
+        raise AttributeError("'_OpNamespace' 'prims' object has no attribute 'sum'")
+
+    monkeypatch.setattr(foresight, "_threads", {})
+    foresight._begin("broken", broken)
+    foresight.settle()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_registering_is_got_ready_while_others_wait(monkeypatch):
+    """PyTorch's parts import each other in circles, and the training loads some of them late."""
+    import builtins
+
+    from rayloom.tracking import registry
+
+    plain, seen = builtins.__import__, []
+    monkeypatch.setattr(foresight, "_threads", {})
+    monkeypatch.setattr(registry, "load", lambda: seen.append(builtins.__import__ is plain))
+    foresight.registry()
+    foresight.settle()
+    assert seen == [False]
+    assert builtins.__import__ is plain

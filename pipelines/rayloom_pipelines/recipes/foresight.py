@@ -6,7 +6,7 @@ near, so that it runs beside the last steps and the last evaluation, and a long 
 stopped early never pays for it. Only imports: nothing here computes, draws or writes.
 """
 
-import contextlib
+import logging
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -26,10 +26,15 @@ def tracking() -> None:
 
 
 def registry() -> None:
-    """Import what registers a model, in the background."""
+    """Import what registers a model, in the background; the training may need PyTorch's parts."""
+    from rayloom.core.imports import others_wait
     from rayloom.tracking.registry import load
 
-    _begin("registry", load)
+    def alone() -> None:
+        with others_wait():
+            load()
+
+    _begin("registry", alone)
 
 
 def settle() -> None:
@@ -44,8 +49,10 @@ def _begin(what: str, load: Callable[[], None]) -> None:
     def body() -> None:
         for thread in before:
             thread.join()
-        with contextlib.suppress(ImportError):  # told by whoever needs it
+        try:
             load()
+        except Exception as error:  # an import may raise anything; told again to who needs it
+            logging.getLogger(__name__).debug("import for %s: %r", what, error)
 
     if what not in _threads:
         _threads[what] = threading.Thread(target=body, name=IMPORTS, daemon=True)
