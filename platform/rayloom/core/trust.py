@@ -12,17 +12,17 @@ A file that others may write, or that is damaged, allows nothing; where it canno
 is remembered, and what is needed must be named each time.
 """
 
-import contextlib
 import datetime
-import fcntl
 import json
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+from rayloom.core.files import exclusive, write_atomic
 
 SCHEMA_VERSION = 1
 MAX_BYTES = 4 << 20
@@ -159,7 +159,9 @@ def _remember(kind: _Kind, key: str, entry: dict[str, str]) -> bool:
         return True
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with _locked(path.with_name(".trusted.lock")):
+        guard = path.with_name(".trusted.lock")
+        flags = os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+        with exclusive(os.open(guard, flags, 0o600)):
             content, problem = _read()
             if problem:
                 return False
@@ -167,36 +169,9 @@ def _remember(kind: _Kind, key: str, entry: dict[str, str]) -> bool:
             entries = content[kind] | {key: entry | {"time": now}}
             newest = sorted(entries, key=lambda k: entries[k]["time"], reverse=True)[:MAX_ENTRIES]
             content[kind] = {k: v for k, v in entries.items() if k in set(newest)}
-            _replace(path, {"schema_version": SCHEMA_VERSION, **dict(content.items())})
+            tree: dict[str, Any] = {"schema_version": SCHEMA_VERSION}
+            tree.update((name, entries) for name, entries in content.items())
+            write_atomic(path, json.dumps(tree, indent=1).encode(), mode=0o600)
     except OSError:
         return False
     return True
-
-
-@contextlib.contextmanager
-def _locked(guard: Path) -> Iterator[None]:
-    flags = os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
-    handle = os.open(guard, flags, 0o600)
-    try:
-        with contextlib.suppress(OSError):
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
-
-
-def _replace(path: Path, tree: Mapping[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with contextlib.suppress(FileNotFoundError):
-        temporary.unlink()
-    flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
-    try:
-        with os.fdopen(os.open(temporary, flags, 0o600), "w", encoding="utf-8") as file:
-            json.dump(tree, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise

@@ -26,17 +26,10 @@ from typing import Any, Literal
 
 from rayloom.core.errors import CheckpointError
 from rayloom.core.failpoints import hit
+from rayloom.core.files import fsync_dir, write_bytes
 from rayloom.core.protocols import Chunk, State
 from rayloom.records import state_codec
-from rayloom.records.files import (
-    Say,
-    fsync_dir,
-    is_disk_error,
-    remove_tree,
-    silent,
-    to_json,
-    write_bytes,
-)
+from rayloom.records.files import Say, is_disk_error, remove_tree, silent, to_json
 from rayloom.records.inside import is_plain_file, is_plain_folder, parse_json, read_inside
 from rayloom.records.manifest import (
     MARKER,

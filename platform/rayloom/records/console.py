@@ -18,9 +18,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from rayloom.core.files import write_atomic
 from rayloom.core.secrets import mask
 from rayloom.core.text import printable
-from rayloom.records.files import is_disk_error, write_atomic
+from rayloom.records.files import is_disk_error
 
 CONSOLE = "console.txt"
 VARIABLE = "RAYLOOM_CONSOLE"  # set for the process of a job, and for no other one

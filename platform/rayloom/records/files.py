@@ -45,54 +45,6 @@ def silent(message: str) -> None:
     """The `say` of callers that want to hear nothing."""
 
 
-def fsync_dir(folder: Path) -> None:
-    """Make the names in a folder durable; file systems that cannot are left alone."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):
-            os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def write_bytes(path: Path, data: bytes, *, mode: int = 0o666) -> None:
-    """Write a new file in full and fsync it; no atomicity. The umask takes its part of the mode."""
-    with open(path, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def write_atomic(path: Path, data: bytes, *, durable: bool = True) -> None:
-    """Replace a file by rename; a reader sees the old bytes or the new ones.
-
-    Args:
-        path: Target; its folder exists.
-        data: The whole content.
-        durable: fsync the file and its folder.
-
-    Raises:
-        OSError: The disk refused; the old file stands and the temporary one is gone.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()  # of a process before us, or a link that somebody laid there
-        flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
-        with os.fdopen(os.open(temporary, flags, 0o666), "wb") as file:
-            file.write(data)
-            file.flush()
-            if durable:
-                os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
-    if durable:
-        fsync_dir(path.parent)
-
-
 def to_json(value: Any, *, indent: int | None = None) -> bytes:
     """Deterministic UTF-8 JSON in insertion order; NaN is refused (encode it first)."""
     separators = (",", ":") if indent is None else (",", ": ")

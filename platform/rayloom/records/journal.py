@@ -34,16 +34,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from rayloom.core.errors import UserError
 from rayloom.core.failpoints import hit
+from rayloom.core.files import fsync_dir, write_atomic
 from rayloom.core.metric_table import is_deterministic
 from rayloom.core.secrets import mask_tree
-from rayloom.records.files import (
-    Say,
-    fsync_dir,
-    is_disk_error,
-    silent,
-    to_json,
-    write_atomic,
-)
+from rayloom.records.files import Say, is_disk_error, silent, to_json
 from rayloom.records.inside import make_folder_inside, open_inside
 from rayloom.records.journal_reader import (
     decode_line,

@@ -7,7 +7,6 @@ file server's own clock. Taking and freeing are serialised by `flock` on a secon
 """
 
 import contextlib
-import fcntl
 import os
 import secrets
 import socket
@@ -20,7 +19,8 @@ from types import TracebackType
 from typing import Any
 
 from rayloom.core.errors import RunLockedError, UserError
-from rayloom.records.files import Say, is_disk_error, silent, to_json, write_atomic
+from rayloom.core.files import exclusive, write_atomic
+from rayloom.records.files import Say, is_disk_error, silent, to_json
 from rayloom.records.inside import NotPlainError, open_inside, parse_json, read_inside
 
 LOCK_NAME = "lock.json"
@@ -136,14 +136,9 @@ def _filesystem_now(folder: Path) -> float:
 
 @contextlib.contextmanager
 def _guarded(folder: Path) -> Iterator[None]:
-    """Hold the guard file's `flock`; where a file system has none, go on without."""
-    handle = open_inside(folder, GUARD_NAME, os.O_CREAT | os.O_RDWR)
-    try:
-        with contextlib.suppress(OSError):
-            fcntl.flock(handle, fcntl.LOCK_EX)
+    """Hold the guard file's `flock`."""
+    with exclusive(open_inside(folder, GUARD_NAME, os.O_CREAT | os.O_RDWR)):
         yield
-    finally:
-        os.close(handle)
 
 
 class RunLock:

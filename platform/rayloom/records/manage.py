@@ -15,16 +15,9 @@ from pathlib import Path
 from typing import BinaryIO, Literal
 
 from rayloom.core.errors import UserError
+from rayloom.core.files import write_atomic
 from rayloom.core.secrets import mask_tree
-from rayloom.records.files import (
-    Say,
-    folder_size,
-    is_disk_error,
-    remove_tree,
-    silent,
-    to_json,
-    write_atomic,
-)
+from rayloom.records.files import Say, folder_size, is_disk_error, remove_tree, silent, to_json
 from rayloom.records.hiding import hidden_config, is_ours, outgoing
 from rayloom.records.index import is_locked, summarise
 from rayloom.records.inside import (

@@ -15,18 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rayloom.core.errors import UserError
+from rayloom.core.files import fsync_dir, write_atomic, write_bytes
 from rayloom.core.secrets import mask, mask_urls
 from rayloom.records.about import RUN_JSON, About, read_about
-from rayloom.records.files import (
-    Say,
-    fsync_dir,
-    is_disk_error,
-    safe_name,
-    silent,
-    to_json,
-    write_atomic,
-    write_bytes,
-)
+from rayloom.records.files import Say, is_disk_error, safe_name, silent, to_json
 from rayloom.records.hiding import hide
 from rayloom.records.inside import MAX_TEXT, open_inside, read_inside, strangers
 from rayloom.records.lock import HEARTBEAT_S, STALE_S, Holder, RunLock, holder

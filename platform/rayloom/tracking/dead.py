@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from rayloom.core.files import write_atomic
 from rayloom.core.secrets import mask_urls
-from rayloom.records.files import to_json, write_atomic
+from rayloom.records.files import to_json
 from rayloom.records.journal_reader import tail
 from rayloom.records.lock import LOCK_NAME, holder
 from rayloom.tracking.memory import TRACKING_JSON, Status, read_about, read_memory

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from rayloom.core.failpoints import hit
+from rayloom.core.files import write_atomic
 from rayloom.core.secrets import mask_tree, mask_urls
-from rayloom.records.files import Say, is_disk_error, silent, to_json, write_atomic
+from rayloom.records.files import Say, is_disk_error, silent, to_json
 from rayloom.records.hiding import first_files
 from rayloom.tracking.backoff import FAILING_S, LOCKED_S, SILENT_S, WHOLE_S, Backoff, Patience
 from rayloom.tracking.connection import Connection

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from rayloom.records.files import write_atomic
+from rayloom.core.files import write_atomic
 
 Opened = TypeVar("Opened")
 _OF_MLFLOW = ("alembic_version", "workspaces")  # rows that a new database has
