@@ -13,6 +13,7 @@ from rayloom.core.secrets import (
     mask_tree,
     remember_url,
 )
+from rayloom.core.yaml_marks import shown
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -106,3 +107,12 @@ def test_hostile_text_takes_no_quadratic_time(part):
     began = time.process_time()
     mask(text)
     assert time.process_time() - began < 3.0
+
+
+@pytest.mark.parametrize("limit", [30, 60, 90])
+def test_a_message_that_is_cut_shows_no_half_of_a_secret(limit):
+    """Of half a token nobody can tell that it was one."""
+    kinds = [one for one in planted(3) if one.text.isprintable() and "'" not in one.text]
+    assert len(kinds) > 100
+    shown_as = {one.kind: mask(shown(one.text, limit)) for one in kinds}
+    assert [one.kind for one in kinds if one.secret[:10] in shown_as[one.kind]] == []

@@ -146,6 +146,38 @@ def test_submit_sends_what_identifies_the_code(work, place, monkeypatch, verb):
     assert told["packages"]["torch"]
 
 
+def test_no_secret_of_uncommitted_lines_or_the_environment_goes_with_a_job(
+    place, tmp_path_factory, monkeypatch, capfd
+):
+    """What `submit` says of the code, its command and what it prints hold no planted secret."""
+    from planted import planted
+    from rayloom.distributed import jobs
+    from rayloom_pipelines.cli import main
+
+    kinds, word = planted(11), "hunter" + "78y"
+    tree = tmp_path_factory.mktemp("planted")
+    git(tree, "init", "-q")
+    (tree / "a.py").write_text("x = 1\n")
+    git(tree, "add", "-A")
+    git(tree, "commit", "-qm", "first")
+    lines = "".join(f"{kind.text}\n".replace("\n+", "\n") for kind in kinds)
+    (tree / "a.py").write_text(f"x = 2\n{lines}")
+    sent = {}
+    monkeypatch.setattr(jobs, "listing", lambda address: [])
+    monkeypatch.setattr(jobs, "submit", lambda argv, **named: sent.update(argv=argv, **named) or 0)
+    monkeypatch.setenv("RAYLOOM_PAT", word)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:{word}@127.0.0.1:9/x")
+    monkeypatch.chdir(tree)
+    words = ["train", "generative/vae-digits", f"storage={place / 'runs'}"]
+    assert main(["submit", "--", *words, "tracking.uri=http://127.0.0.1:9"]) == 0
+    told = capfd.readouterr()
+    texts = {"printed": told.out + told.err, "command": " ".join(sent["argv"])} | sent["files"]
+    assert "+x = 2" in texts[origin.JOB_FILE]
+    for name, text in texts.items():
+        assert [kind.kind for kind in kinds if kind.secret in text] == [], name
+        assert word not in text, name
+
+
 @pytest.mark.parametrize("content", [None, "", "{", "[]", "{}", '{"git": 3, "packages": []}'])
 def test_a_damaged_note_of_the_job_fails_no_run(tmp_path, monkeypatch, content):
     monkeypatch.chdir(tmp_path)

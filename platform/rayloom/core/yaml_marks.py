@@ -20,6 +20,7 @@ from typing import Any
 import yaml
 
 from rayloom.core.errors import ConfigError, Problem, nearest
+from rayloom.core.secrets import mask
 
 MAX_BYTES = 256 * 1024
 MAX_DEPTH = 40
@@ -125,7 +126,17 @@ def shown(value: Any, limit: int = 60) -> str:
     """A value as it stands in a message: one line, printable, cut to `limit` characters."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, str):
+        value = mask(value)  # in its own line, and whole: of half a secret nobody could tell
     text = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
+    return _cut(text, limit)
+
+
+def _cut(text: str, limit: int) -> str:
+    """At most so many characters; a secret is hidden first, of half of one nobody would know it."""
+    if len(text) <= limit:
+        return text
+    text = mask(text)
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
@@ -355,7 +366,7 @@ def printable(text: str | None) -> str:
     """A key as it stands in a path."""
     text = "" if text is None else text
     text = text if text.isprintable() else ascii(text)[1:-1]
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return _cut(text, 60)
 
 
 def _encodable(text: str) -> bool:
