@@ -22,7 +22,7 @@ def own_ray():
             yield cluster
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def ray_cluster():
     """A local Ray, shared by all tests of this folder and gone when others begin."""
     if not STARTED:

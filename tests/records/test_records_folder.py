@@ -206,10 +206,13 @@ def take(folder, token):
     module.write_atomic = slowly
     try:
         RunLock(folder).acquire()
+        (folder / f"taken-{token}").touch()
     except RunLockedError:
-        return
-    (folder / f"taken-{token}").touch()
-    time.sleep(1.5)  # then gone without a release
+        pass
+    (folder / f"tried-{token}").touch()
+    end = time.monotonic() + 60
+    while len(list(folder.glob("tried-*"))) < 8 and time.monotonic() < end:
+        time.sleep(0.02)  # a holder that is gone may be followed, then without a release
 
 
 def test_of_many_at_once_one_gets_it(tmp_path):
