@@ -36,8 +36,8 @@ DRAWS = {
 
 @pytest.mark.parametrize("name", DRAWS)
 @pytest.mark.parametrize("world", [1, 2, 3, 5, 9])
-def test_slices_of_all_ranks_are_the_global_draw(name, world):
-    total = 7
+@pytest.mark.parametrize("total", [7, 256, 257, 700])
+def test_slices_of_all_ranks_are_the_global_draw(name, world, total):
     whole = DRAWS[name](Noise(3, step=11, total=total))
     slices = [slice_of(total, rank, world) for rank in range(world)]
     parts = [DRAWS[name](Noise(3, step=11, total=total, start=a, stop=b)) for a, b in slices]
@@ -46,14 +46,43 @@ def test_slices_of_all_ranks_are_the_global_draw(name, world):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(1, 40), st.data())
-def test_accumulation_chunks_are_rows_of_the_slice(total, data):
+@given(st.integers(1, 40), st.sampled_from([1, 3, 16, 256]), st.data())
+def test_accumulation_chunks_are_rows_of_the_slice(total, block, data):
     start = data.draw(st.integers(0, total))
     stop = data.draw(st.integers(start, total))
     cut = data.draw(st.integers(0, stop - start))
-    noise = Noise(5, step=2, total=total, start=start, stop=stop)
+    noise = Noise(5, step=2, total=total, start=start, stop=stop, block=block)
     parts = [noise.rows(0, cut).normal("eps", 2), noise.rows(cut, len(noise)).normal("eps", 2)]
     assert torch.equal(torch.cat(parts), noise.normal("eps", 2))
+
+
+def test_rows_of_one_block_are_those_of_a_single_draw():
+    """Runs of old versions, which drew the whole batch at once, are repeated bit by bit."""
+    noise = Noise(1, step=2, total=256)
+    normal, uniform, integers = (
+        noise.normal("a", 3),
+        noise.uniform("a", 3),
+        noise.integers("a", 9),
+    )
+    assert torch.equal(normal, torch.randn((256, 3), generator=noise._seeded("a")))
+    assert torch.equal(uniform, torch.rand((256, 3), generator=noise._seeded("a")))
+    assert torch.equal(integers, torch.randint(9, (256,), generator=noise._seeded("a")))
+
+
+def test_blocks_differ_and_a_longer_batch_begins_like_one_of_whole_blocks():
+    short, long = (Noise(1, total=n, block=16).normal("eps", 2) for n in (32, 100))
+    assert torch.equal(long[:32], short)
+    assert len({tuple(row) for row in long.tolist()}) == 100
+    assert torch.equal(Noise(1, total=50, block=16).of_length(100).normal("eps", 2), long)
+
+
+def test_only_blocks_that_the_slice_touches_are_drawn(monkeypatch):
+    blocks, seeded = [], Noise._seeded
+    monkeypatch.setattr(
+        Noise, "_seeded", lambda self, name, block=0: blocks.append(block) or seeded(self, name)
+    )
+    Noise(0, total=4096, start=500, stop=564).normal("eps", 2)
+    assert blocks == [1, 2]
 
 
 def test_a_draw_has_no_state():

@@ -11,13 +11,15 @@ from rayloom.core.plugins import load_plugins, paths_of
 from rayloom.core.seeding import stream_seed
 
 CHUNK = 256  # samples drawn at a time
+BLOCK = 16  # samples that share noise: what a single one costs
 
 
 def draw(model: Any, num: int, *, seed: int, start: int = 0) -> torch.Tensor:
     """Samples number `start` to `start + num` of the sequence that `seed` names.
 
-    Every block of 256 has its own noise, so that a longer draw starts like a shorter one and
-    workers can draw blocks apart.
+    Every block of 16 has its own noise, so that a longer draw starts like a shorter one and
+    workers can draw chunks of 256 apart. (Its last digits may differ: how a matrix product is
+    summed depends on the number of rows.)
 
     Args:
         model: With a method `sample(num, *, rng)`.
@@ -35,15 +37,18 @@ def draw(model: Any, num: int, *, seed: int, start: int = 0) -> torch.Tensor:
     like = next(model.parameters())
     blocks = []
     for first in range(start, start + num, CHUNK):
+        wanted = min(CHUNK, start + num - first)
+        rows = -(-wanted // BLOCK) * BLOCK
         rng = Noise(
             stream_seed(seed, "samples"),
             step=first // CHUNK,
-            total=CHUNK,
+            total=rows,
             device=like.device,
             dtype=like.dtype,
+            block=BLOCK,
         )
         with torch.no_grad():
-            blocks.append(model.sample(CHUNK, rng=rng)[: start + num - first].cpu())
+            blocks.append(model.sample(rows, rng=rng)[:wanted].cpu())
     return torch.cat(blocks)
 
 

@@ -320,6 +320,4 @@ class EncoderMean(nn.Module):
 
 def _rows(rng: Noise, num: int) -> Noise:
     """The noise of `num` rows: `rng` itself where it has so many."""
-    if len(rng) == num:
-        return rng
-    return Noise(rng.seed, step=rng.step, total=num, device=rng.device, dtype=rng.dtype)
+    return rng if len(rng) == num else rng.of_length(num)
