@@ -1,8 +1,11 @@
 """What is shown of a config where there is little room."""
 
-from rayloom.core.config import resolve
+from pathlib import Path
+
+from rayloom.core.config import load_config, resolve
 from rayloom.core.hyperparameters import hyperparameters
 
+CONFIGS = Path(__file__).parents[2] / "configs" / "generative"
 TREE = {
     "model": {"name": "vae", "latent_dim": 4},
     "data": {"name": "digits"},
@@ -42,3 +45,22 @@ def test_what_a_sweep_searches_is_shown_at_its_default_too():
     assert "optimizer.weight_decay" not in hyperparameters(config)
     shown = hyperparameters(config, keep=["optimizer.weight_decay"])
     assert shown["optimizer.weight_decay"] == config.optimizer.weight_decay
+
+
+def test_above_every_picture_there_is_room_for_little():
+    """MLflow prints all params above each picture, about 50 characters a line."""
+    config = resolve(TREE, ["model.network=conv", "resources.workers=2"]).config
+    assert hyperparameters(config, keep=["evaluation.every"], short=True) == {
+        "model.name": "vae",
+        "model.latent_dim": 4,
+        "model.network": "conv",
+        "data.name": "digits",
+        "optimizer.lr": config.optimizer.lr,
+        "train.epochs": 2.0,
+        "train.stop.eval/elbo_nats": -20.0,
+        "evaluation.every": config.evaluation.every,
+        "seed": 0,
+    }
+    for name in ("vae-digits", "vae-fashion", "beta-vae-digits-constrained"):
+        shown = hyperparameters(load_config(CONFIGS / f"{name}.yaml").config, short=True)
+        assert len(", ".join(f"{key}={value}" for key, value in shown.items())) < 200, name

@@ -139,10 +139,16 @@ def mlflow_points(site: Site, uri: str | None = None) -> tuple[dict, dict]:
 
 
 def _mlflow_media(client, run_id: str) -> dict:
-    pictures, thumbnails = {}, set()
+    from rayloom.tracking.page import newest_key
+
+    pictures, thumbnails, newest = {}, set(), {}
     with tempfile.TemporaryDirectory() as scratch:
         for artifact in client.list_artifacts(run_id, "images"):
             name = re.fullmatch(IMAGE, artifact.path)
+            if name["key"].startswith(newest_key("")):  # copies of those below, each overwritten
+                if not name["small"]:
+                    newest[name["key"]] = _sha256(client, run_id, artifact.path, scratch)
+                continue
             where = name["key"].replace("~", "/"), int(name["step"])
             if name["small"]:
                 assert where not in thumbnails, f"MLflow has a thumbnail twice: {artifact.path}"
@@ -151,6 +157,8 @@ def _mlflow_media(client, run_id: str) -> dict:
                 assert where not in pictures, f"MLflow has a picture twice: {artifact.path}"
                 pictures[where] = _sha256(client, run_id, artifact.path, scratch)
         assert thumbnails == pictures.keys()
+        last = {newest_key(key): sha for (key, _), sha in sorted(pictures.items())}
+        assert newest == {key.replace("/", "~"): sha for key, sha in last.items()}
         for path in _files(client, run_id, "files"):
             key, _, step = path.removeprefix("files/").rpartition("/step-")
             pictures[key, int(step.partition(".")[0])] = _sha256(client, run_id, path, scratch)

@@ -1,11 +1,14 @@
 """What MLflow's pages show: names, a description, columns; the journal keeps its keys."""
 
+import json
+
 import numpy as np
+from PIL import Image
 from tracking_help import make_run, mlflow_client, only_run, sent, written
 
-from rayloom.tracking import MlflowFollower
+from rayloom.tracking import MlflowFollower, sync_run
 from rayloom.tracking.client import ensure_experiment
-from rayloom.tracking.page import NAMES_TAG, run_name, shown_key
+from rayloom.tracking.page import NAMES_TAG, newest_key, run_name, shown_key
 
 STAYS = ("eval/elbo_nats", "eval/return_mean", "loss/total", "time/elapsed_s", "sweep/best")
 
@@ -31,8 +34,10 @@ def test_names_order_the_page_and_no_two_become_one():
     keys += ["eval/episodes", "eval/length_mean", "train/length_mean", "pictures/samples"]
     assert len({shown_key(key) for key in keys}) == len(keys)
     assert [shown_key(key) for key in STAYS] == list(STAYS)
-    sections = sorted({shown_key(key).rpartition("/")[0] for key in keys})
+    sent = [*map(shown_key, keys), newest_key("pictures/samples")]
+    sections = sorted({name.rpartition("/")[0] for name in sent})
     assert sections[:2] == ["eval", "eval pictures"], "what a person wants comes first"
+    assert newest_key("own/deep/key") == "eval pictures/own deep key", "one section for all"
 
 
 def test_a_page_has_a_description_columns_and_a_picture(tmp_path, uri):
@@ -45,10 +50,50 @@ def test_a_page_has_a_description_columns_and_a_picture(tmp_path, uri):
     assert "eval/elbo_nats -1.25 at step 2" in note.splitlines()[0]
     client = mlflow_client(uri)
     names = {a.path for a in client.list_artifacts(run.info.run_id, "images")}
-    assert any(name.startswith("images/eval pictures~samples+step+3+") for name in names)
-    assert "](get-artifact?path=images%2Feval+pictures~samples" in note
+    assert any(name.startswith("images/pictures~samples+step+3+") for name in names)
+    assert len(names) == 4, "each picture and its small form, of its step and as the newest"
+    assert "](get-artifact?path=images%2Feval+pictures~samples%2Bstep%2B0%2B" in note
     tags = client.get_experiment_by_name("e").tags
-    assert "metrics.`eval/elbo_nats`" in tags["mlflow.sharedViewState.rayloom"]
+    view = json.loads(tags["mlflow.sharedViewState.rayloom"])
+    assert "metrics.`eval/elbo_nats`" in view["selectedColumns"]
+    assert set(view["columnOrder"]) == set(view["columnWidths"]), "MLflow takes both or neither"
+    assert all(tile["showRunParams"] is False for tile in view["compareRunCharts"])
+    assert len(tags["mlflow.sharedViewState.rayloom"]) < 5000, "MLflow's limit"
+
+
+def test_the_newest_picture_stands_where_mlflow_s_tiles_open(tmp_path, uri):
+    folder = make_run(tmp_path, points=1, pictures=())
+    journal = folder.journal()
+    follower = MlflowFollower(folder.path, uri, "e", params={}, tags={}, poll_s=0.02).start()
+    for step in (7, 200, 1000):
+        journal.image(step, "pictures/samples", np.full((8, 8), step % 251, np.uint8))
+        journal.sync()
+        assert follower.flush()
+    journal.close()
+    assert follower.close("FINISHED")
+    client, run = mlflow_client(uri), only_run(uri, folder)
+    names = [a.path for a in client.list_artifacts(run.info.run_id, "images")]
+    own = [name for name in names if name.startswith("images/eval pictures~samples+step+0+")]
+    assert len(own) == 2, "one picture and its small form, at the step that tiles open at"
+    assert len(names) == 8, "and each of its own step"
+    full = client.download_artifacts(run.info.run_id, min(own, key=len), str(tmp_path))
+    with Image.open(full) as picture:
+        assert picture.getpixel((0, 0)) == 1000 % 251, "an older one"
+    note = run.data.tags["mlflow.note.content"]
+    assert sync_run(folder.path)
+    assert only_run(uri, folder).data.tags["mlflow.note.content"] == note, "its picture is gone"
+
+
+def test_a_tile_s_picture_is_large_and_lies_at_its_top(tmp_path):
+    from rayloom.tracking.media import thumbnail
+
+    wide = Image.fromarray(np.full((10, 40), 200, np.uint8))
+    wide.save(tmp_path / "wide.png")
+    thumbnail(tmp_path / "wide.png", tmp_path / "small.webp")
+    with Image.open(tmp_path / "small.webp") as small:
+        assert small.size == (512, 512), "the tile does not enlarge"
+        assert small.getpixel((5, 5))[3] == 255
+        assert small.getpixel((5, 200))[3] == 0, "nothing below it"
 
 
 def test_a_description_that_somebody_wrote_stays(tmp_path, uri):

@@ -70,9 +70,10 @@ def written(folder):
 
 
 def pictures(uri, folder):
-    """Names of the picture files that MLflow holds."""
+    """Names of the picture files that MLflow holds, without the newest ones' second copies."""
     client, run = mlflow_client(uri), only_run(uri, folder)
-    return sorted(a.path for a in client.list_artifacts(run.info.run_id, "images"))
+    names = sorted(a.path for a in client.list_artifacts(run.info.run_id, "images"))
+    return [name for name in names if not name.startswith("images/eval pictures~")]
 
 
 def free_port():

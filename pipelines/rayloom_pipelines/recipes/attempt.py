@@ -96,7 +96,7 @@ def start_follower(
         folder.path,
         uri,
         config.tracking.experiment,
-        params=hyperparameters(config, keep=options.searched),
+        params=hyperparameters(config, keep=options.searched, short=config.model is not None),
         tags=tags,
         parent=options.parent,
         say=observer.on_message,

@@ -139,7 +139,7 @@ def ensure_experiment(client: "MlflowClient", uri: str, name: str) -> str:
                 raise error
     if found.lifecycle_stage == "deleted":
         client.restore_experiment(found.experiment_id)
-    if VIEW_TAG not in found.tags:  # made by an earlier rayloom, or by hand
+    if found.tags.get(VIEW_TAG) != view_state():  # made by an earlier rayloom, or by hand
         client.set_experiment_tag(found.experiment_id, VIEW_TAG, view_state())
     return found.experiment_id
 

@@ -18,7 +18,8 @@ from rayloom.records.inside import NotPlainError, open_inside
 MAX_PICTURE_BYTES = 256 << 20
 MAX_FILE_BYTES = 8 << 30
 MAX_PIXELS = 64_000_000
-_THUMBNAIL = 256  # pixels of the longer side, as MLflow's own client
+_THUMBNAIL = 512  # pixels of the longer side: what a tile is wide on a large screen
+_CAPTION = 28  # pixels of the line above a thumbnail
 _BLOCK = 1 << 20
 
 
@@ -81,11 +82,30 @@ def _check_picture(path: Path) -> None:
         raise NotSendableError(f"it is no picture ({type(error).__name__})") from error
 
 
-def thumbnail(path: Path, target: Path) -> None:
-    """A small form of a picture, as MLflow's page shows it in lists."""
-    from PIL import Image
+def thumbnail(path: Path, target: Path, *, caption: str = "") -> None:
+    """The small form of a picture that MLflow's tiles show; a click there opens the picture itself.
+
+    A tile is a square as wide as the tile, of which the upper part is seen, and it never enlarges.
+    So this one is large enough, and the picture lies at the top, with nothing below it.
+
+    Args:
+        path: The picture, a PNG.
+        target: Where to; its suffix says the format.
+        caption: A line above the picture.
+    """
+    from PIL import Image, ImageDraw
 
     with Image.open(path, formats=["PNG"]) as picture:
         scale = _THUMBNAIL / max(picture.size)
-        size = [max(1, round(side * scale)) for side in picture.size]
-        picture.resize((size[0], size[1])).save(target)
+        width, height = (max(1, round(side * scale)) for side in picture.size)
+        sharp = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.BICUBIC
+        small = picture.resize((width, height), sharp).convert("RGBA")
+    top = _CAPTION if caption else 0
+    side = _THUMBNAIL + top
+    square = Image.new("RGBA", (side, side))
+    if caption:
+        draw = ImageDraw.Draw(square)
+        draw.rectangle((0, 0, side, top - 1), fill="white")
+        draw.text((4, 1), caption, fill="black", font_size=_CAPTION - 8)
+    square.paste(small, ((side - width) // 2, top))
+    square.save(target)

@@ -4,6 +4,9 @@ MLflow orders charts by name, a section for each first part of a name, and shows
 each picture key. So what is seldom wanted is *sent* under a name that comes last; the journal, and
 all that reads it, keeps its keys. Which names a run is sent under is noted as its MLflow tag
 `rayloom.names`: a run that was begun under the keys themselves goes on with those.
+
+A picture tile opens at step 0, whatever steps there are, and shows the pictures of several runs at
+one step only. So the newest picture of each key is sent once more, as step 0 of a key of its own.
 """
 
 import datetime
@@ -17,36 +20,41 @@ NAMES_TAG, NAMES = "rayloom.names", "2"
 NOTE_TAG = "mlflow.note.content"
 VIEW = "rayloom"  # the key of the list's shared view
 VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
+_NAME = "attributes.`Run Name`"
 COLUMNS = (
-    "attributes.`Description`",
     "metrics.`eval/elbo_nats`",
     "metrics.`eval/bpd`",
     "metrics.`eval/loss`",
     "metrics.`eval/return_mean`",
     "metrics.`sweep/best`",
     "metrics.`seeds/best_mean`",
+    "attributes.`Description`",
     "params.`optimizer.lr`",
     "params.`seed`",
 )
+_WIDTHS = {_NAME: 270, "attributes.`Description`": 300}
 _SPREAD = ("eval/return_low", "eval/return_high", "eval/return_std")
 _COUNTS = ("eval/episodes", "eval/length_mean")
 _PICTURES = "pictures/"
+_TILES = ("samples", "reconstructions", "interpolations", "traversals")
 _OURS = "`rayloom runs show "  # how our own descriptions end: one that somebody wrote is left alone
 
 
 def shown_key(key: str) -> str:
     """The name under which a metric or picture of the journal is sent to MLflow.
 
-    Standard errors and intervals go to `spread/`, counts of the evaluation to `train/`, and
-    pictures to `eval pictures/`, right after the evaluation's own charts.
+    Standard errors and intervals go to `spread/`, and counts of the evaluation to `train/`.
     """
     if key.endswith("_se") or key in _SPREAD:
         return f"spread/{key.removeprefix('eval/')}"
     if key in _COUNTS:
         return f"train/{key.replace('/', '_')}"
-    if key.startswith(_PICTURES):
-        return f"eval pictures/{key.removeprefix(_PICTURES)}"
     return key
+
+
+def newest_key(key: str) -> str:
+    """The name of a picture key's newest picture, in a section right after the evaluation's."""
+    return f"eval pictures/{key.removeprefix(_PICTURES).replace('/', ' ')}"
 
 
 def run_name(about: Mapping[str, Any], run_id: str) -> str:
@@ -112,5 +120,34 @@ def may_describe(present: str | None) -> bool:
 
 
 def view_state() -> str:
-    """The shared view of the list of runs: columns with the usual results."""
-    return json.dumps({"selectedColumns": list(COLUMNS)})
+    """The shared view of the list of runs, and of the charts of several.
+
+    Columns with the usual results, wide enough; of the charts the pictures, which MLflow would show
+    below all params of each run. It adds what else there is, and hides those that no run has.
+    """
+    columns = (_NAME, *COLUMNS)
+    section = {"uuid": "rayloom-pictures", "name": "eval pictures", "display": True}
+    tiles = [
+        {
+            "type": "IMAGE",
+            "uuid": f"rayloom-{name}",
+            "metricSectionId": section["uuid"],
+            "imageKeys": [newest_key(name)],
+            "step": 0,
+            "showRunParams": False,
+            "deleted": False,
+            "isGenerated": True,
+        }
+        for name in _TILES
+    ]
+    return json.dumps(
+        {
+            "selectedColumns": list(COLUMNS),
+            "columnOrder": list(columns),
+            "columnWidths": {column: _WIDTHS.get(column, 110) for column in columns},
+            "compareRunSections": [
+                section | {"isReordered": False, "deleted": False, "isGenerated": True}
+            ],
+            "compareRunCharts": tiles,
+        }
+    )

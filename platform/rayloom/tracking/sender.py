@@ -3,7 +3,8 @@
 MLflow drops a metric point whose key, time stamp, step and value are all stored already, so points
 carry the journal's time stamps. Pictures go under MLflow's stepped-image file name (the pattern of
 `MlflowClient.log_image`, which puts a random id there) with an id made of run, key and step: a
-repeat overwrites.
+repeat overwrites. The newest picture of each key is sent once more, under a name of its own that
+the next one overwrites (`page.newest_key`).
 
 What MLflow refuses for good (a tag of a name that it does not allow, a file that is too large) is
 left out by name and the rest is sent. Points and media are two streams, so that an artifact store
@@ -26,7 +27,7 @@ from rayloom.records.inside import open_inside
 from rayloom.records.journal_reader import decode_line, lines
 from rayloom.tracking import answers
 from rayloom.tracking.media import NotSendableError, checked_copy, thumbnail
-from rayloom.tracking.page import NOTE_TAG, description, may_describe, shown_key
+from rayloom.tracking.page import NOTE_TAG, description, may_describe, newest_key, shown_key
 from rayloom.tracking.trouble import RefusesAllError, RunGoneError, Trouble, diagnose
 
 if TYPE_CHECKING:
@@ -59,6 +60,11 @@ def image_name(run_id: str, key: str, step: int, time_ms: int, *, shown: str | N
     return f"{label}+step+{step}+timestamp+{time_ms}+{ident}"
 
 
+def newest_name(run_id: str, key: str) -> str:
+    """MLflow's file name of the newest picture of a key, without suffix: always the same."""
+    return image_name(run_id, newest_key(key), 0, 0)
+
+
 class Sender:
     """Sends one run's journal lines; knows nothing of threads and retries.
 
@@ -89,7 +95,9 @@ class Sender:
         self._refused = {} if refused is None else refused
         self._say, self._alive = say, alive
         self._name: Callable[[str], str] = shown_key if renamed else str
-        self._picture = ""  # artifact path of the newest samples
+        self._renamed = renamed
+        self._newest: dict[str, Mapping[str, Any]] = {}  # last line of each picture key
+        self._looked_at = 0  # bytes of the journal
         self._row = 0
         self._pictures_tagged = False
 
@@ -196,17 +204,45 @@ class Sender:
     def _image(self, line: Mapping[str, Any], medium: Path, scratch: Path) -> None:
         key, step, at = line["key"], line["step"], line["time_ms"]
         name = image_name(self._folder.name, key, step, at, shown=self._name(key))
-        label = f"picture {line['key']!r} of step {line['step']}"
-        full, small = scratch / f"{name}.png", scratch / f"{name}+compressed.webp"
-        thumbnail(medium, small)
-        medium.rename(full)
-        self._put(label, full, "images")
-        self._put(label, small, "images")
-        if key.endswith("samples") or not self._picture:
-            self._picture = f"images/{full.name}"
+        self._picture(f"picture {key!r} of step {step}", medium, scratch / name)
+        self._look_ahead()
+        if self._renamed and self._newest.get(key, line)["step"] == step:
+            newest = scratch / newest_name(self._folder.name, key)
+            self._picture(f"newest picture {key!r}", medium, newest, f"step {step}")
         if not self._pictures_tagged:
             self.tags({"mlflow.loggedImages": "True"})
             self._pictures_tagged = True
+
+    def _picture(self, label: str, medium: Path, place: Path, caption: str = "") -> None:
+        """Send a picture and its small form under the name of a place in the scratch folder."""
+        full, small = Path(f"{place}.png"), Path(f"{place}+compressed.webp")
+        thumbnail(medium, small, caption=caption)
+        shutil.copyfile(medium, full)
+        self._put(label, full, "images")
+        self._put(label, small, "images")
+
+    def _look_ahead(self) -> None:
+        """Find the newest picture of each key that the journal has by now."""
+        for text, after in lines(self._folder / "journal.jsonl", self._looked_at):
+            self._looked_at = after
+            line = None if text.startswith(b'{"type":"scalars"') else decode_line(text)
+            if line is not None and line["type"] == "image":
+                self._newest[line["key"]] = line
+
+    def _newest_samples(self) -> str:
+        """Artifact path of the picture that says most, samples if there are any; "" for none."""
+        self._look_ahead()
+        keys = sorted(self._newest, key=lambda key: (not key.endswith("samples"), key))
+        for line in (self._newest[key] for key in keys):
+            key, step, at = line["key"], line["step"], line["time_ms"]
+            label = (
+                f"newest picture {key!r}" if self._renamed else f"picture {key!r} of step {step}"
+            )
+            if label not in self._refused and os.path.isfile(self._folder / line["path"]):
+                own = image_name(self._folder.name, key, step, at)
+                name = newest_name(self._folder.name, key) if self._renamed else own
+                return f"images/{name}.png"
+        return ""
 
     def describe(self) -> None:
         """Write the description at the top of the run's page, unless somebody wrote one."""
@@ -214,7 +250,7 @@ class Sender:
 
         if may_describe(self._client.get_run(self._run).data.tags.get(NOTE_TAG)):
             about = read_about(self._folder)
-            text = description(about, self._folder, self._run, self._picture)
+            text = description(about, self._folder, self._run, self._newest_samples())
             self.tags({NOTE_TAG: mask(text)})
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
