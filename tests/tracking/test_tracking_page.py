@@ -1,14 +1,18 @@
 """What MLflow's pages show: names, a description, columns; the journal keeps its keys."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 from PIL import Image
 from tracking_help import make_run, mlflow_client, only_run, sent, written
 
+from rayloom.records import RunFolder
 from rayloom.tracking import MlflowFollower, sync_run
 from rayloom.tracking.client import ensure_experiment
 from rayloom.tracking.page import NAMES_TAG, newest_key, run_name, shown_key
+from rayloom_pipelines.console import Silent
+from rayloom_pipelines.recipes.sweep_plan import Board
 
 STAYS = ("eval/elbo_nats", "eval/return_mean", "loss/total", "time/elapsed_s", "sweep/best")
 
@@ -127,3 +131,26 @@ def test_names_of_runs_differ_early():
     assert run_name(about | {"trial": "7", "parent": "x"}, run).startswith("trial 7 zp299 ")
     assert run_name(about | {"parent": "x"}, run).startswith("seed 3 zp299 ")
     assert run_name({}, "odd") == "odd odd"
+
+
+def test_a_sweep_s_page_has_the_score_of_each_trial_as_a_curve(tmp_path, uri):
+    """As the board of a sweep writes it while Tune's events come in, in whatever order."""
+    spec = SimpleNamespace(metric="eval/elbo_nats", trials=4)
+    about = {"kind": "sweep", "seed": 0}
+    folder = RunFolder.create(tmp_path, "generative/vae-digits", config={"a": 1}, info=about)
+    board = Board(Silent(), spec, folder.journal())
+    follower = MlflowFollower(folder.path, uri, "e", params={}, tags={}, poll_s=0.02).start()
+    rows = [("0001", "stopped", -42.5), ("0000", "running", -50.0), ("0002", "done", -25.5)]
+    rows += [("0003", "failed", None), ("0000", "done", -28.0)]
+    for trial, status, score in rows:
+        row = {"trial": trial, "status": status, "score": score, "values": {}}
+        board.hear({"event": "trial", "row": row})
+    assert follower.flush(), "while the sweep goes on, not at its end alone"
+    points = [point[:3] for point in sent(uri, folder) if point[0] == "sweep/score"]
+    assert points == [
+        ("sweep/score", 0, -28.0),
+        ("sweep/score", 1, -42.5),
+        ("sweep/score", 2, -25.5),
+    ]
+    assert follower.close("FINISHED")
+    assert " sweep vae-digits" in only_run(uri, folder).info.run_name
