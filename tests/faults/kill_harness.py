@@ -145,11 +145,12 @@ def _mlflow_media(client, run_id: str) -> dict:
     with tempfile.TemporaryDirectory() as scratch:
         for artifact in client.list_artifacts(run_id, "images"):
             name = re.fullmatch(IMAGE, artifact.path)
-            if name["key"].startswith(newest_key("")):  # copies of those below, each overwritten
+            key = name["key"].replace("~", "/")
+            if key.startswith(newest_key("")):  # copies of those below, each overwritten
                 if not name["small"]:
-                    newest[name["key"]] = _sha256(client, run_id, artifact.path, scratch)
+                    newest[key] = _sha256(client, run_id, artifact.path, scratch)
                 continue
-            where = name["key"].replace("~", "/"), int(name["step"])
+            where = key, int(name["step"])
             if name["small"]:
                 assert where not in thumbnails, f"MLflow has a thumbnail twice: {artifact.path}"
                 thumbnails.add(where)
@@ -157,8 +158,7 @@ def _mlflow_media(client, run_id: str) -> dict:
                 assert where not in pictures, f"MLflow has a picture twice: {artifact.path}"
                 pictures[where] = _sha256(client, run_id, artifact.path, scratch)
         assert thumbnails == pictures.keys()
-        last = {newest_key(key): sha for (key, _), sha in sorted(pictures.items())}
-        assert newest == {key.replace("/", "~"): sha for key, sha in last.items()}
+        assert newest == {newest_key(key): sha for (key, _), sha in sorted(pictures.items())}
         for path in _files(client, run_id, "files"):
             key, _, step = path.removeprefix("files/").rpartition("/step-")
             pictures[key, int(step.partition(".")[0])] = _sha256(client, run_id, path, scratch)

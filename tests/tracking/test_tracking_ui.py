@@ -92,3 +92,32 @@ def test_a_server_s_pages_are_its_own(capsys):
     heard = []
     assert serve_ui("http://me:secret@host:5000", None, say=heard.append) == 0
     assert heard == ["open http://***@host:5000"]
+
+
+STARTER = """
+import os, sys, time
+from pathlib import Path
+from rayloom.tracking.ui import start_guarded
+code = "import os, sys, time; print(os.getpid(), flush=True); time.sleep(60)"
+server = start_guarded([sys.executable, "-c", code], Path("/"), os.environ)
+print(server.pid, server.stdout.readline().decode(), flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_killed_rayloom_ui_leaves_no_server_behind():
+    starter = subprocess.Popen([sys.executable, "-c", STARTER], stdout=subprocess.PIPE, text=True)
+    both = []
+    try:
+        pids = [int(word) for word in starter.stdout.readline().split()]
+        both = [psutil.Process(pid) for pid in pids]
+        starter.kill()
+        gone, alive = psutil.wait_procs(both, timeout=10)
+        assert len(gone) == 2
+        assert not alive
+    finally:
+        starter.kill()
+        starter.wait()
+        for left in both:
+            if left.is_running():
+                left.kill()

@@ -11,12 +11,13 @@ import threading
 import time
 import urllib.request
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from rayloom.core.errors import RayloomError, UserError
 from rayloom.core.secrets import mask_urls
 from rayloom.records.files import Say
+from rayloom.tracking import guard
 from rayloom.tracking.page import VIEW, VIEW_TAG
 from rayloom.tracking.uri import sqlite_file
 
@@ -88,15 +89,7 @@ def serve_ui(uri: str, port: int | None, *, say: Say, start_timeout_s: float = 1
     command += ["--workers", "1"]
     quiet = {"MLFLOW_LOGGING_LEVEL": "WARNING", "MLFLOW_DISABLE_TELEMETRY": "true"}
     quiet["MLFLOW_BACKEND_STORE_URI"] = uri  # no argument: everybody can read those of a process
-    server = subprocess.Popen(
-        command,
-        cwd=folder,
-        env={**os.environ, **quiet},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,  # Ctrl-C reaches us; we stop it cleanly
-    )
+    server = start_guarded(command, folder, {**os.environ, **quiet})
     try:
         with _sigterm_as_interrupt():
             return _attend(server, port, uri, say, start_timeout_s)
@@ -104,6 +97,25 @@ def serve_ui(uri: str, port: int | None, *, say: Say, start_timeout_s: float = 1
         return 0
     finally:
         _stop(server)
+
+
+def start_guarded(
+    command: Sequence[str], folder: Path, environ: Mapping[str, str]
+) -> "subprocess.Popen[bytes]":
+    """Start a server that ends with this process, even if this one is killed (`guard`).
+
+    Returns:
+        The process whose end is the server's, leader of a group of its own; it prints to a pipe.
+    """
+    return subprocess.Popen(
+        [sys.executable, "-I", guard.__file__, *command],
+        cwd=folder,
+        env=dict(environ),
+        stdin=subprocess.PIPE,  # held by us alone: its end means that we are gone
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,  # Ctrl-C reaches us; we stop it cleanly
+    )
 
 
 @contextlib.contextmanager
