@@ -5,7 +5,7 @@ say about it is asked here, so that it is told together with every other mistake
 """
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -174,13 +174,16 @@ def _device(resources: Plain, train: Plain) -> Iterator[Problem]:
 
 def _cluster(resources: Plain, plain: Plain) -> Iterator[Problem]:
     """The Ray that is to be joined must answer; a local one has this machine's GPUs."""
-    from rayloom.distributed.joining import check_address
+    from rayloom.distributed.joining import TooLargeError, check_address
 
     address = resources.get("address")
     if address is not None and not isinstance(address, str):
         return
     try:
-        check_address(address)
+        check_address(address, _pieces(resources, plain))
+    except TooLargeError as error:
+        yield Problem("resources", str(error))
+        return
     except UserError as error:
         yield Problem("resources.address", str(error).removeprefix("address "))
         return
@@ -196,3 +199,17 @@ def _cluster(resources: Plain, plain: Plain) -> Iterator[Problem]:
     if wanted > have:
         text = f"{wanted:g} GPUs are needed in all; this machine has {have}"
         yield Problem("resources.gpus_per_worker", text)
+
+
+def _pieces(resources: Plain, plain: Plain) -> Sequence[Mapping[str, float]]:
+    """What must lie on one node each; nothing where that is not said well."""
+    from pydantic import ValidationError
+
+    from rayloom.core.sections import ResourcesConfig
+    from rayloom.distributed.demand import demand_of
+
+    task = "generative" if isinstance(plain.get("model"), Mapping) else "rl"
+    try:
+        return demand_of(ResourcesConfig.model_validate(dict(resources)), task).pieces
+    except ValidationError:  # told elsewhere
+        return ()

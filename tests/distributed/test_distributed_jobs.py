@@ -139,19 +139,50 @@ def test_logs_list_and_stop(head, tmp_path):
     assert jobs.exit_code_of(stopped) == 143
 
 
+ASKED = """
+import sys
+from rayloom.core.errors import UserError
+from rayloom.distributed import jobs, joining
+from rayloom.distributed.doctor import examine
+gcs, url = sys.argv[1:]
+for ask in (lambda: jobs.listing(address=url), lambda: joining.check_address(gcs)):
+    try:
+        ask()
+    except UserError as error:
+        print("told:", error)
+print(examine(gcs)[-1])
+"""
+
+
 def test_unknown_jobs_and_wrong_tokens_are_told_in_words(head, tmp_path):
     with pytest.raises(UserError, match="no job nope at"):
         jobs.status("nope", address=head[1])
     wrong = tmp_path / "token"
     wrong.write_text("cd" * 32)
-    script = f"from rayloom.distributed import jobs; jobs.listing(address={head[1]!r})"
     env = {**os.environ, "RAY_AUTH_TOKEN_PATH": str(wrong)}
     env.pop("RAY_AUTH_MODE")
-    done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True)
-    assert "wants a token, and this machine has a token that the cluster refuses" in done.stderr
-    looked = f"from rayloom.distributed.doctor import examine; print(examine({head[0]!r})[-1])"
-    done = subprocess.run([sys.executable, "-c", looked], env=env, capture_output=True, text=True)
-    assert "copy the head's ~/.ray/auth_token here" in done.stdout, done.stderr
+    command = [sys.executable, "-c", ASKED, *head]
+    done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True)
+    listing, preflight, finding = done.stdout.strip().splitlines()
+    assert "wants a token, and this machine has a token that the cluster refuses" in listing
+    assert f"told: the cluster at {head[0]} refuses this token" in preflight
+    assert "copy the head's ~/.ray/auth_token here" in finding, done.stderr
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("verb", ["train", "sweep"])
+def test_what_a_cluster_never_will_hold_is_refused_before_there_is_a_run(
+    head, tmp_path, verb, capsys
+):
+    from rayloom_pipelines.cli import main
+
+    storage = tmp_path / "runs"
+    words = [verb, "rl/dqn-cartpole", "resources.workers=3", f"resources.address={head[0]}"]
+    words += [f"storage={storage}", "tracking.uri=null"]
+    words += ["optimizer.lr=choice(1e-3)"] if verb == "sweep" else []
+    assert main(words) == 2
+    assert "resources: this run needs 3 CPUs" in capsys.readouterr().err
+    assert not storage.exists()
 
 
 def test_nobody_there_is_told_in_words():

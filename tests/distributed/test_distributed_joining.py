@@ -1,11 +1,13 @@
 """Which Ray a config asks for, and what is said where that one cannot be had."""
 
 import re
+import socket
+import threading
 
 import pytest
 
 from rayloom.core.errors import UserError
-from rayloom.distributed.joining import check_address
+from rayloom.distributed.joining import TooLargeError, check_address, look_at, refuse_too_large
 
 
 @pytest.mark.parametrize("port", ["0x50", "70000", "-1", "6379 ", "６３７９", ""])
@@ -31,3 +33,27 @@ def test_workers_of_a_cluster_use_theirs(ray_cluster):
     import ray
 
     assert ray.get(ray.remote(check_address).options(num_cpus=0).remote("127.0.0.1:9")) is None
+
+
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"SSH-2.0-x\r\n", b""])
+def test_what_listens_but_is_no_ray_is_told_at_once(answer):
+    """Ray's client would try for a minute and then end this process."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve():
+            line, _ = server.accept()
+            with line:
+                line.recv(100)
+                line.sendall(answer)
+
+        threading.Thread(target=serve, daemon=True).start()
+        with pytest.raises(UserError, match="what listens there is no Ray"):
+            look_at(f"127.0.0.1:{server.getsockname()[1]}")
+
+
+def test_a_heads_nodes_are_read_without_joining_it(ray_cluster):
+    nodes = look_at(ray_cluster.address)
+    assert [node["CPU"] for node in nodes] == [4.0]
+    refuse_too_large(nodes, [{"CPU": 1.0}] * 4, ray_cluster.address)
+    with pytest.raises(TooLargeError, match=r"needs 5 CPUs, in pieces of up to 1 CPU .* has 4 CPU"):
+        refuse_too_large(nodes, [{"CPU": 1.0}] * 5, ray_cluster.address)

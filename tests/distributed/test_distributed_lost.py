@@ -2,6 +2,7 @@
 
 import socket
 import subprocess
+from types import SimpleNamespace
 
 import pytest
 import requests
@@ -121,13 +122,19 @@ def test_a_head_that_comes_back_is_followed_on(monkeypatch):
     ]
 
 
-def test_deaths_are_told_once_per_restart_and_the_last_one_as_the_last():
+def test_deaths_are_told_once_per_restart_and_the_last_one_as_the_last(monkeypatch):
     said = []
-    watch = supervision.Watch.__new__(supervision.Watch)
-    watch.restarts, watch._say, watch._told, watch.at_work = 1, said.append, 0, True
+    monkeypatch.setattr(Pulse, "of_this_process", lambda local: Pulse(""))
+    here = SimpleNamespace(local=True)
+    watch = supervision.Watch("worker", here, said.append, restarts=1)
+    watch.hear({"_ray": "began"})
+    watch.hear({"_ray": "works", "who": "workers"})
+    assert watch.at_work
+    assert not watch.nobody_works()
     assert watch.hear({"_ray": "died", "text": "worker 1 died: killed", "attempt": 1})
     assert watch.hear({"_ray": "died", "text": "worker 0 died: killed", "attempt": 1})
     assert not watch.at_work
+    assert watch.nobody_works()  # until they are up again
     assert watch.hear({"_ray": "died", "text": "worker 0 died: killed", "attempt": 2})
     assert not watch.hear({"kind": "message"})
     assert said == [

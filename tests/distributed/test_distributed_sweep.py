@@ -171,14 +171,19 @@ def test_a_sweep_finds_the_best_and_one_failing_or_dying_trial_does_not_end_it(
 ):
     grid = {"x": Space("choice", values=(0.0, 2.5, 5.0, 6.0))}
     payload = {"folder": str(tmp_path / "t"), "evaluations": 3, "bad": 5.0, "die": "0000"}
-    events = []
+    events, said = [], []
     result = run_sweep(
         spec(spaces=grid, searcher="grid"),
         "toy_entries:bowl",
         payload,
         folder=tmp_path,
         on_event=events.append,
+        say=said.append,
     )
+    assert said == [
+        "trial 0000 died: its process was killed, or ran out of memory; it goes on from its newest"
+        " checkpoint (restart 1 of 2)"
+    ]
     assert result.best.trial == "0001"
     assert result.best.score == 0.25
     assert result.failed == ["0002"]

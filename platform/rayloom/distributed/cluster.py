@@ -9,9 +9,11 @@ set here, because its own search fails as soon as two Ray instances run on a hos
 """
 
 import contextlib
+import functools
 import logging
 import os
 import socket
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,10 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rayloom.core.errors import RayloomError, UserError
-from rayloom.distributed.joining import chosen_address, connected, join
+from rayloom.core.errors import RayloomError
+from rayloom.distributed.joining import chosen_address, connected, join, refuse_too_large
 from rayloom.distributed.lean import ENVIRONMENT, dismiss
-from rayloom.distributed.place import VARIABLE, clear_old, own_place
+from rayloom.distributed.place import VARIABLE, clear_old, end_workers, own_place
 from rayloom.distributed.quiet import (
     QUIET_ENV,
     first_line,
@@ -32,7 +34,6 @@ from rayloom.distributed.quiet import (
     quiet_loggers,
     variables,
 )
-from rayloom.distributed.waiting import amount_text, holds, nodes_text
 from rayloom.distributed.witness import witnessed
 
 _LOOPBACK_SWITCH = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # "0": 127.0.0.1 is the node's address
@@ -131,6 +132,10 @@ def _connected_to(
         try:
             quiet_loggers()
             yield
+        except KeyboardInterrupt:  # Ray's own way down waits for processes that are starting
+            if address is None:
+                end_workers(folder)
+            raise
         finally:
             if address is None and not dashboard:
                 dismiss()
@@ -146,7 +151,7 @@ def _init_local(
     count = max(os.cpu_count() or 1, -(-int(cpus * 1000) // 1000))
     places = {name: str(folder) for name in (VARIABLE, "TMPDIR", "RAY_TMPDIR")}
     try:
-        with variables(places), _patient(), muted_stderr():  # the variables are for its processes
+        with variables(places), _patient(), _sheltered(), muted_stderr():
             ray.init(
                 _temp_dir=str(folder),
                 address="local",
@@ -174,6 +179,23 @@ def why_not_started(error: Exception) -> str:
     if "dashboard.log" in text or "dashboard.err" in text:
         return f"its dashboard server did not come up in time; {slow}"
     return first_line(error).rstrip(".")
+
+
+@contextlib.contextmanager
+def _sheltered() -> Iterator[None]:
+    """Ray's processes are a group of their own: signals to the command's whole group are for it.
+
+    It asks the workers to stop, with a checkpoint, and needs a Ray for that.
+    """
+    from ray._private import services
+
+    popen = services.ConsolePopen
+    if sys.platform != "win32":
+        services.ConsolePopen = functools.partial(popen, process_group=0)
+    try:
+        yield
+    finally:
+        services.ConsolePopen = popen
 
 
 @contextlib.contextmanager
@@ -207,36 +229,18 @@ def _described(scratch: Path, pieces: Sequence[Mapping[str, float]], *, local: b
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     have_cpus = sum(node.get("CPU", 0.0) for node in nodes)
     have_gpus = sum(node.get("GPU", 0.0) for node in nodes)
-    _refuse_too_small(nodes, pieces)
+    address = ray.get_runtime_context().gcs_address
+    refuse_too_large(nodes, pieces, address)
     context = ray._private.worker.global_worker.node
     url = getattr(context, "webui_url", "") or ""
     return Cluster(
-        address=ray.get_runtime_context().gcs_address,
+        address=address,
         dashboard=f"http://{url}" if url and "://" not in url else url,
         local=local,
         cpus=have_cpus,
         gpus=have_gpus,
         node_cpus=tuple(sorted((node.get("CPU", 0.0) for node in nodes), reverse=True)),
         scratch=scratch,
-    )
-
-
-def _refuse_too_small(
-    nodes: Sequence[Mapping[str, float]], pieces: Sequence[Mapping[str, float]]
-) -> None:
-    """Ray would wait for ever for what does not fit, without a word."""
-    import ray
-
-    if holds(nodes, pieces):
-        return
-    room = [{name: node.get(name, 0.0) for name in ("CPU", "GPU")} for node in nodes]
-    total = {name: sum(piece.get(name, 0.0) for piece in pieces) for name in ("CPU", "GPU")}
-    most = amount_text(max(pieces, key=lambda piece: sum(piece.values())))
-    raise UserError(
-        f"this run needs {amount_text(total)}, in pieces of up to {most} that each lie on one node,"
-        f" and never will fit: {nodes_text(room)} (Ray at"
-        f" {ray.get_runtime_context().gcs_address}); lower resources.workers,"
-        " resources.cpus_per_worker or resources.gpus_per_worker, or add nodes"
     )
 
 

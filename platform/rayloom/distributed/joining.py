@@ -10,28 +10,88 @@ from pathlib import Path
 from typing import Any
 
 from rayloom.core.errors import UserError
-from rayloom.distributed.quiet import QUIET_ENV, first_line, muted_stderr
+from rayloom.distributed.quiet import QUIET_ENV, first_line, muted_stderr, variables
+from rayloom.distributed.waiting import amount_text, holds, nodes_text
+
+# What a gRPC client says first (RFC 9113, 3.4): a preface and SETTINGS; a server answers SETTINGS.
+_SETTINGS = b"\x04"
+_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + _SETTINGS + bytes(5)
 
 PACKAGES = ("rayloom", "rayloom_envs", "rayloom_pipelines")
 
 
-def check_address(address: str | None) -> None:
+class TooLargeError(UserError):
+    """The cluster never will hold what is asked for."""
+
+
+def check_address(address: str | None, pieces: Sequence[Mapping[str, float]] = ()) -> None:
     """Whether a Ray could be joined where a config says, without joining it.
 
     Args:
         address: See `start_ray`.
+        pieces: See `start_ray`.
 
     Raises:
-        UserError: It is a dashboard's, no `host:port`, nothing accepts a connection there, or this
-            process is connected to another Ray already, which would be used instead.
+        UserError: It is a dashboard's, no `host:port`, no Ray answers there, the token is refused,
+            or this process is connected to another Ray already, which would be used instead.
+        TooLargeError: Its nodes cannot hold the pieces.
     """
     chosen = chosen_address(address)
     if chosen is None:
         return
     if not connected():
-        _knock(chosen)
+        nodes = look_at(chosen)
+        if nodes is not None:
+            refuse_too_large(nodes, pieces, chosen)
     elif address not in (None, "", "auto"):
         _refuse_another(chosen)
+
+
+def look_at(address: str) -> list[dict[str, float]] | None:
+    """The resources of each node that a Ray has, read from its head without joining it.
+
+    The head tells a refused token at once; Ray's own way of joining tries again for 20 s.
+
+    Returns:
+        None where the address names no head: `auto`, or a Ray Client's.
+
+    Raises:
+        UserError: No Ray answers, or the token is refused.
+    """
+    _knock(address)
+    if address == "auto" or address.startswith("ray://"):
+        return None
+    told = {name: os.environ.get(name, value) for name, value in QUIET_ENV.items()}
+    with variables(told):  # Ray reads some at its first import
+        from ray._raylet import GcsClient
+        from ray.exceptions import RayError
+
+    with token_mode(), muted_stderr() as noise:
+        try:
+            found = GcsClient(address=address).get_all_node_info(timeout=10).values()
+        except (RayError, RuntimeError, OSError) as error:
+            raise UserError(_why_not_joined(address, error, noise())) from error
+    return [dict(node.resources_total) for node in found if node.state == 0]  # alive
+
+
+def refuse_too_large(
+    nodes: Sequence[Mapping[str, float]], pieces: Sequence[Mapping[str, float]], address: str
+) -> None:
+    """Ray would wait for ever for what does not fit, without a word.
+
+    Raises:
+        TooLargeError: It does not.
+    """
+    if holds(nodes, pieces):
+        return
+    room = [{name: node.get(name, 0.0) for name in ("CPU", "GPU")} for node in nodes]
+    total = {name: sum(piece.get(name, 0.0) for piece in pieces) for name in ("CPU", "GPU")}
+    most = amount_text(max(pieces, key=lambda piece: sum(piece.values())))
+    raise TooLargeError(
+        f"this run needs {amount_text(total)}, in pieces of up to {most} that each lie on one node,"
+        f" and never will fit: {nodes_text(room)} (Ray at {address}); lower resources.workers,"
+        " resources.cpus_per_worker or resources.gpus_per_worker, or add nodes"
+    )
 
 
 def _refuse_another(address: str) -> None:
@@ -77,7 +137,7 @@ def chosen_address(address: str | None) -> str | None:
 
 def join(address: str, *, env: Mapping[str, str] | None, plugins: Sequence[str | Path]) -> None:
     """Connect to a running cluster; the packages travel along unless this is one of its jobs."""
-    _knock(address)
+    look_at(address)
     import ray
 
     runtime_env: dict[str, Any] | None = None
@@ -103,15 +163,21 @@ def join(address: str, *, env: Mapping[str, str] | None, plugins: Sequence[str |
 
 
 def _knock(address: str, timeout_s: float = 5.0) -> None:
-    """Nobody there is told at once: Ray itself would try for ten minutes.
+    """Nobody there is told at once: Ray itself would try for ten minutes, or end this process.
 
     Raises:
-        UserError: Not `host:port`, or nothing accepts a connection there.
+        UserError: Not `host:port`, nothing accepts a connection there, or what does is no Ray.
     """
     if address == "auto":
         return
+    place = _split(address)
     try:
-        socket.create_connection(_split(address), timeout=timeout_s).close()
+        with socket.create_connection(place, timeout=timeout_s) as line:
+            if os.environ.get("RAY_USE_TLS", "0").lower() in ("0", "false", ""):
+                line.sendall(_GREETING)
+                answer = line.recv(9, socket.MSG_WAITALL)
+                if answer[3:4] != _SETTINGS:
+                    raise ConnectionError("what listens there is no Ray (is it another port?)")
     except OSError as error:
         raise UserError(_why_not_joined(address, error)) from error
 

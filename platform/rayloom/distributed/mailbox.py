@@ -74,10 +74,17 @@ class Mailbox:
 
 
 class Line:
-    """A worker's end: posts events, and watches the stop flag from a thread."""
+    """A worker's end: posts events, and watches the stop flag from a thread.
 
-    def __init__(self, mailbox: Any, *, period_s: float = 0.2) -> None:
+    Args:
+        mailbox: The actor.
+        who: What to call this worker when it tells that it is at work; "": it does not tell.
+        period_s: Between two looks at the flag.
+    """
+
+    def __init__(self, mailbox: Any, who: str = "", *, period_s: float = 0.2) -> None:
         self._mailbox = mailbox
+        self._untold = who
         self._period_s = period_s
         self._closed = threading.Event()
         self.signal = 0
@@ -96,6 +103,13 @@ class Line:
     def post(self, events: list[Event]) -> None:
         """Send events on, without waiting."""
         self._mailbox.post.remote(events)
+
+    def asked(self) -> int:
+        """The stop signal; whoever asks for the first time is at work, and the driver hears it."""
+        if self._untold:
+            who, self._untold = self._untold, ""
+            self.post([{OWN: "works", "who": who}])
+        return self.signal
 
     def close(self) -> None:
         """End the thread."""
@@ -121,6 +135,9 @@ def emit(event: Event) -> None:
 def stop_signal() -> int:
     """The signal with which the driver asked to stop (SIGINT 2, SIGTERM 15), or 0.
 
+    Whoever asks will stop at once if told so, with a checkpoint: the driver waits for that. Before
+    the first question a stop ends the process.
+
     Not on a worker: the one that this process got before it began, if a library swallowed it.
     """
-    return _line.signal if _line is not None else interrupt.received()
+    return _line.asked() if _line is not None else interrupt.received()

@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 
 from rayloom.core.errors import RayloomError
 from rayloom.distributed.place import processes_with
+from rayloom.distributed.waiting import tables
 from rayloom.records.lock import start_ticks
 
 GRACE_S = 10.0  # how long a head may be silent: a hiccup of the network
@@ -71,7 +72,7 @@ class Pulse:
         if now - self._last < EVERY_S:
             return
         self._last = now
-        if self._raylet_born > 0 and start_ticks(self.raylet) != self._raylet_born:
+        if self._raylet_is_gone():
             raise ClusterLostError(self._text(head=self._head_is_silent()))
         if not self._head_is_silent():
             self._silent_since = None
@@ -79,6 +80,13 @@ class Pulse:
         self._silent_since = now if self._silent_since is None else self._silent_since
         if now - self._silent_since >= self.grace_s:
             raise ClusterLostError(self._text(head=True))
+
+    def is_lost(self) -> bool:
+        """Whether it looks dead at this moment; nothing is forgiven."""
+        return self._raylet_is_gone() or self._head_is_silent()
+
+    def _raylet_is_gone(self) -> bool:
+        return self._raylet_born > 0 and start_ticks(self.raylet) != self._raylet_born
 
     def _head_is_silent(self) -> bool:
         host, _, port = self.address.rpartition(":")
@@ -142,6 +150,25 @@ def end_own_job(raylet: int) -> None:
     for pid in processes_with({f"RAY_RAYLET_PID={raylet}", f"RAY_JOB_ID={job}"}):
         with suppress(OSError):
             os.kill(pid, signal.SIGKILL)
+
+
+def is_worker() -> bool:
+    """Whether this process is itself one of a Ray's workers: then its job is not its own."""
+    from ray._private import worker
+
+    return bool(worker.global_worker.mode == worker.WORKER_MODE)
+
+
+def end_own_actors() -> None:
+    """Kill the actors that this process made, and with them theirs."""
+    import ray
+    from ray._private.worker import global_worker
+    from ray.core.generated import gcs_pb2 as pb
+
+    for row in tables().actors:
+        alive = row.state != pb.ActorTableData.ActorState.DEAD
+        if alive and row.owner_address.worker_id == global_worker.worker_id:
+            global_worker.core_worker.kill_actor(ray.ActorID(row.actor_id), True)
 
 
 @contextmanager

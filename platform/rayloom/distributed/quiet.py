@@ -96,16 +96,29 @@ def quiet_loggers() -> None:
 
 @contextlib.contextmanager
 def own_sigterm() -> Iterator[None]:
-    """Keep the handler of SIGTERM: Ray's own ends the process with code 1 and no checkpoint."""
-    if threading.current_thread() is not threading.main_thread():
+    """Keep the handler of SIGTERM: Ray's own ends the process with code 1 and no checkpoint.
+
+    Not for a moment is Ray's in its place: a start of Ray may take long. What Ray's core puts below
+    it, which prints where the program stands and goes on to ours, is taken away at the end.
+    """
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGTERM) if main else None
+    if before in (None, signal.SIG_DFL):
         yield
         return
-    before = signal.getsignal(signal.SIGTERM)
+    from ray._private import utils
+
+    install = utils.set_sigterm_handler
+    utils.set_sigterm_handler = _install_nothing
     try:
         yield
     finally:
-        if before not in (None, signal.SIG_DFL):
-            signal.signal(signal.SIGTERM, before)
+        utils.set_sigterm_handler = install
+        signal.signal(signal.SIGTERM, before)
+
+
+def _install_nothing(handler: object) -> None:
+    """Stands where Ray installs its handler of SIGTERM."""
 
 
 def first_line(error: BaseException) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from rayloom.core import failpoints
+from rayloom.core import failpoints, interrupt
 from rayloom.core.config import to_dict
 from rayloom.core.errors import RayloomError
 from rayloom.core.protocols import GroupTask, State
@@ -98,16 +98,30 @@ def remote_parts(
             with muted_stderr():  # "has constructor arguments in the object store", which is so
                 with watched(watch.waiting):
                     algorithm = host.build_algo()
+                    _until_up(algorithm.collector.runners, watch.pulse)
+            interrupt.check()
             algorithm.collector.say, algorithm.collector.pulse = watch.tell, watch.pulse
             try:
                 yield algorithm.collector, algorithm.updater
             except ClusterLostError:
                 raise
             except BaseException as error:
+                if here.local and isinstance(error, KeyboardInterrupt | SystemExit):
+                    raise  # all of it is about to be killed
                 if watch.pulse.explain(error) is None:
                     algorithm.stop()
                 raise
             algorithm.stop()
+
+
+def _until_up(runners: Sequence[Any], pulse: Pulse) -> None:
+    """Wait until every env runner has come up, or died of it: here a signal ends the command."""
+    import ray
+
+    owed = [runner.ping.remote() for runner in runners]
+    while owed:
+        pulse.check()
+        _, owed = ray.wait(owed, num_returns=len(owed), timeout=1.0)
 
 
 class RemoteCollector:

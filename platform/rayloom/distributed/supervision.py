@@ -5,8 +5,10 @@ requests on, feels whether the cluster lives, says what is waited for and which 
 """
 
 import logging
+import math
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,13 +16,20 @@ from typing import Any
 from rayloom.core import interrupt
 from rayloom.distributed.cluster import Cluster
 from rayloom.distributed.mailbox import OWN, Event, stop_signal
-from rayloom.distributed.place import end_processes
-from rayloom.distributed.pulse import ClusterLostError, Pulse, end_own_job
+from rayloom.distributed.place import end_processes, end_workers
+from rayloom.distributed.pulse import (
+    ClusterLostError,
+    Pulse,
+    end_own_actors,
+    end_own_job,
+    is_worker,
+)
 from rayloom.distributed.quiet import first_line
 from rayloom.distributed.waiting import Waiting
 
 OnEvent = Callable[[Event], None]
 Say = Callable[[str], None]
+REST_S = 4.0
 
 
 class Watch:
@@ -41,6 +50,8 @@ class Watch:
         self.pulse = Pulse.of_this_process(local=cluster.local)
         self.waiting = Waiting(part, self.tell)
         self.at_work = False
+        self.working: set[str] = set()  # who takes steps, and will stop at the next one if told to
+        self._rests_since = -math.inf
         self.last_death = ""
         self.abandoned = False  # an error or a second signal: Ray's own thread is to end
         self._told = 0
@@ -66,8 +77,13 @@ class Watch:
         if kind == "began":
             self.at_work = True
             self.waiting.over()
+        elif kind == "works":
+            self.working.add(event["who"])
+        elif kind == "rests":
+            self.rests(event["who"])
         elif kind == "died" and self._told < max(1, event["attempt"]):
             self.at_work = False
+            self.working.clear()
             self._told = number = event["attempt"]
             self.last_death = event["text"]
             if number <= self.restarts:
@@ -78,6 +94,18 @@ class Watch:
             else:
                 self.tell(f"{event['text']}, and no restart is left")
         return kind is not None
+
+    def rests(self, who: str) -> None:
+        """One that took steps has ended, with a word or without."""
+        self.working.discard(who)
+        self._rests_since = time.monotonic()
+
+    def nobody_works(self) -> bool:
+        """Whether nobody would answer a stop request: what there is is only starting, or stuck.
+
+        Ray gets a moment to hear of those who just ended.
+        """
+        return not self.working and time.monotonic() - self._rests_since > REST_S
 
 
 def supervise(
@@ -92,11 +120,12 @@ def supervise(
     """Run `fit` in a thread; hand on events and stop requests meanwhile. Returns what it raised.
 
     A stop request is a signal to this process or what `should_stop` says; by default, where this
-    process is itself a worker (a trial of a sweep), the one that its own driver sent. While Ray
-    waits for room there is nobody to tell, so then it ends the waiting.
+    process is itself a worker (a trial of a sweep), the one that its own driver sent. Those who
+    take steps stop with a checkpoint. While Ray waits for room, or starts processes, or these
+    import and build, there is nobody to tell and nothing to lose, so then it ends at once.
 
     Raises:
-        KeyboardInterrupt: A second signal came, or a first one while nothing was at work.
+        KeyboardInterrupt: A second signal came, or a first one while nobody was at work.
         ClusterLostError: The Ray died.
     """
     failure: list[BaseException] = []
@@ -116,21 +145,29 @@ def supervise(
         if also is not None:
             also()
 
+    def look() -> None:
+        nonlocal passed_on
+        if not passed_on and (number := asked()):
+            passed_on = number
+            mailbox.stop.remote(number)
+        number = seen[-1] if seen else passed_on
+        if len(seen) > 1 or (number and (watch.waiting.lacking or watch.nobody_works())):
+            raise interrupt.as_error(number)
+        try:
+            watch.look()
+        except ClusterLostError as lost:
+            if number:  # the signal was for all of its processes
+                raise interrupt.as_error(number) from lost
+            raise
+
     thread = threading.Thread(target=body, name="ray-train", daemon=True)
     with _signals(mailbox) as seen, _ended(thread, watch):
         thread.start()
         while thread.is_alive():
-            hand_on(_drain(mailbox, 0.1, watch))
-            watch.look()
-            if len(seen) > 1:
-                raise interrupt.as_error(seen[-1])
-            if not passed_on and (number := asked()):
-                passed_on = number
-                mailbox.stop.remote(number)
-            if watch.waiting.lacking and (number := seen[-1] if seen else passed_on):
-                raise interrupt.as_error(number)
+            hand_on(_drain(mailbox, 0.1, watch, look))
+            look()
             thread.join(timeout=0.05)
-        hand_on(_drain(mailbox, 0.0, watch))
+        hand_on(_drain(mailbox, 0.0, watch, look))
     return failure[0] if failure else None
 
 
@@ -139,23 +176,46 @@ def _ended(thread: threading.Thread, watch: Watch, wait_s: float = 30.0) -> Iter
     """Ray's thread does not outlive the block: used after `ray.shutdown`, Ray ends the process."""
     try:
         yield
-    except BaseException:
+    except BaseException as error:
         watch.abandoned = True
-        if watch.cluster.local:
-            end_processes(watch.cluster.scratch)
-        else:
-            end_own_job(watch.pulse.raylet)
-        thread.join(timeout=wait_s)
+        lost = isinstance(error, ClusterLostError)
+        end = time.monotonic() + wait_s
+        if not lost:
+            _end_workers(watch)
+        while thread.is_alive() and time.monotonic() < end and not lost:
+            thread.join(timeout=0.5)
+            lost = watch.pulse.is_lost()  # a signal may have been for all of a machine's processes
+        if lost:
+            _end_rest(watch)
+            thread.join(timeout=max(0.0, end - time.monotonic()))
         raise
 
 
-def _drain(mailbox: Any, wait_s: float, watch: Watch) -> list[Event]:
-    """The mailbox's events; the wait for an answer ends when the cluster does."""
+def _end_workers(watch: Watch) -> None:
+    """Whoever waits for one of this run's workers is to wait no longer."""
+    if watch.cluster.local:
+        end_workers(watch.cluster.scratch)
+    elif is_worker():
+        end_own_actors()
+    else:
+        end_own_job(watch.pulse.raylet)
+
+
+def _end_rest(watch: Watch) -> None:
+    """What still runs of a Ray that died."""
+    if watch.cluster.local:
+        end_processes(watch.cluster.scratch)
+    else:
+        end_own_job(watch.pulse.raylet)
+
+
+def _drain(mailbox: Any, wait_s: float, watch: Watch, look: Callable[[], None]) -> list[Event]:
+    """The mailbox's events; whoever waits for an answer goes on looking."""
     import ray
 
     answer = mailbox.drain.remote(wait_s)
     while not ray.wait([answer], timeout=1.0)[0]:
-        watch.pulse.check()
+        look()
     try:
         return list(ray.get(answer))
     except ray.exceptions.RayError as error:
@@ -166,7 +226,7 @@ def _drain(mailbox: Any, wait_s: float, watch: Watch) -> list[Event]:
 
 
 @contextmanager
-def closing(mailbox: Any) -> Iterator[None]:
+def closing(mailbox: Any, pulse: Pulse) -> Iterator[None]:
     """Kill the mailbox after the block, unless the cluster is gone with it."""
     import ray
 
@@ -175,7 +235,8 @@ def closing(mailbox: Any) -> Iterator[None]:
     except ClusterLostError:
         raise
     except BaseException:
-        ray.kill(mailbox)
+        if not pulse.is_lost():
+            ray.kill(mailbox)
         raise
     ray.kill(mailbox)
 

@@ -26,7 +26,7 @@ from rayloom.core.spaces import Space
 from rayloom.distributed.cluster import start_ray
 from rayloom.distributed.demand import Demand, concurrency, demand_of
 from rayloom.distributed.ledger import Ledger, TrialRecord
-from rayloom.distributed.mailbox import Line, Mailbox, connect
+from rayloom.distributed.mailbox import OWN, Line, Mailbox, connect
 from rayloom.distributed.pulse import explained
 from rayloom.distributed.quiet import first_line
 from rayloom.distributed.searchers import Grid, Proposer, make_proposer
@@ -193,6 +193,7 @@ class Book(Mailbox):
     async def end_trial(self, trial: str, ended: dict[str, Any]) -> None:
         """What a trial returned, or why it failed."""
         self.ended[trial] = ended
+        self.events.append({OWN: "rests", "who": trial})
 
     async def end_of(self, trial: str) -> dict[str, Any] | None:
         """What is known of a trial's end."""
@@ -258,7 +259,7 @@ class _Host:
             ),
         )
         self.concurrent = count
-        with closing(self.book), explained(self.watch.pulse):
+        with closing(self.book, self.watch.pulse), explained(self.watch.pulse):
             failure = supervise(tuner.fit, self.book, self.on_event, self.watch, also=self._flush)
             signal = ray.get(self.book.flag.remote())
             if failure is not None and not signal:
@@ -332,6 +333,7 @@ class _Host:
             f"trial {trial} died: its process was killed, or ran out of memory; it goes on from its"
             f" newest checkpoint (restart {number} of {self.watch.restarts})"
         )
+        self.watch.rests(trial)
         with self._lock:
             self._outbox.append({"note": text})
 
@@ -339,6 +341,7 @@ class _Host:
         """Tune is done with a trial: write down how it ended, unless it is to be resumed."""
         import ray
 
+        self.watch.rests(trial)
         ended = ray.get(self.book.end_of.remote(trial))
         if ended is None and (error is None or ray.get(self.book.flag.remote())):
             return  # stopped while it waited, or by the end of everything: it stays unfinished
@@ -373,16 +376,19 @@ def _trial_function(entry: str, payload: dict[str, Any], book: Any, metric: str)
             if metric not in metrics:
                 have = ", ".join(sorted(metrics))
                 raise UserError(f"sweep.metric: no evaluation gives {metric!r}; there are {have}")
+            line.asked()
             score = float(metrics[metric])
             kept = json.dumps(dict(metrics))  # Tune flattens mappings
             tune.report({"score": score, "step": int(step), "metrics": kept})
             stop, line.signal = ray.get(book.verdict.remote(trial))
             return bool(stop)
 
-        line = Line(book)
+        line = Line(book, trial)
         connect(line)
         try:
             ended = resolve(entry)(dict(payload), dict(config["values"]), trial, report) or {}
+        except KeyboardInterrupt:  # what it had begun is ended
+            ended = {"interrupted": True}
         except RayloomError as error:
             ended = {"error": str(error), "exit_code": error.exit_code}
         except Exception as error:

@@ -116,7 +116,7 @@ def run_workers(
         }
         trainer = _trainer(settings, workers, resources, here, max_failures)
         watch = Watch("worker", here, say, restarts=max_failures)
-        with closing(mailbox):
+        with closing(mailbox, watch.pulse):
             failure = supervise(
                 trainer.fit, mailbox, on_event or _ignore, watch, should_stop=should_stop
             )
@@ -229,7 +229,7 @@ def _train_function(settings: dict[str, Any]) -> None:
             return
         if attempt > 0:
             failpoints.disarm()
-        line = Line(mailbox)
+        line = Line(mailbox, "workers" if collective.rank == 0 else "")
         connect(line)
         try:
             outcome = resolve(settings["entry"])(
