@@ -4,7 +4,8 @@ import base64
 import os
 import socket
 import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
+import time
+from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 
 import pytest
 
@@ -66,12 +67,20 @@ def test_a_full_disk(tmp_path):
 
 
 class Handler(BaseHTTPRequestHandler):
-    status = 200
+    status, body = 200, b"3.17.2"
 
     def do_GET(self):
         self.send_response(self.status)
+        if self.status == 302:
+            self.send_header("Location", self.path)
         self.end_headers()
-        self.wfile.write(b"3.17.2")
+        try:
+            while self.body is None:  # a byte now and then
+                self.wfile.write(b"3")
+                time.sleep(0.1)
+            self.wfile.write(self.body)
+        except OSError:
+            pass
 
     def log_message(self, *args):
         pass
@@ -91,6 +100,29 @@ def test_a_tracking_server_that_is_down_or_refuses(tmp_path):
     assert "does not answer" in doctor.check_tracking(uri).message
     assert state(doctor.check_tracking(f"sqlite:///{tmp_path}/m.db")) == "ok"
     assert state(doctor.check_tracking(f"sqlite:///{tmp_path}/no/m.db")) == "fail"
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "told"),
+    [
+        (200, b"<html>Welcome</html>", "not as MLflow does: '<html>Welcome</html>'"),
+        (200, b"{}\x1b[31m", "not as MLflow does"),
+        (500, b"", "answers 500 Internal Server Error"),
+        (302, b"", "redirects without end"),
+        (200, None, "does not answer: no answer for"),
+    ],
+)
+def test_a_server_that_is_no_mlflow_is_told_in_one_line(monkeypatch, status, body, told):
+    monkeypatch.setattr(Handler, "status", status)
+    monkeypatch.setattr(Handler, "body", body)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    found = doctor.check_tracking(f"http://127.0.0.1:{server.server_port}", timeout_s=0.3)
+    server.shutdown()
+    assert state(found) == "fail"
+    assert told in found.message
+    assert found.message.isprintable()
+    assert found.remedy
 
 
 @pytest.mark.parametrize("given", ["address", "percent", "variables", "token", "none", "wrong"])

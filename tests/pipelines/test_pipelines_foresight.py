@@ -87,11 +87,11 @@ def test_registering_is_got_ready_while_others_wait(monkeypatch):
     """PyTorch's parts import each other in circles, and the training loads some of them late."""
     import builtins
 
-    from rayloom.tracking import registry
+    from rayloom.tracking import tracing
 
     plain, seen = builtins.__import__, []
     monkeypatch.setattr(foresight, "_threads", {})
-    monkeypatch.setattr(registry, "load", lambda: seen.append(builtins.__import__ is plain))
+    monkeypatch.setattr(tracing, "load", lambda: seen.append(builtins.__import__ is plain))
     foresight.registry()
     foresight.settle()
     assert seen == [False]

@@ -172,3 +172,36 @@ def test_no_way_leads_to_a_server_that_only_the_folder_names(tmp_path, monkeypat
     finally:
         server.shutdown()
         server.server_close()
+
+
+def test_sync_names_the_run_s_own_mlflow_and_no_other(tmp_path, monkeypatch, capsys):
+    """It said that MLflow has everything, and meant another one."""
+    own = f"sqlite:///{tmp_path}/own.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", own)
+    folder = make(tmp_path / "a", tracking={"uri": own})
+    other = "http://me:" + "hunter" + "77x@127.0.0.1:9"
+    assert cli.main(["runs", "sync", str(folder.path), "--uri", other]) == 2
+    told = capsys.readouterr().err
+    assert f"is tracked in {own}, and --uri http://***@127.0.0.1:9 is another" in told
+
+
+@pytest.mark.parametrize(("body", "code"), [(b"3.17.2", 0), (b"<html>log in</html>", 1)])
+def test_ui_of_a_server_says_where_it_is_and_what_is_wrong(capsys, body, code):
+    class Server(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Server)
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    uri = f"http://127.0.0.1:{server.server_port}"
+    assert cli.main(["ui", "--uri", uri]) == code
+    server.shutdown()
+    server.server_close()
+    shown = capsys.readouterr()
+    assert shown.out == f"open {uri}\n"
+    assert ("not as MLflow does" in shown.err) is bool(code)

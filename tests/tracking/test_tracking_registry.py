@@ -15,14 +15,10 @@ from tracking_help import make_run, mlflow_client
 from rayloom.core.errors import RayloomError, UserError
 from rayloom.records.checkpoints import Checkpoints
 from rayloom.tracking import MlflowFollower, fetch_version, register_model, resolve_uri
-from rayloom.tracking.registry import (
-    _deserves,
-    _save,
-    registered_name,
-    run_of_mlflow_id,
-    run_of_model,
-)
+from rayloom.tracking.registry import _deserves, registered_name
+from rayloom.tracking.tracing import save
 from rayloom.tracking.uri import artifact_root
+from rayloom.tracking.versions import run_of_mlflow_id, run_of_model
 
 _OWN = re.compile(r"model_uuid|utc_time_created|model_size_bytes")  # of each save
 
@@ -164,10 +160,10 @@ def test_scores_of_two_measures_do_not_compare(tracked):
 
 
 def test_a_version_from_a_server_is_downloaded(tmp_path, uri, tracked, monkeypatch):
-    from rayloom.tracking import registry
+    from rayloom.tracking import versions
 
     small(tracked)
-    monkeypatch.setattr(registry, "_local_path", lambda source: None)
+    monkeypatch.setattr(versions, "_local_path", lambda source: None)
     folder = fetch_version("models:/m@champion", uri, target=tmp_path / "here")
     assert (folder / "MLmodel").exists()
     assert folder.is_relative_to(tmp_path / "here")
@@ -253,9 +249,9 @@ def test_the_short_cut_writes_what_mlflow_writes(tmp_path, monkeypatch):
         else:
             monkeypatch.undo()
             monkeypatch.setattr(
-                "rayloom.tracking.registry._installed", lambda packages: nullcontext()
+                "rayloom.tracking.tracing._installed", lambda packages: nullcontext()
             )
-        _save(Encoder(), example, tmp_path / way, {"a": 1})
+        save(Encoder(), example, tmp_path / way, {"a": 1})
         assert requirements_utils._PACKAGES_TO_MODULES is None or way == "mlflow"
         files = {f.name: f for f in (tmp_path / way).iterdir() if f.is_file()}
         texts[way] = {

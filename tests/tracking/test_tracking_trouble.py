@@ -1,6 +1,7 @@
 """A failing MLflow: what is permanent ends, what passes is asked seldom, nothing waits for long."""
 
 import contextlib
+import json
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -8,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from tracking_help import make_run, mlflow_client, only_run, sent, written
 
-from rayloom.core.errors import UserError
+from rayloom.core.errors import RayloomError, UserError
 from rayloom.tracking import MlflowFollower, resolve_uri, sync_run
 from rayloom.tracking import backoff as pauses
 from rayloom.tracking.trouble import diagnose
@@ -109,6 +110,28 @@ def test_a_failing_server_is_asked_seldom_and_waited_for_once(
     assert len(bad_server.asked) - asked <= limit
 
 
+def test_eight_runs_at_once_do_not_hammer_a_failing_server(tmp_path, monkeypatch, bad_server):
+    monkeypatch.setattr("rayloom.tracking.follower.FAILING_S", 1.2)
+    folders, heard = [make_run(tmp_path) for _ in range(8)], []
+    followers = [
+        MlflowFollower(
+            folder.path, bad_server.uri, "e", params={}, tags={}, say=heard.append, poll_s=0.02
+        ).start()
+        for folder in folders
+    ]
+    began = time.monotonic()
+    ends = [threading.Thread(target=one.close, args=("FINISHED", 30)) for one in followers]
+    for end in ends:
+        end.start()
+    for end in ends:
+        end.join(20)
+    assert time.monotonic() - began < 8
+    assert len(bad_server.asked) <= 8 * 4
+    told = [one for one in heard if "has not got everything" in one]
+    assert {folder.run_id for folder in folders} == {one.split("`")[1].split()[-1] for one in told}
+    assert all((folder.path / "tracking.json").is_file() for folder in folders)
+
+
 def test_a_server_that_asks_to_wait_is_left_alone(tmp_path, monkeypatch, bad_server):
     monkeypatch.setattr("rayloom.tracking.follower.FAILING_S", 1.5)
     bad_server.mode = (503, b"later", {"Retry-After": "3600"})
@@ -200,7 +223,7 @@ def test_a_refused_file_and_a_broken_store_keep_no_curve_back(tmp_path, uri, mon
     assert sync_run(folder.path)
     client = mlflow_client(uri)
     run_id = only_run(uri, folder).info.run_id
-    assert len(client.list_artifacts(run_id, "images")) == 2
+    assert len(client.list_artifacts(run_id, "images")) == 4, "of its step, and as the newest"
     assert {"run.json", "config.yaml"} <= {a.path for a in client.list_artifacts(run_id)}
 
 
@@ -253,6 +276,7 @@ def _store(status, code):
         (lambda: OSError(122, "Disk quota exceeded"), "passing", ""),
         (lambda: _mlflow("INVALID_PARAMETER_VALUE"), "refused", ""),
         (lambda: _mlflow("PERMISSION_DENIED"), "closed", "TOKEN"),
+        (lambda: _mlflow("PERMISSION_DENIED", "Permission denied"), "closed", "TOKEN"),
         (lambda: _mlflow("TEMPORARILY_UNAVAILABLE"), "passing", ""),
         (lambda: _mlflow("REQUEST_LIMIT_EXCEEDED"), "passing", ""),
         (lambda: _mlflow("BAD_REQUEST", "got unsupported URI 'foo://'"), "closed", "uri"),
@@ -273,6 +297,44 @@ def test_permanent_and_passing_errors_are_told_apart(make, kind, word):
 def test_errors_are_one_short_line_without_passwords():
     text = diagnose(ValueError("http://me:secret@h/x said\n<html><style>a{}</style>no</html>")).text
     assert text == "http://***@h/x said no"
+    gone = ConnectionError("('Connection aborted.', RemoteDisconnected('Remote end closed'))")
+    assert diagnose(gone).text == "Remote end closed"
+
+
+@pytest.mark.parametrize(
+    ("mode", "told"),
+    [
+        ((500, b'{"error_code": "INTERNAL_ERROR", "message": "disk"}', {}), "INTERNAL_ERROR: disk"),
+        ((200, b"<html>log in</html>", {}), "check that tracking.uri is the address"),
+        ((200, b"[1]", {}), "check that tracking.uri is the address"),
+        ((403, b"no", {}), "MLFLOW_TRACKING_TOKEN"),
+        ((302, b"", {"Location": "/api/2.0/x"}), "Exceeded 30 redirects"),
+        ((0, b"", {}), "gives no answer for"),
+        ((200, None, {}), "gives no answer for"),
+    ],
+    ids=["500", "login", "list", "403", "loop", "silent", "dripping"],
+)
+def test_a_registry_that_fails_ends_with_a_sentence(tmp_path, monkeypatch, bad_server, mode, told):
+    """Registering, and whatever looks for a registered model, waits once and not for ever."""
+    from rayloom.tracking import fetch_version, register_model, run_of_mlflow_id
+
+    monkeypatch.setattr("rayloom.tracking.patience.SILENT_S", 0.7)
+    bad_server.mode = mode
+    folder = make_run(tmp_path)
+    memory = {"uri": bad_server.uri, "mlflow_run_id": "0" * 32}
+    (folder.path / "tracking.json").write_text(json.dumps(memory))
+    began = time.monotonic()
+    with pytest.raises(RayloomError) as register:
+        register_model(folder.path, None, None, name="m", files={}, sha256="0" * 64)
+    with pytest.raises(RayloomError) as fetch:
+        fetch_version("models:/m@champion", bad_server.uri)
+    with pytest.raises(RayloomError) as run:
+        run_of_mlflow_id("0" * 32, bad_server.uri)
+    assert time.monotonic() - began < 8
+    for error in (register, fetch, run):
+        assert str(error.value).startswith(f"MLflow at {bad_server.uri}")
+        assert told in str(error.value)
+        assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("bad", ["htp://h:5000", "postgres://u@h/d", "s3://bucket/x"])

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rayloom.core.errors import UserError
+from rayloom.core.secrets import mask_urls
 from rayloom.core.text import one_line
 from rayloom_pipelines.cli.options import Parser, action
 
@@ -202,14 +203,23 @@ def _sync(argv: Sequence[str]) -> int:
     given = parser.read(argv)
     from rayloom.records import RunFolder
     from rayloom.tracking import name_server, refused_of, resolve_uri
+    from rayloom.tracking.address import server_of
     from rayloom_pipelines.cli.watch import watch
     from rayloom_pipelines.recipes.group import children_of
     from rayloom_pipelines.recipes.publish import send_rest
+    from rayloom_pipelines.recipes.server import mlflow_of
     from rayloom_pipelines.resolve import run_path
 
-    if given.uri:
-        name_server(resolve_uri(given.uri, Path.cwd()))
     first = RunFolder.open(run_path(given.run, given.storage))
+    if given.uri:
+        uri = resolve_uri(given.uri, Path.cwd())
+        name_server(uri)
+        own = mlflow_of(first.read())
+        if own and server_of(own) != server_of(uri):
+            raise UserError(
+                f"{first.run_id} is tracked in {mask_urls(own)}, and --uri {mask_urls(uri)} is "
+                "another MLflow; it names the run's own one where you have not named that yet"
+            )
     folders = [first, *(RunFolder.open(child.path) for child in children_of(first))]
     with watch(json=False) as observer:
         sent = all([send_rest(folder, observer) for folder in folders])

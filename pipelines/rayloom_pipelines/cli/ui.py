@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from rayloom.core.errors import RayloomError
 from rayloom_pipelines.cli.options import Parser
 
 
@@ -14,7 +15,21 @@ def run(argv: Sequence[str]) -> int:
     from rayloom.tracking import serve_ui
     from rayloom_pipelines.resolve import tracking_uri
 
-    return serve_ui(tracking_uri(given.uri), given.port, say=_say)
+    uri = tracking_uri(given.uri)
+    code = serve_ui(uri, given.port, say=_say)
+    return code or _of_server(uri)
+
+
+def _of_server(uri: str) -> int:
+    """Of an MLflow server, which has pages of its own: what is wrong with it, if anything is."""
+    if not uri.startswith(("http://", "https://")):
+        return 0
+    from rayloom.distributed.mlflow_check import check_tracking
+
+    found = check_tracking(uri)
+    if found.state == "ok":
+        return 0
+    raise RayloomError(f"{found.message}; {found.remedy}")
 
 
 def _say(text: str) -> None:

@@ -28,7 +28,7 @@ def tracking() -> None:
 def registry() -> None:
     """Import what registers a model, in the background; the training may need PyTorch's parts."""
     from rayloom.core.imports import others_wait
-    from rayloom.tracking.registry import load
+    from rayloom.tracking.tracing import load
 
     def alone() -> None:
         with others_wait():

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from rayloom.core.errors import RayloomError
 from rayloom.core.protocols import DataSpec, parameters_sha256
 from rayloom.core.sections import RunConfig
 from rayloom.records.hiding import outgoing
@@ -30,8 +31,9 @@ def publish(folder: Any, config: RunConfig, observer: RunObserver) -> None:
         version = register(folder, config, say=observer.on_message)
     except Exception as error:  # MLflow may be away: the run itself is complete
         first = str(error).strip().partition("\n")[0]
+        told = first if isinstance(error, RayloomError) else f"{type(error).__name__}: {first}"
         observer.on_message(
-            f"the model was not registered ({type(error).__name__}: {first}); "
+            f"the model was not registered ({told}); "
             f"`rayloom runs sync {folder.run_id}` tries again"
         )
         return

@@ -2,14 +2,18 @@
 
 import base64
 import os
+import re
 import socket
 from pathlib import Path
 from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
 from rayloom.core.secrets import mask, mask_urls, remember_url
+from rayloom.core.text import one_line
+from rayloom.core.waiting import within
 from rayloom.distributed.findings import Finding
 from rayloom.distributed.quiet import first_line
 
+_LATER = "runs go on without it and send their points later"
 _PORTS = {"postgresql": 5432, "postgres": 5432, "mysql": 3306, "mssql": 1433}
 
 
@@ -56,16 +60,21 @@ def _credentials(parts: SplitResult) -> dict[str, str]:
 
 
 def _check_server(parts: SplitResult, timeout_s: float) -> Finding:
+    import http.client
     import urllib.error
     import urllib.request
 
     shown = mask_urls(urlunsplit(parts))
     where = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])).rstrip("/")
     sent = _credentials(parts)
-    try:
+
+    def version() -> str:
         request = urllib.request.Request(f"{where}/version", headers=sent)
         with urllib.request.urlopen(request, timeout=timeout_s) as answer:
-            number = answer.read(40).decode("utf-8", "replace").strip()
+            return str(answer.read(40).decode("utf-8", "replace").strip())
+
+    try:
+        number = within(2 * timeout_s, version)  # a byte now and then is no answer either
     except urllib.error.HTTPError as error:
         remedy = "is this an MLflow server?"
         if error.code in (401, 403):
@@ -74,14 +83,25 @@ def _check_server(parts: SplitResult, timeout_s: float) -> Finding:
                 if sent
                 else "set MLFLOW_TRACKING_USERNAME and _PASSWORD, or MLFLOW_TRACKING_TOKEN"
             )
-        return Finding("tracking", "fail", f"{shown} answers {error.code} {error.reason}", remedy)
-    except (OSError, ValueError) as error:
+        elif error.code in (429, 500, 502, 503, 504):
+            remedy = f"see the server's own log; {_LATER}"
+        why = "(redirects without end)" if 300 <= error.code < 400 else error.reason
+        return Finding("tracking", "fail", f"{shown} answers {error.code} {why}", remedy)
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        reason = first_line(getattr(error, "reason", error)) or type(error).__name__
         return Finding(
             "tracking",
             "fail",
-            mask(f"{shown} does not answer: {getattr(error, 'reason', error)}"),
-            "start it (`mlflow server`), or correct tracking.uri; runs go on without it and send"
-            " their points later",
+            mask(f"{shown} does not answer: {reason}"),
+            f"start it (`mlflow server`), or correct tracking.uri; {_LATER}",
+        )
+    if not re.match(r"\d+\.\d+", number):
+        told = one_line(number)
+        return Finding(
+            "tracking",
+            "fail",
+            mask(f"{shown} answers, but not as MLflow does: {told!r} in place of a version"),
+            "is this the address of an MLflow server, and no log-in page before it?",
         )
     return Finding("tracking", "ok", f"{shown} answers, MLflow {number}")
 

@@ -5,48 +5,34 @@ loader refuses pickled records) plus `rayloom/`, which holds whatever files the 
 config and a checkpoint, from which `sample`, `play` and `evaluate` rebuild the whole model.
 """
 
-import contextlib
-import re
 import shutil
 import tempfile
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib import import_module
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import unquote, urlparse
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from rayloom.core import garbage
-from rayloom.core.errors import RayloomError, UserError, nearest
+from rayloom.core.errors import UserError
 from rayloom.core.names import model_problem
 from rayloom.core.scores import is_better, usable
 from rayloom.records.files import Say, silent
-from rayloom.tracking.client import load as load_mlflow
 from rayloom.tracking.client import make_client
 from rayloom.tracking.memory import read_memory
+from rayloom.tracking.patience import asked
+from rayloom.tracking.tracing import save
+from rayloom.tracking.versions import RUN_TAG
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
     from torch import Tensor, nn
 
+Result = TypeVar("Result")
+_Ask = Callable[[Callable[[], Result]], Result]
 FILES = "rayloom"
-# Imported by torch.export and MLflow at their first use.
-_LOADED_LATE = (
-    "mlflow.pytorch",
-    "mlflow.pyfunc",
-    "torch._dynamo",
-    "torch._functorch.aot_autograd",
-    "torch.export._trace",
-    "torch.export.pt2_archive._package",
-    "torch._inductor.fx_passes.dedupe_symint_uses",
-    "sympy.tensor.tensor",
-)
-_REQUIRED = ("mlflow", "torch", "numpy")
-_SHA_TAG, _SCORE_TAG, _RUN_TAG = "rayloom.sha256", "rayloom.score", "rayloom.run_id"
+_SHA_TAG, _SCORE_TAG = "rayloom.sha256", "rayloom.score"
 _MEASURE_TAG = "rayloom.measure"
-_REFERENCE = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>[^/@]+))")
 
 
 @dataclass(frozen=True)
@@ -82,21 +68,6 @@ def registered_name(name: str) -> str:
     if wrong:
         raise UserError(f"{name!r} cannot name a registered model: it {wrong}")
     return short
-
-
-def load() -> None:
-    """Import what registering needs, which takes a second or two; again, nothing.
-
-    Imports only: tracing itself changes PyTorch for a moment, in all threads.
-
-    Raises:
-        ImportError: MLflow or PyTorch is broken.
-    """
-    load_mlflow()
-    with garbage.paused():
-        for name in _LOADED_LATE:
-            with contextlib.suppress(ModuleNotFoundError):  # another version: loaded when needed
-                import_module(name)
 
 
 def register_model(
@@ -147,26 +118,31 @@ def register_model(
     memory = _memory(folder)
     uri, run_id = uri or memory["uri"], memory["mlflow_run_id"]
     client = make_client(uri)
-    _ensure_name(client, name)
-    version = _existing(client, name, run_id, sha256)
+    ask: _Ask = partial(asked, uri)
+    _ensure_name(ask, client, name)
+    version = ask(lambda: _existing(client, name, run_id, sha256))
     place = f"model-{sha256[:12]}"  # a longer resume registers again and keeps the first one whole
     if version is None:
         with tempfile.TemporaryDirectory(prefix="rayloom-") as scratch:
             path = Path(scratch) / "model"
-            _save(module, example, path, dict(metadata or {}))
+            save(module, example, path, dict(metadata or {}))
             _copy(files, path / FILES)
-            client.log_artifacts(run_id, str(path), place)
-        source = f"{client.get_run(run_id).info.artifact_uri.rstrip('/')}/{place}"
-        tags = {_SHA_TAG: sha256, _RUN_TAG: folder.name}
+            size = sum(file.stat().st_size for file in path.rglob("*"))
+            asked(uri, lambda: client.log_artifacts(run_id, str(path), place), size=size)
+        root = ask(lambda: client.get_run(run_id).info.artifact_uri.rstrip("/"))
+        tags = {_SHA_TAG: sha256, RUN_TAG: folder.name}
         if score is not None:
             tags |= {_SCORE_TAG: repr(float(score)), _MEASURE_TAG: measure}
-        version = client.create_model_version(
-            name, source, run_id=run_id, tags=tags, description=description or None
+        about = description or None
+        version = ask(
+            lambda: client.create_model_version(
+                name, f"{root}/{place}", run_id=run_id, tags=tags, description=about
+            )
         )
     number = str(version.version)
-    if not _deserves(client, version, name, alias, score, direction, say):
+    if not ask(lambda: _deserves(client, version, name, alias, score, direction, say)):
         return Registered(name, number, None)
-    client.set_registered_model_alias(name, alias, number)
+    ask(lambda: client.set_registered_model_alias(name, alias, number))
     return Registered(name, number, alias)
 
 
@@ -177,11 +153,11 @@ def _memory(folder: Path) -> dict[str, Any]:
     raise UserError(f"{folder.name} is not in MLflow yet: send it first (`rayloom runs sync`)")
 
 
-def _ensure_name(client: "MlflowClient", name: str) -> None:
+def _ensure_name(ask: _Ask, client: "MlflowClient", name: str) -> None:
     from mlflow.exceptions import MlflowException
 
     try:
-        client.create_registered_model(name)
+        ask(lambda: client.create_registered_model(name))
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
@@ -252,66 +228,6 @@ def _number(text: str | None) -> float | None:
         return None
 
 
-def _save(module: "nn.Module", example: "Tensor", path: Path, metadata: dict[str, Any]) -> None:
-    """Trace and write; requirements are given, so that MLflow does not go looking for them."""
-    import importlib.metadata
-
-    load()
-    import mlflow.pytorch
-    import torch
-    from mlflow.models import ModelSignature
-    from mlflow.types import Schema, TensorSpec
-
-    example = example.detach().to("cpu")
-    while 0 < len(example) < 2:
-        example = torch.cat([example, example])  # a batch of one would be traced as a constant
-    training = module.training
-    module = module.to("cpu").eval()
-    try:
-        with torch.no_grad(), warnings.catch_warnings(), _installed(_REQUIRED):
-            warnings.simplefilter("ignore")
-            output = module(example)
-            signature = ModelSignature(
-                inputs=Schema([TensorSpec(example.numpy().dtype, (-1, *example.shape[1:]))]),
-                outputs=Schema([TensorSpec(output.numpy().dtype, (-1, *output.shape[1:]))]),
-            )
-            mlflow.pytorch.save_model(
-                module,
-                str(path),
-                signature=signature,
-                input_example=example.numpy(),
-                pip_requirements=[
-                    f"{package}=={importlib.metadata.version(package).partition('+')[0]}"
-                    for package in _REQUIRED
-                ],
-                metadata=metadata or None,
-                serialization_format="pt2",
-            )
-    except (RuntimeError, torch._dynamo.exc.TorchDynamoException) as error:
-        first = str(error).strip().partition("\n")[0]
-        raise RayloomError(f"the model cannot be exported (torch.export): {first}") from error
-    finally:
-        module.train(training)
-
-
-@contextlib.contextmanager
-def _installed(packages: tuple[str, ...]) -> Iterator[None]:
-    """Spare MLflow a look through every file of every installed package.
-
-    It compares the requirements with what is installed, and these were just read from there.
-    """
-    from mlflow.utils import requirements_utils as requirements
-
-    if getattr(requirements, "_MODULES_TO_PACKAGES", ...) is not None:  # known, or another MLflow
-        yield
-        return
-    requirements._MODULES_TO_PACKAGES = {package: [package] for package in packages}
-    try:
-        yield
-    finally:
-        requirements._MODULES_TO_PACKAGES = requirements._PACKAGES_TO_MODULES = None
-
-
 def _copy(files: Mapping[str, Path], target: Path) -> None:
     target.mkdir(parents=True)
     for name, source in files.items():
@@ -323,121 +239,3 @@ def _copy(files: Mapping[str, Path], target: Path) -> None:
             shutil.copytree(source, place)
         else:
             shutil.copyfile(source, place)
-
-
-def fetch_version(reference: str, uri: str, *, target: str | Path | None = None) -> Path:
-    """The folder of a registered version.
-
-    Args:
-        reference: `models:/name@alias`, `models:/name/3` or `models:/name/latest`.
-        uri: Tracking URI (`resolve_uri`).
-        target: Where to download to; None: a new temporary folder. A version that lies on this
-            machine is not copied.
-
-    Returns:
-        A folder with `MLmodel`, `data/` and `rayloom/`.
-
-    Raises:
-        UserError: No such model, alias or version.
-    """
-    client = make_client(uri)
-    version = _version(client, reference)
-    source = client.get_model_version_download_uri(version.name, str(version.version))
-    local = _local_path(source)
-    if local is not None and (local / "MLmodel").exists():
-        return local
-    import mlflow.artifacts
-
-    place = Path(target) if target is not None else Path(tempfile.mkdtemp(prefix="rayloom-"))
-    return Path(
-        mlflow.artifacts.download_artifacts(
-            artifact_uri=source, dst_path=str(place), tracking_uri=uri
-        )
-    )
-
-
-def numbered(reference: str, uri: str) -> str:
-    """The version that a reference means now, as `models:/name/number`: aliases move.
-
-    Raises:
-        UserError: No such version.
-    """
-    version = _version(make_client(uri), reference)
-    return f"models:/{version.name}/{version.version}"
-
-
-def run_of_model(reference: str, uri: str) -> str:
-    """The path, as noted when it was tracked, of the run folder that a registered version is from.
-
-    The folder may have moved: its last part is the run's id.
-
-    Raises:
-        UserError: No such version, or none of ours.
-    """
-    client = make_client(uri)
-    version = _version(client, reference)
-    if version.run_id:
-        with contextlib.suppress(UserError):
-            return run_of_mlflow_id(version.run_id, uri)
-    if _RUN_TAG in version.tags:
-        return version.tags[_RUN_TAG]
-    raise UserError(f"{reference} was not registered by rayloom")
-
-
-def run_of_mlflow_id(run_id: str, uri: str) -> str:
-    """The path, as noted when it was tracked, of the run folder of an MLflow run.
-
-    Raises:
-        UserError: No such MLflow run, or none of ours.
-    """
-    client = make_client(uri)
-    from mlflow.exceptions import MlflowException
-
-    try:
-        tags = client.get_run(run_id).data.tags
-    except MlflowException as error:
-        raise UserError(f"MLflow has no run {run_id}") from error
-    if "rayloom.path" not in tags:
-        raise UserError(f"the MLflow run {run_id} was not made by rayloom")
-    return tags["rayloom.path"]
-
-
-def _local_path(source: str) -> Path | None:
-    parsed = urlparse(source)
-    if parsed.scheme == "file":
-        return Path(unquote(parsed.path))
-    return Path(source) if not parsed.scheme else None
-
-
-def _version(client: "MlflowClient", reference: str) -> "ModelVersion":
-    from mlflow.exceptions import MlflowException
-
-    match = _REFERENCE.fullmatch(reference.rstrip("/"))
-    if match is None:
-        raise UserError(f"{reference!r} is not models:/name@alias or models:/name/version")
-    name, alias, number = match["name"], match["alias"], match["version"]
-    try:
-        if alias is not None:
-            return client.get_model_version_by_alias(name, alias)
-        if number == "latest":
-            found = client.search_model_versions(f"name = '{name}'")
-            if found:
-                return max(found, key=lambda version: int(version.version))
-        return client.get_model_version(name, number)
-    except MlflowException as error:
-        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            raise
-        raise UserError(f"{reference} does not exist; {_known(client, name)}") from error
-
-
-def _known(client: "MlflowClient", name: str) -> str:
-    from mlflow.exceptions import MlflowException
-
-    with contextlib.suppress(MlflowException):
-        model = client.get_registered_model(name)
-        aliases = ", ".join(f"@{alias}" for alias in sorted(model.aliases)) or "none"
-        return f"aliases of {name}: {aliases}"
-    names = [model.name for model in client.search_registered_models(max_results=200)]
-    near = nearest(name, names)
-    hint = f", did you mean {near!r}?" if near else ""
-    return f"registered models: {', '.join(sorted(names)[:20]) or 'none'}{hint}"

@@ -85,6 +85,7 @@ _WORDS: tuple[tuple[str, str], ...] = (
 _SHORTER: tuple[tuple[str, str], ...] = (
     (r"API request to endpoint \S+ failed with error code (\d+) != 200\. Response body:", r"\1"),
     (r"API request to \S+ failed with (timeout )?exception ", ""),
+    (r"^\('Connection aborted\.', \w+\(['\"]?([\s\S]*?)['\"]?\)\)$", r"\1"),
     (r"\w+Pool\(host='[^']*', port=\d+\): (Max retries exceeded with url: \S+ )?", ""),
     (r"\(Caused by \w+\(['\"]?([\s\S]*?)['\"]?\)\)$", r"\1"),
     (r"<?\w*\.?\w*Connection\w*\([^)]*\): |<[\w.]+ object at 0x\w+>: ", ""),
@@ -174,13 +175,16 @@ def _judge(error: BaseException) -> tuple[Kind, str]:
             return "closed", f"install it where rayloom runs: pip install '{package}'"
         if isinstance(one, NotMlflowError):
             return "closed", _NOT_MLFLOW
+    code = getattr(error, "error_code", None)
+    known = _CODES.get(code) if isinstance(code, str) else None
+    if known is not None and known[0] == "closed":  # a server's word, whatever its text is like
+        return known
     words = " ".join(str(one) for one in chain)
     found = next((r for p, r in _WORDS if re.search(p, words, re.IGNORECASE)), None)
     if found is not None:
         return "closed", found
-    code = getattr(error, "error_code", None)
-    if isinstance(code, str) and code in _CODES:
-        return _CODES[code]
+    if known is not None:
+        return known
     status = next(filter(None, map(_status, chain)), None)
     if status is None and not any(
         isinstance(one, http.ConnectionError | http.Timeout) for one in chain
