@@ -84,6 +84,39 @@ def test_no_file_of_the_run_folder_holds_one(run):
     assert about["tracking"]["uri"] == "http://***@127.0.0.1:9/x"
 
 
+def test_no_file_of_a_sweep_or_of_its_trials_holds_the_password(tmp_path, monkeypatch, capfd):
+    """A trial is a process of its own: the address goes there whole, and into no file."""
+    from rayloom_pipelines.recipes.folder import Options, make_folder
+    from rayloom_pipelines.recipes.sweep_plan import checked_plan, settle
+    from rayloom_pipelines.recipes.trial import payload_of, train_trial
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", URI)
+    monkeypatch.setattr("rayloom.tracking.follower.FAILING_S", 0.3)
+    tree = {"model": {"name": "vae"}, "data": {"name": "digits"}, "train": {"epochs": 1}}
+    words = ["optimizer.lr=loguniform(1e-4,1e-2)", "model.widths=[4]"]
+    options, heard = Options(smoke=True, track=True), []
+    resolved = checked_plan(resolve(tree, words, search=True, name="x"), options)
+    folder = make_folder(
+        resolved.config,
+        "x",
+        options,
+        tree=resolved.to_dict(),
+        plugins=[],
+        say=heard.append,
+        facts={"kind": "sweep", "sweep_seeds": 1},
+    )
+    payload = payload_of(folder, resolved, options, settle(resolved))
+    assert payload["tracking_uri"] == URI, "the trial can log in"
+    done = train_trial(payload, {"optimizer.lr": 1e-3}, "0000", lambda *_: False)
+    assert (folder.path.parent / done["run_id"] / "tracking.json").is_file()
+    export_run(folder.path, tmp_path / "whole", "folder")
+    export_run(folder.path.parent / done["run_id"], tmp_path / "out", "folder")
+    for path, text in everything(tmp_path).items():
+        assert PASSWORD not in text, path
+    assert PASSWORD not in str((*capfd.readouterr(), heard))
+
+
 @pytest.mark.parametrize("name", ["out.zip", "out.json", "out", "out.csv"])
 def test_no_export_holds_one(run, tmp_path, name):
     folder, kinds = run
