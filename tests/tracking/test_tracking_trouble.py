@@ -299,6 +299,7 @@ def test_errors_are_one_short_line_without_passwords():
     assert text == "http://***@h/x said no"
     gone = ConnectionError("('Connection aborted.', RemoteDisconnected('Remote end closed'))")
     assert diagnose(gone).text == "Remote end closed"
+    assert diagnose(ValueError("a\x1b]0;title\x07b")).text == r"a\x1b]0;title\x07b"
 
 
 @pytest.mark.parametrize(

@@ -18,47 +18,18 @@ from rayloom.core.files import write_atomic
 from rayloom.core.secrets import mask_tree, mask_urls
 from rayloom.records.files import Say, is_disk_error, silent, to_json
 from rayloom.records.hiding import first_files
-from rayloom.tracking.backoff import FAILING_S, LOCKED_S, SILENT_S, WHOLE_S, Backoff, Patience
+from rayloom.tracking.backoff import FAILING_S, LOCKED_S, SILENT_S, WHOLE_S, Patience
 from rayloom.tracking.connection import Connection
 from rayloom.tracking.memory import TRACKING_JSON, Status, read_about, read_memory
 from rayloom.tracking.sender import Sender, flatten
+from rayloom.tracking.stream import Stream
 from rayloom.tracking.trouble import Trouble, diagnose
 from rayloom.tracking.uri import is_database
 
 CLOSE_S = SILENT_S
 LAST_TRY_S = 1.0  # for the last try, where nothing is waited for any more
 _REFUSED_TWICE = 2  # what a whole MLflow refuses may be a race once
-_REOPEN_S = 60.0
 _SAID_AFTER = 2  # a single failure is a hiccup
-
-
-class _Stream:
-    """One of the two streams to MLflow, points and media, with its own troubles.
-
-    Args:
-        key: Where the memory keeps its offset.
-        what: What it carries, for messages.
-        uri: Tracking URI.
-    """
-
-    def __init__(self, key: str, what: str, uri: str) -> None:
-        self.key, self.what = key, what
-        self.backoff = Backoff(uri)
-        self.trouble: Trouble | None = None
-        self.ended = False  # all is sent and the run is over
-        self.trying = False  # just now
-        self.said = False  # that it is closed
-
-    @property
-    def closed(self) -> bool:
-        """Whether trying again is of no use."""
-        return self.trouble is not None and self.trouble.kind == "closed"
-
-    def last_chance(self) -> None:
-        """The run ends: one more try, even of what was closed a while ago (a token renewed)."""
-        self.backoff.last_chance()
-        if self.closed and self.backoff.age_s() > _REOPEN_S:
-            self.trouble = None
 
 
 class MlflowFollower:
@@ -104,8 +75,8 @@ class MlflowFollower:
         self._file = threading.Lock()
         self._thread: threading.Thread | None = None
         self._sender: Sender | None = None
-        self._points = _Stream("offset", "points", uri)
-        self._media = _Stream("media_offset", "pictures and files", uri)
+        self._points = Stream("offset", "points", uri)
+        self._media = Stream("media_offset", "pictures and files", uri)
         self._closing: Status | None = None
         self._done = False
         self._hurry = False
@@ -135,7 +106,7 @@ class MlflowFollower:
         return dict(self._memory.get("refused", {}))
 
     @property
-    def _streams(self) -> tuple[_Stream, _Stream]:
+    def _streams(self) -> tuple[Stream, Stream]:
         return self._points, self._media
 
     def _size(self) -> int:
@@ -297,7 +268,7 @@ class MlflowFollower:
                 self._state.wait(self._poll_s)
             self._hurry = False
 
-    def _try(self, stream: _Stream) -> None:
+    def _try(self, stream: Stream) -> None:
         if stream is self._media and self._sender is None:
             return  # the points' stream finds the run
         stream.trying = True
@@ -321,7 +292,7 @@ class MlflowFollower:
             self._said = False
             self._say("MLflow is back and has everything")
 
-    def _failed(self, stream: _Stream, trouble: Trouble) -> None:
+    def _failed(self, stream: Stream, trouble: Trouble) -> None:
         stream.backoff.failed()
         if trouble.kind == "refused":  # not of one item: the run or the experiment themselves
             lasting = stream.backoff.failures >= _REFUSED_TWICE
@@ -364,7 +335,7 @@ class MlflowFollower:
             self._first_files = True
         return self._drain(self._media, sender.media)
 
-    def _drain(self, stream: _Stream, send: Callable[[int], int]) -> bool:
+    def _drain(self, stream: Stream, send: Callable[[int], int]) -> bool:
         """Send all that a stream has; returns whether there was something."""
         some = False
         while not self._done:
@@ -406,7 +377,7 @@ class MlflowFollower:
     def _alive(self) -> None:
         self._sign = time.monotonic()
 
-    def _finish(self, stream: _Stream, status: Status) -> None:
+    def _finish(self, stream: Stream, status: Status) -> None:
         sender = self._sender
         if sender is None or self._done:
             return

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rayloom.core.secrets import mask
+from rayloom.core.text import one_line
 from rayloom.tracking.answers import last_status
 
 Kind = Literal["refused", "closed", "passing"]
@@ -143,12 +144,12 @@ class RunGoneError(Exception):
 
 def diagnose(error: BaseException) -> Trouble:
     """What an error that MLflow, a database or an artifact store raised means."""
-    text = one_line(error)
+    text = short(error)
     kind, remedy = _judge(error)
     return Trouble(kind, text, remedy)
 
 
-def one_line(error: BaseException) -> str:
+def short(error: BaseException) -> str:
     """An error as one short line, without user information of addresses."""
     told = getattr(error, "strerror", None)
     text = (f"{told}: {getattr(error, 'filename', '')}" if told else str(error)).strip(": \n")
@@ -156,7 +157,7 @@ def one_line(error: BaseException) -> str:
     text = re.sub(r"\s+", " ", text.partition("\n[SQL")[0])
     for pattern, short in _SHORTER:
         text = re.sub(pattern, short, text)
-    text = mask(text.strip(" :"))
+    text = one_line(mask(text.strip(" :")))
     return (text if len(text) <= 300 else text[:299] + "…") or type(error).__name__
 
 
