@@ -61,7 +61,13 @@ def test_a_page_has_a_description_columns_and_a_picture(tmp_path, uri):
     view = json.loads(tags["mlflow.sharedViewState.rayloom"])
     assert "metrics.`eval/elbo_nats`" in view["selectedColumns"]
     assert set(view["columnOrder"]) == set(view["columnWidths"]), "MLflow takes both or neither"
-    assert all(tile["showRunParams"] is False for tile in view["compareRunCharts"])
+    (tile,) = view["compareRunCharts"]
+    assert tile["imageKeys"] == ["eval pictures/samples"], "of what there is, no empty ones"
+    assert tile["showRunParams"] is False
+    assert {tile["metricSectionId"]} == {one["uuid"] for one in view["compareRunSections"]}
+    close(make_run(tmp_path / "other", pictures=()), uri)
+    again = client.get_experiment_by_name("e").tags
+    assert again == tags, "a run without pictures takes no tile away"
     assert len(tags["mlflow.sharedViewState.rayloom"]) < 5000, "MLflow's limit"
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rayloom.core import garbage
-from rayloom.tracking.page import NAMES, NAMES_TAG, VIEW_TAG, view_state
+from rayloom.tracking.page import NAMES, NAMES_TAG, VIEW_TAG, pictures_of, view_state
 from rayloom.tracking.schema import new_database
 from rayloom.tracking.uri import artifact_root, is_database, sqlite_file
 
@@ -139,8 +139,9 @@ def ensure_experiment(client: "MlflowClient", uri: str, name: str) -> str:
                 raise error
     if found.lifecycle_stage == "deleted":
         client.restore_experiment(found.experiment_id)
-    if found.tags.get(VIEW_TAG) != view_state():  # made by an earlier rayloom, or by hand
-        client.set_experiment_tag(found.experiment_id, VIEW_TAG, view_state())
+    view = view_state(pictures_of(found.tags.get(VIEW_TAG)))
+    if found.tags.get(VIEW_TAG) != view:  # made by an earlier rayloom, or by hand
+        client.set_experiment_tag(found.experiment_id, VIEW_TAG, view)
     return found.experiment_id
 
 

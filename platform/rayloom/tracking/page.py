@@ -11,7 +11,7 @@ one step only. So the newest picture of each key is sent once more, as step 0 of
 
 import datetime
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -36,7 +36,7 @@ _WIDTHS = {_NAME: 270, "attributes.`Description`": 300}
 _SPREAD = ("eval/return_low", "eval/return_high", "eval/return_std")
 _COUNTS = ("eval/episodes", "eval/length_mean")
 _PICTURES = "pictures/"
-_TILES = ("samples", "reconstructions", "interpolations", "traversals")
+_TILES = 8  # of several runs; MLflow's limit of the view is 5000 characters
 _OURS = "`rayloom runs show "  # how our own descriptions end: one that somebody wrote is left alone
 
 
@@ -95,21 +95,22 @@ def description(about: Mapping[str, Any], folder: Path, mlflow_run: str, picture
     value = best.get("value")
     found = ""
     if best.get("metric") and isinstance(value, int | float):
-        found = f"{best['metric']} {value:.5g} at step {best.get('step')}"
+        place = "in trial" if about.get("kind") == "sweep" else "at step"
+        found = f"{best['metric']} {value:.5g} {place} {best.get('step')}"
     status = str(about.get("status", ""))
     lines = [found or status, ""]
     lines += [f"{about.get('name')}, seed {about.get('seed')}: {status}"]
     if about.get("reason"):
         lines[-1] += f" ({str(about['reason']).splitlines()[0][:200]})"
+    if picture:
+        query = urlencode({"path": picture, "run_uuid": mlflow_run})
+        lines += ["", f"![its newest pictures](get-artifact?{query})"]
     if isinstance(about.get("best_values"), Mapping):
         lines += ["", *(f"- `{key}` = {value}" for key, value in about["best_values"].items())]
     if about.get("best_run"):
         lines += ["", f"Best run: `{about['best_run']}`"]
     if (about.get("model") or {}).get("uri"):
         lines += ["", f"Model: `{about['model']['uri']}`"]
-    if picture:
-        query = urlencode({"path": picture, "run_uuid": mlflow_run})
-        lines += ["", f"![its newest pictures](get-artifact?{query})"]
     lines += ["", f"{_OURS}{folder.name}`"]
     return "\n".join(lines)
 
@@ -119,35 +120,40 @@ def may_describe(present: str | None) -> bool:
     return not present or present.rpartition("\n")[2].startswith(_OURS)
 
 
-def view_state() -> str:
+def view_state(pictures: Iterable[str] = ()) -> str:
     """The shared view of the list of runs, and of the charts of several.
 
-    Columns with the usual results, wide enough; of the charts the pictures, which MLflow would show
-    below all params of each run. It adds what else there is, and hides those that no run has.
+    Columns with the usual results, wide enough; and tiles of pictures, which MLflow by itself would
+    show below all params of each run. It adds what other charts there are.
+
+    Args:
+        pictures: Keys in MLflow (`newest_key`) that some run has; a tile without any is not hidden.
     """
     columns = (_NAME, *COLUMNS)
-    section = {"uuid": "rayloom-pictures", "name": "eval pictures", "display": True}
+    view: dict[str, Any] = {
+        "selectedColumns": list(COLUMNS),
+        "columnOrder": list(columns),
+        "columnWidths": {column: _WIDTHS.get(column, 110) for column in columns},
+    }
+    ours = {"isGenerated": True, "deleted": False}
     tiles = [
-        {
-            "type": "IMAGE",
-            "uuid": f"rayloom-{name}",
-            "metricSectionId": section["uuid"],
-            "imageKeys": [newest_key(name)],
-            "step": 0,
-            "showRunParams": False,
-            "deleted": False,
-            "isGenerated": True,
-        }
-        for name in _TILES
-    ]
-    return json.dumps(
-        {
-            "selectedColumns": list(COLUMNS),
-            "columnOrder": list(columns),
-            "columnWidths": {column: _WIDTHS.get(column, 110) for column in columns},
-            "compareRunSections": [
-                section | {"isReordered": False, "deleted": False, "isGenerated": True}
-            ],
-            "compareRunCharts": tiles,
-        }
-    )
+        {"type": "IMAGE", "uuid": f"rayloom-{key}", "metricSectionId": "rayloom-pictures"}
+        | {"imageKeys": [key], "step": 0, "showRunParams": False}
+        | ours
+        for key in sorted(set(pictures), key=lambda key: (not key.endswith("samples"), key))
+    ][:_TILES]
+    if tiles:
+        section = {"uuid": "rayloom-pictures", "name": "eval pictures", "display": True}
+        view["compareRunSections"] = [section | {"isReordered": False} | ours]
+        view["compareRunCharts"] = tiles
+    return json.dumps(view)
+
+
+def pictures_of(view: str | None) -> list[str]:
+    """The picture keys of an experiment's shared view, as it is stored."""
+    try:
+        tiles = json.loads(view or "{}")["compareRunCharts"]
+        keys = [key for tile in tiles for key in tile["imageKeys"]]
+    except (ValueError, LookupError, TypeError):
+        return []
+    return [key for key in keys if isinstance(key, str) and len(key) < 100]

@@ -27,7 +27,16 @@ from rayloom.records.inside import open_inside
 from rayloom.records.journal_reader import decode_line, lines
 from rayloom.tracking import answers
 from rayloom.tracking.media import NotSendableError, checked_copy, thumbnail
-from rayloom.tracking.page import NOTE_TAG, description, may_describe, newest_key, shown_key
+from rayloom.tracking.page import (
+    NOTE_TAG,
+    VIEW_TAG,
+    description,
+    may_describe,
+    newest_key,
+    pictures_of,
+    shown_key,
+    view_state,
+)
 from rayloom.tracking.trouble import RefusesAllError, RunGoneError, Trouble, diagnose
 
 if TYPE_CHECKING:
@@ -98,6 +107,7 @@ class Sender:
         self._renamed = renamed
         self._newest: dict[str, Mapping[str, Any]] = {}  # last line of each picture key
         self._looked_at = 0  # bytes of the journal
+        self._tiles: set[str] = set()
         self._row = 0
         self._pictures_tagged = False
 
@@ -209,6 +219,7 @@ class Sender:
         if self._renamed and self._newest.get(key, line)["step"] == step:
             newest = scratch / newest_name(self._folder.name, key)
             self._picture(f"newest picture {key!r}", medium, newest, f"step {step}")
+            self._show_tile(newest_key(key))
         if not self._pictures_tagged:
             self.tags({"mlflow.loggedImages": "True"})
             self._pictures_tagged = True
@@ -220,6 +231,21 @@ class Sender:
         shutil.copyfile(medium, full)
         self._put(label, full, "images")
         self._put(label, small, "images")
+
+    def _show_tile(self, key: str) -> None:
+        """Add a tile to the experiment's shared view, for comparing runs; once for each key."""
+        if key in self._tiles:
+            return
+        try:
+            experiment = self._client.get_run(self._run).info.experiment_id
+            shown = pictures_of(self._client.get_experiment(experiment).tags.get(VIEW_TAG))
+            if key not in shown:
+                view = view_state([*shown, key])
+                self._client.set_experiment_tag(experiment, VIEW_TAG, view)
+        except Exception as error:
+            if diagnose(error).kind != "refused":  # else somebody's server allows no such tag
+                raise
+        self._tiles.add(key)
 
     def _look_ahead(self) -> None:
         """Find the newest picture of each key that the journal has by now."""
