@@ -168,7 +168,10 @@ def test_what_is_not_ours_is_left_alone(crashed, fault, monkeypatch):
 WITNESSED = """
 import os, signal, sys
 from rayloom.distributed import place, witness
-with place.own_place() as folder, witness.witnessed(folder, "Go on with: rayloom resume it"):
+from rayloom.records.scratch import scratch
+note = "Go on with: rayloom resume it"
+with place.own_place() as folder, witness.witnessed(folder, note), scratch() as other:
+    assert not list(other.iterdir())
     print(folder, flush=True)
     if sys.argv[1] == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
@@ -185,6 +188,7 @@ def test_the_witness_cleans_up_after_a_kill_and_says_how_to_go_on(root, end):
         env={**os.environ, "TMPDIR": root},
         timeout=60,
     )
-    assert not Path(ended.stdout.strip()).exists()
+    assert Path(ended.stdout.strip()).parent == Path(root)
+    assert list(Path(root).iterdir()) == []  # nor what MLflow's sender had in hand
     killed = f"{witness.DIED} Go on with: rayloom resume it\n"
     assert ended.stderr == (killed if end == "killed" else "")

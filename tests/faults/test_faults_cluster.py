@@ -1,5 +1,7 @@
 """Processes of a run's Ray are killed under it: told in words, resumed in bits, nothing left."""
 
+import csv
+import json
 import os
 import shutil
 import signal
@@ -133,31 +135,112 @@ def test_a_killed_process_is_told_and_made_up_for(
     assert [p for p in temporary.glob("rayloom-*") if code != 1] == []
 
 
-@pytest.mark.parametrize("moment", [0.5, 4.0, 10.0, 20.0])
+def sweep_words(site):
+    places = [f"storage={site.root}/runs", f"tracking.uri=sqlite:///{site.root}/mlflow.db"]
+    search = ["optimizer.lr=loguniform(1e-4,1e-2)", "sweep.searcher=random", "sweep.trials=4"]
+    search += ["sweep.scheduler=none"]  # ASHA judges by the order of arrival
+    return ["sweep", *CONFIGS["vae"], *places, *search, "resources.threads=1"]
+
+
+def sweep_of(site):
+    runs = [p.parent for p in (site.root / "runs").glob("*/run.json")]
+    (sweep,) = [run for run in runs if summary(run).get("kind") == "sweep"]
+    return sweep
+
+
+def ledger_of(sweep):
+    path = sweep / "ledger.jsonl"
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def table_of(sweep):
+    rows = list(csv.DictReader((sweep / "trials.csv").open()))
+    return [{key: value for key, value in row.items() if key != "run"} for row in rows]
+
+
+def ended_trials(sweep):
+    """The journal of each trial's run that the ledger knows to be over."""
+    ended = [line for line in ledger_of(sweep) if line["type"] == "ended"]
+    runs = [line["outcome"]["run_id"] for line in ended]
+    return {run: (sweep.parent / run / "journal.jsonl").read_bytes() for run in runs}
+
+
+@pytest.fixture(scope="module")
+def unbroken_sweep(tmp_path_factory, data_root):
+    site = new_site(tmp_path_factory.mktemp("sweep") / "site", None, data_root)
+    done = site.command(*sweep_words(site))
+    assert done.returncode == 0, done.stdout + done.stderr
+    return sweep_of(site)
+
+
+@pytest.mark.parametrize(
+    ("victim", "moment"),
+    [
+        ("driver", "started"),
+        ("driver", "running"),
+        ("driver", "between"),
+        ("driver", "registering"),
+        ("group", "running"),
+        ("all", "running"),
+    ],
+)
 def test_a_sweep_killed_at_any_moment_leaves_nothing_and_goes_on(
-    moment, tmp_path, temporary, data_root
+    victim, moment, tmp_path, temporary, data_root, unbroken_sweep
 ):
     site = new_site(tmp_path / "site", None, data_root)
-    places = [f"storage={site.root}/runs", f"tracking.uri=sqlite:///{site.root}/mlflow.db"]
-    words = ["sweep", *CONFIGS["vae"], *places, "optimizer.lr=loguniform(1e-4,1e-2)"]
+    point = "sweep.trial_done:2" if moment == "between" else ""
     process = subprocess.Popen(
-        [sys.executable, "-m", "rayloom_pipelines.cli", *words, "sweep.trials=3"],
+        [sys.executable, "-m", "rayloom_pipelines.cli", *sweep_words(site)],
         cwd=site.root,
-        env={**site.environment, "TMPDIR": str(temporary)},
+        env={
+            **site.environment,
+            "TMPDIR": str(temporary),
+            "RAYLOOM_FAILPOINT": point,
+            "RAYLOOM_FAILPOINT_PROCESS": "driver",
+        },
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        start_new_session=True,
     )
+
+    def there():
+        if moment == "started":
+            return bool(list((site.root / "runs").glob("*/run.json")))
+        if moment == "between":
+            return process.poll() is not None
+        if moment == "registering":
+            return bool(list(temporary.glob("rayloom-*/scratch/model")))
+        kinds = [line["type"] for run in site.root.glob("runs/*") for line in ledger_of(run)]
+        return kinds.count("result") > 3 and kinds.count("ended") > 0
+
     end = time.monotonic() + 300
-    while not list((site.root / "runs").glob("*/run.json")) and time.monotonic() < end:
+    while not there():
+        assert time.monotonic() < end
+        assert moment == "between" or process.poll() is None, process.communicate()[0]
         time.sleep(0.05)
-    time.sleep(moment)
-    process.kill()
-    process.communicate(timeout=100)
-    assert not processes_of(temporary)
-    assert list(temporary.glob("rayloom-*")) == []
-    runs = [p.parent for p in (site.root / "runs").glob("*/run.json")]
-    (sweep,) = [run for run in runs if summary(run).get("kind") == "sweep"]
+    if victim == "all":
+        for pid in processes_of(temporary):
+            if "distributed.witness" in command_line(pid):
+                os.kill(pid, signal.SIGKILL)
+    if moment != "between":  # there it has killed itself
+        (os.kill if victim == "driver" else os.killpg)(process.pid, signal.SIGKILL)
+    said, _ = process.communicate(timeout=100)
+    assert process.returncode == -signal.SIGKILL
+    sweep = sweep_of(site)
+    if victim != "all" and moment != "registering":  # else the resume takes it away
+        assert moment == "started" or f"rayloom resume {sweep.name}" in said
+        assert not processes_of(temporary)
+        assert list(temporary.glob("rayloom-*")) == []
+    before = ended_trials(sweep)
+    assert bool(before) == (moment != "started")
     resumed = site.command("resume", sweep.name)
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    assert not processes_of(temporary)
+    assert list(temporary.glob("rayloom-*")) == []
     assert summary(sweep)["status"] == "finished"
+    assert table_of(sweep) == table_of(unbroken_sweep)
+    after = ended_trials(sweep)
+    assert len(after) == 4
+    assert {run: after[run] for run in before} == before  # what was over is not run again

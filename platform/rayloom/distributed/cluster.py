@@ -97,14 +97,16 @@ def start_ray(
     cpus = max(cpus, sum(piece.get("CPU", 0.0) for piece in pieces))
     for leftover in clear_old():
         logging.getLogger(__name__).warning("taken away: %s", leftover)
-    with own_place() as folder, _environment(local=address is None, lean=lean) as port:
-        import ray
-
-        if ray.is_initialized():
+    joined = connected()
+    with (
+        own_place() as folder,
+        contextlib.nullcontext() if joined else witnessed(folder, note),
+        _environment(local=address is None, lean=lean) as port,
+    ):
+        if joined:
             yield _described(folder, pieces, local=False)
             return
-        made = _connected_to(address, folder, port, cpus, env, plugins, dashboard=not lean)
-        with witnessed(folder, note), made:
+        with _connected_to(address, folder, port, cpus, env, plugins, dashboard=not lean):
             yield _described(folder, pieces, local=address is None)
 
 

@@ -26,9 +26,8 @@ from pathlib import Path
 
 from rayloom.core.errors import RayloomError
 from rayloom.records.lock import machine, start_ticks
+from rayloom.records.scratch import MARK, PREFIX, write_mark
 
-PREFIX = "rayloom-"
-MARK = "owner.json"
 VARIABLE = "RAYLOOM_RAY_FOLDER"  # in the environment of every process of a local Ray
 KEPT_S = 24 * 3600.0  # how long the logs of a Ray that failed are kept
 ROOM_BYTES = 64 * 2**20  # a session's logs and sockets take some MB, pickled code some more
@@ -136,14 +135,14 @@ def own_place() -> Iterator[Path]:
     for words in passed:
         logging.getLogger(__name__).warning("%s: Ray's files go to %s", words, root)
     folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=root))
-    _write_mark(folder)
+    write_mark(folder)
     _note(folder)
     try:
         yield folder
     except RayloomError as error:
         end_processes(folder)
         if error.exit_code == 1 and (folder / "session_latest").exists():
-            _write_mark(folder, keep_until=time.time() + KEPT_S)
+            write_mark(folder, KEPT_S)
             logging.getLogger(__name__).warning("Ray's logs lie in %s/session_latest/logs", folder)
         else:
             _remove(folder)
@@ -154,12 +153,6 @@ def own_place() -> Iterator[Path]:
         raise
     end_processes(folder)
     _remove(folder)
-
-
-def _write_mark(folder: Path, keep_until: float = 0.0) -> None:
-    pid = os.getpid()
-    mark = {"pid": pid, "start": start_ticks(pid), "machine": machine(), "keep_until": keep_until}
-    (folder / MARK).write_text(json.dumps(mark), encoding="utf-8")
 
 
 def _remove(folder: Path) -> None:

@@ -6,7 +6,6 @@ config and a checkpoint, from which `sample`, `play` and `evaluate` rebuild the 
 """
 
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +16,7 @@ from rayloom.core.errors import UserError
 from rayloom.core.names import model_problem
 from rayloom.core.scores import is_better, usable
 from rayloom.records.files import Say, silent
+from rayloom.records.scratch import scratch
 from rayloom.tracking.client import make_client
 from rayloom.tracking.memory import read_memory
 from rayloom.tracking.patience import asked
@@ -123,8 +123,8 @@ def register_model(
     version = ask(lambda: _existing(client, name, run_id, sha256))
     place = f"model-{sha256[:12]}"  # a longer resume registers again and keeps the first one whole
     if version is None:
-        with tempfile.TemporaryDirectory(prefix="rayloom-") as scratch:
-            path = Path(scratch) / "model"
+        with scratch() as room:
+            path = room / "model"
             save(module, example, path, dict(metadata or {}))
             _copy(files, path / FILES)
             size = sum(file.stat().st_size for file in path.rglob("*"))

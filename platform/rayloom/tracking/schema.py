@@ -10,12 +10,12 @@ import contextlib
 import hashlib
 import os
 import sqlite3
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
 from rayloom.core.files import write_atomic
+from rayloom.records.scratch import scratch
 
 Opened = TypeVar("Opened")
 _OF_MLFLOW = ("alembic_version", "workspaces")  # rows that a new database has
@@ -58,8 +58,8 @@ def _keep(path: Path) -> None:
     with contextlib.suppress(OSError, sqlite3.Error):
         template = _template()
         template.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with tempfile.TemporaryDirectory(prefix="rayloom-") as scratch:
-            copy = Path(scratch) / "mlflow.db"
+        with scratch() as room:
+            copy = room / "mlflow.db"
             with (
                 contextlib.closing(sqlite3.connect(path)) as source,
                 contextlib.closing(sqlite3.connect(copy)) as target,

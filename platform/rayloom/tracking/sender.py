@@ -13,7 +13,6 @@ in trouble keeps no curve back.
 
 import os
 import shutil
-import tempfile
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -25,6 +24,7 @@ from rayloom.records.files import Say, silent
 from rayloom.records.hiding import outgoing
 from rayloom.records.inside import open_inside
 from rayloom.records.journal_reader import decode_line, lines
+from rayloom.records.scratch import scratch
 from rayloom.tracking import answers
 from rayloom.tracking.media import NotSendableError, checked_copy, thumbnail
 from rayloom.tracking.page import (
@@ -197,27 +197,27 @@ class Sender:
     # ---- pictures and files ----
 
     def _medium(self, line: Mapping[str, Any]) -> None:
-        with tempfile.TemporaryDirectory(prefix="rayloom-") as scratch:
+        with scratch() as room:
             try:
-                medium = checked_copy(self._folder, line, Path(scratch))
+                medium = checked_copy(self._folder, line, room)
             except FileNotFoundError:
                 return  # a user may have deleted it: no reason to stop
             except NotSendableError as error:
                 self._say(f"{line['path']} is not sent to MLflow: {error}; the rest is sent")
                 return
             if line["type"] == "image":
-                self._image(line, medium, Path(scratch))
+                self._image(line, medium, room)
             else:
                 label = f"file {line['key']!r} of step {line['step']}"
                 self._put(label, medium, f"files/{line['key']}")
 
-    def _image(self, line: Mapping[str, Any], medium: Path, scratch: Path) -> None:
+    def _image(self, line: Mapping[str, Any], medium: Path, room: Path) -> None:
         key, step, at = line["key"], line["step"], line["time_ms"]
         name = image_name(self._folder.name, key, step, at, shown=self._name(key))
-        self._picture(f"picture {key!r} of step {step}", medium, scratch / name)
+        self._picture(f"picture {key!r} of step {step}", medium, room / name)
         self._look_ahead()
         if self._renamed and self._newest.get(key, line)["step"] == step:
-            newest = scratch / newest_name(self._folder.name, key)
+            newest = room / newest_name(self._folder.name, key)
             self._picture(f"newest picture {key!r}", medium, newest, f"step {step}")
             self._show_tile(newest_key(key))
         if not self._pictures_tagged:
@@ -290,9 +290,9 @@ class Sender:
             return
         with (
             os.fdopen(handle, "rb") as source,
-            tempfile.TemporaryDirectory(prefix="rayloom-") as scratch,
+            scratch() as room,
         ):
-            shown = Path(scratch) / path.name
+            shown = room / path.name
             with open(shown, "xb") as target:
                 shutil.copyfileobj(source, target, 1 << 20)
             shown.write_bytes(outgoing(shown.name, shown.read_bytes()))
