@@ -186,7 +186,7 @@ def unbroken_sweep(tmp_path_factory, data_root):
     ],
 )
 def test_a_sweep_killed_at_any_moment_leaves_nothing_and_goes_on(
-    victim, moment, tmp_path, temporary, data_root, unbroken_sweep
+    victim, moment, tmp_path, temporary, data_root, unbroken_sweep, monkeypatch
 ):
     site = new_site(tmp_path / "site", None, data_root)
     point = "sweep.trial_done:2" if moment == "between" else ""
@@ -235,6 +235,7 @@ def test_a_sweep_killed_at_any_moment_leaves_nothing_and_goes_on(
         assert list(temporary.glob("rayloom-*")) == []
     before = ended_trials(sweep)
     assert bool(before) == (moment != "started")
+    monkeypatch.setenv("TMPDIR", str(temporary))  # where the killed one had its files
     resumed = site.command("resume", sweep.name)
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
     assert not processes_of(temporary)
