@@ -1,8 +1,6 @@
 """A run's best checkpoint as a registered model, and whatever else MLflow still lacks."""
 
-import tempfile
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +9,7 @@ from rayloom.core.errors import RayloomError
 from rayloom.core.protocols import DataSpec, parameters_sha256
 from rayloom.core.sections import RunConfig
 from rayloom.records.hiding import outgoing
+from rayloom.records.scratch import scratch
 from rayloom_pipelines.console import RunObserver
 from rayloom_pipelines.recipes.build import Stages
 from rayloom_pipelines.recipes.copies import stages_of, write_slim
@@ -76,10 +75,10 @@ def register(folder: Any, config: RunConfig, *, say: Callable[[str], Any]) -> An
     spec, stages = spec_from(about) if about.get("data") else None, stages_of(folder.path)
     weights = of_state(config, state, spec, stages)
     module, example = exported(config, weights, spec, stages)
-    with tempfile.TemporaryDirectory(prefix="rayloom-") as scratch:
+    with scratch() as room:
         env_step = int(state.get("env_step", 0))
-        write_slim(folder.path, Path(scratch), weights, info, env_step=env_step)
-        for file in Path(scratch).rglob("*"):
+        write_slim(folder.path, room, weights, info, env_step=env_step)
+        for file in room.rglob("*"):
             if file.name in ("config.yaml", "run.json"):
                 file.write_bytes(outgoing(file.name, file.read_bytes()))
         return register_model(
@@ -87,7 +86,7 @@ def register(folder: Any, config: RunConfig, *, say: Callable[[str], Any]) -> An
             module,
             example,
             name=config.tracking.register_as or about["name"],
-            files={file.name: file for file in Path(scratch).iterdir()},
+            files={file.name: file for file in room.iterdir()},
             sha256=parameters_sha256(weights),
             uri=uri,
             score=info.score,
