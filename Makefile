@@ -5,11 +5,12 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.rayloom-installed
 SOURCES := platform envs pipelines
 STRICT := platform/rayloom/core platform/rayloom/functional platform/rayloom/distributions
-FAST := not learning and not gpu and not bench and not faults
+FAST := not learning and not gpu and not bench and not faults and not mutants
 DEMO := demo-out
+JOBS := 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup docs check format test pytest learn gpu bench faults demo ui clean
+.PHONY: help setup docs check format test pytest learn gpu bench faults mutants matrix demo ui clean
 
 help:  ## what there is
 	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -36,9 +37,10 @@ test: check pytest  ## all checks, and every test that needs minutes at most
 
 docs: $(STAMP)  ## write the pages that are made from the code
 	$(BIN)/python -c "from rayloom.core.metric_table import markdown; print(markdown(), end=\"\")" > docs/metrics.md
+	$(BIN)/python -m rayloom_pipelines.benchmarks.results
 
 pytest: $(STAMP)
-	$(BIN)/python -m pytest -q -m "$(FAST)"
+	$(BIN)/python -m pytest -q -m "$(FAST)" -n $(JOBS) --dist loadgroup
 
 learn: $(STAMP)  ## train to scores (minutes to an hour)
 	$(BIN)/python -m pytest -q -s -m learning
@@ -53,6 +55,12 @@ bench: $(STAMP)  ## speed beside peers (installs them) and memory under a limit
 
 faults: $(STAMP)  ## the full kill matrix
 	$(BIN)/python -m pytest -q -m faults
+
+mutants: $(STAMP)  ## planted errors, each of which a law test must catch
+	$(BIN)/python -m pytest -q -m mutants
+
+matrix: $(STAMP)  ## every method through all that it must do, then docs/methods.md
+	$(BIN)/rayloom bench methods
 
 demo: $(STAMP)  ## train a VAE on pictures and a DQN on CartPole, and say what to open
 	$(BIN)/python -m rayloom_pipelines.demo --out $(DEMO)

@@ -61,6 +61,21 @@ def _own_world(monkeypatch, request):
     assert torch.get_default_dtype() is torch.float32, "a test left the default dtype changed"
 
 
+SERVERS = ("distributed", "faults", "pipelines", "tracking", "workers")  # Ray, jobs, MLflow
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """What runs in one process (`--dist loadgroup`): the folders of `SERVERS`, and each file.
+
+    The long group comes first, so that no process waits for it at the end.
+    """
+    items.sort(key=lambda item: item.path.parent.name not in SERVERS)
+    for item in items:
+        served = item.path.parent.name in SERVERS
+        item.add_marker(pytest.mark.xdist_group("servers" if served else item.path.stem))
+
+
 def pytest_terminal_summary(terminalreporter):
     """Every skipped test with its reason, so that none is skipped unseen."""
     skipped = terminalreporter.stats.get("skipped", [])

@@ -11,6 +11,8 @@ from rayloom.generative.beta_vae import BetaVAE, BetaVAEConfig
 from rayloom.generative.vae import VAE, VAEConfig
 from rayloom.training import fit
 
+pytestmark = pytest.mark.law("beta-vae")
+
 SPEC = DataSpec({"image": FieldSpec((1, 8, 8), "uint8", "image")}, "toy")
 
 

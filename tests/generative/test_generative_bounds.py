@@ -17,6 +17,8 @@ from rayloom.functional.variational import (
 )
 from rayloom.generative.vae import VAE, VAEConfig
 
+pytestmark = pytest.mark.law("vae")
+
 STD = 0.3
 SHAPE = (1, 2, 3)
 SPEC = DataSpec({"image": FieldSpec(SHAPE, "uint8", "image")}, "toy")

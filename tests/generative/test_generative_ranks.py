@@ -19,6 +19,8 @@ from rayloom.generative.vae import VAE, VAEConfig
 from rayloom.training import Engine
 from rayloom.training.fitting import MemorySink
 
+pytestmark = pytest.mark.law("vae", "beta-vae")
+
 
 class ThreadCollective:
     """A rank among threads that meet at a barrier."""

@@ -14,6 +14,8 @@ from rayloom.generative.beta_vae import BetaVAE, BetaVAEConfig
 from rayloom.generative.vae import VAE, VAEConfig
 from rayloom.testing.models import check_model
 
+pytestmark = pytest.mark.law("vae")
+
 
 def spec_of(shape):
     return DataSpec({"image": FieldSpec(shape, "uint8", "image")}, "toy")

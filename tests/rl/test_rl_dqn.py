@@ -17,6 +17,8 @@ from rayloom.rl.q_network import NumpyQ, QNetwork
 from rayloom.rl.spaces import EnvSpec
 from rayloom_envs import gridworld, probes
 
+pytestmark = pytest.mark.law("dqn")
+
 SPEC = EnvSpec(name="toy", obs_shape=(3,), num_actions=4)
 
 

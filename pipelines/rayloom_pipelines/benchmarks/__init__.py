@@ -13,4 +13,8 @@ BENCHMARKS: dict[str, tuple[str, str]] = {
     "vae-speed": ("vae_speed", "steps and likelihoods of the VAE beside pythae and by hand"),
     "vae-quality": ("vae_quality", "test ELBO and NLL beside pythae, 3 seeds (an hour)"),
     "dqn": ("dqn", "DQN beside RLlib and Stable-Baselines3"),
+    "methods": (
+        "methods",
+        "every method, or METHOD ..., through all that it must do (make matrix)",
+    ),
 }

@@ -14,11 +14,15 @@ from rayloom_pipelines.cli.options import Parser
 def run(argv: Sequence[str]) -> int:
     """Run the named benchmarks; without a name, say which there are."""
     parser = Parser("bench", "Measure speed and quality beside peers, both sides in one sitting.")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHMARKS))
+    named = f"{', '.join(BENCHMARKS)} [METHOD ...]"
+    parser.add_argument("names", nargs="*", metavar="NAME", help=named)
     parser.add_argument("--all", action="store_true", help="every one of them")
     parser.json_option()
     given = parser.read(argv)
     names = list(BENCHMARKS) if given.all else given.names
+    methods: list[str] = []
+    if names[:1] == ["methods"]:
+        names, methods = names[:1], names[1:]
     for name in names:
         if name not in BENCHMARKS:
             hint = did_you_mean(name, BENCHMARKS)
@@ -27,19 +31,22 @@ def run(argv: Sequence[str]) -> int:
         for name, (_, about) in BENCHMARKS.items():
             print(f"  {name:<12} {about}")
         return 0
-    results = {name: _measure(name, quiet=given.json) for name in names}
+    results = {name: _measure(name, methods, quiet=given.json) for name in names}
     if given.json:
         print(json.dumps(results, indent=1, default=str))
     return 0
 
 
-def _measure(name: str, *, quiet: bool) -> dict[str, Any]:
+def _measure(name: str, methods: Sequence[str], *, quiet: bool) -> dict[str, Any]:
     module = import_module(f"rayloom_pipelines.benchmarks.{BENCHMARKS[name][0]}")
     if not quiet:
         print(f"{name}: {BENCHMARKS[name][1]}", flush=True)
     takes = inspect.signature(module.run).parameters
     say = _nothing if quiet else _say
-    result: dict[str, Any] = module.run(say=say) if "say" in takes else module.run()
+    options: dict[str, Any] = {"say": say} if "say" in takes else {}
+    if methods:
+        options["names"] = methods
+    result: dict[str, Any] = module.run(**options)
     if not quiet and hasattr(module, "table"):
         print(module.table(result))
     return result
