@@ -7,7 +7,7 @@ SOURCES := platform envs pipelines
 STRICT := platform/rayloom/core platform/rayloom/functional platform/rayloom/distributions
 FAST := not learning and not gpu and not bench and not faults and not mutants
 DEMO := demo-out
-JOBS := 2
+JOBS := 0
 
 .DEFAULT_GOAL := help
 .PHONY: help setup docs check format test pytest learn gpu bench faults mutants matrix demo ui clean

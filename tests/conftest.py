@@ -65,11 +65,13 @@ SERVERS = ("distributed", "faults", "pipelines", "tracking", "workers")  # Ray, 
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
     """What runs in one process (`--dist loadgroup`): the folders of `SERVERS`, and each file.
 
     The long group comes first, so that no process waits for it at the end.
     """
+    if not hasattr(config, "workerinput"):
+        return
     items.sort(key=lambda item: item.path.parent.name not in SERVERS)
     for item in items:
         served = item.path.parent.name in SERVERS

@@ -118,7 +118,7 @@ MISTAKES = {
     "missing": ("model: {name: toy}\ndata: {}\n", ["c.yaml:2: data.name: is required"]),
     "unknown model": (
         "model: {name: tony}\ndata: {name: digits}\n",
-        ["c.yaml:1: model.name: no model is called 'tony'; known: beta-vae, other, toy", "'toy'?"],
+        ["c.yaml:1: model.name: no model is called 'tony'; known: beta-vae, ", "other, ", "'toy'?"],
     ),
     "no model name": ("model: {}\ndata: {name: digits}\n", ["model.name: is required; known:"]),
     "unknown optimizer": (

@@ -73,7 +73,7 @@ def _seconds(about: dict[str, Any]) -> float | None:
         began, ended = (datetime.datetime.fromisoformat(about[k]) for k in ("created", "ended"))
     except (KeyError, ValueError):
         return None
-    return round((ended - began).total_seconds(), 1)
+    return max(0.0, round((ended - began).total_seconds(), 1))
 
 
 def _machine(about: dict[str, Any]) -> str:
