@@ -5,12 +5,12 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.rayloom-installed
 SOURCES := platform envs pipelines
 STRICT := platform/rayloom/core platform/rayloom/functional platform/rayloom/distributions
-FAST := not learning and not gpu and not bench and not faults and not mutants
+FAST := not learning and not gpu and not bench and not faults
 DEMO := demo-out
 JOBS := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup docs check format test pytest learn gpu bench faults mutants matrix demo ui clean
+.PHONY: help setup docs check format test pytest learn gpu bench faults matrix demo ui clean
 
 help:  ## what there is
 	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -55,9 +55,6 @@ bench: $(STAMP)  ## speed beside peers (installs them) and memory under a limit
 
 faults: $(STAMP)  ## the full kill matrix
 	$(BIN)/python -m pytest -q -m faults
-
-mutants: $(STAMP)  ## planted errors, each of which a law test must catch
-	$(BIN)/python -m pytest -q -m mutants
 
 matrix: $(STAMP)  ## every method through all that it must do, then docs/methods.md
 	$(BIN)/rayloom bench methods

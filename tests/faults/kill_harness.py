@@ -12,6 +12,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from rayloom_pipelines.benchmarks.methods_cells import AGENT
+
 VAE = [
     "generative/vae-digits",
     "train.epochs=3",
@@ -22,16 +24,7 @@ VAE = [
     "train.clip_norm=5.0",
     "train.ema={decay: 0.99}",
 ]
-DQN = [
-    "rl/dqn-cartpole",
-    "train.env_steps=4096",
-    "train.log_every=512",
-    "evaluation.every=1024",
-    "checkpoint.every=512",
-    "evaluation.episodes=4",
-    "evaluation.num_envs=2",
-    "algorithm.learning_starts=512",
-]
+DQN = ["rl/dqn-cartpole", *AGENT, "algorithm.learning_starts=512"]
 IMAGE = (  # MLflow's name of a stepped picture
     r"images/(?P<key>.+)\+step\+(?P<step>\d+)\+timestamp\+\d+\+[0-9a-f-]+"
     r"(?P<small>\+compressed)?\.(png|webp)"

@@ -140,10 +140,9 @@ def _try_method(
     with tempfile.TemporaryDirectory(prefix="rayloom-methods-") as scratch:
         trial = cells.Trial(entry, ROOT, Path(scratch), ray)
         for cell in due:
-            known[cell] = vars(_verdict(CELLS[cell], trial, code))
-            say(
-                f"{name}: {cell}: {'' if known[cell]['passed'] else 'FAILS: '}{known[cell]['said']}"
-            )
+            verdict = _verdict(CELLS[cell], trial, code)
+            known[cell] = vars(verdict)
+            say(f"{name}: {cell}: {'' if verdict.passed else 'FAILS: '}{verdict.said}")
             path = ROOT / KEPT / f"{name}.json"
             path.parent.mkdir(exist_ok=True)
             write_atomic(path, to_json(known, indent=1))
@@ -154,10 +153,9 @@ def _verdict(cell: Callable[[cells.Trial], str], trial: cells.Trial, code: str) 
     try:
         passed, said = True, cell(trial)
     except Exception as error:  # whatever a method does wrong is its cell's, not the table's end
-        told = (
-            "" if isinstance(error, (cells.Missing, RayloomError)) else type(error).__name__ + ": "
-        )
-        passed, said = False, told + " ".join(str(error).split())
+        passed, said = False, " ".join(str(error).split())
+        if not isinstance(error, cells.Missing | RayloomError):
+            said = f"{type(error).__name__}: {said}"
     seconds = round(time.perf_counter() - began, 1)
     return Verdict(passed, said[:300], seconds, datetime.date.today().isoformat(), code)
 

@@ -10,13 +10,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 from rayloom.core import catalogue
 from rayloom.core.catalogue import Entry
 from rayloom.core.config import load_config
+from rayloom.core.yaml_text import read
 from rayloom_pipelines.shipped import config_names
 
 SECTIONS = ("Paper", "Equation", "Deviations", "Command", "Results")
@@ -65,13 +66,9 @@ class Trial:
     def configs(self) -> list[str]:
         """Shipped configs of the method, those that need seconds first."""
         section = "model" if self.kind == "models" else "algorithm"
-        found = []
-        for name, path in config_names().items():
-            named = re.search(
-                rf"^{section}:\s*(?:\{{\s*)?\n?\s*name:\s*(\S+?)[,\s}}]", path.read_text(), re.M
-            )
-            if named and named.group(1) == self.entry.name:
-                found.append(name)
+        found = [
+            name for name, tree in _trees().items() if _name_in(tree, section) == self.entry.name
+        ]
         return sorted(found, key=lambda name: (not any(word in name for word in SMALL), name))
 
     @property
@@ -114,6 +111,17 @@ class Trial:
         return _train(self, "alone", [])
 
 
+@cache
+def _trees() -> dict[str, Any]:
+    """Every shipped config as it is written; what is wrong with one is its method's to say."""
+    return {name: read(path) for name, path in config_names().items()}
+
+
+def _name_in(tree: Any, section: str) -> Any:
+    named = tree.get(section) if isinstance(tree, dict) else None
+    return named.get("name") if isinstance(named, dict) else named
+
+
 def _train(trial: Trial, cell: str, more: Sequence[str]) -> Any:
     from rayloom_pipelines import api
 
@@ -135,11 +143,7 @@ def config(trial: Trial) -> str:
 
 def page(trial: Trial) -> str:
     """Its page exists and has every section."""
-    found = [
-        path
-        for path in (trial.root / "docs").rglob(f"{trial.entry.name}.md")
-        if path.parent.name != "results"
-    ]
+    found = list((trial.root / "docs").rglob(f"{trial.entry.name}.md"))
     if not found:
         raise Missing(f"docs has no {trial.entry.name}.md")
     text = found[0].read_text()
@@ -159,7 +163,7 @@ class Chosen:
         items[:] = [item for item, names in zip(items, laws) if sys.argv[1] in names]
         print(f"LAWS {len(items)}")
 
-marks = "not learning and not gpu and not bench and not faults and not mutants"
+marks = "not learning and not gpu and not bench and not faults"
 words = ["-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", "-m", marks, *sys.argv[2:]]
 sys.exit(pytest.main(words, plugins=[Chosen()]))
 """

@@ -5,6 +5,7 @@
 Only what cannot be found out again is kept: config, seed, commit, figure, machine.
 """
 
+import datetime
 import json
 import re
 import statistics
@@ -67,8 +68,6 @@ def add(ref: str, folder: Path = FOLDER) -> Path:
 
 
 def _seconds(about: dict[str, Any]) -> float | None:
-    import datetime
-
     try:
         began, ended = (datetime.datetime.fromisoformat(about[k]) for k in ("created", "ended"))
     except (KeyError, ValueError):

@@ -16,10 +16,10 @@ def run(argv: Sequence[str]) -> int:
     parser = Parser("bench", "Measure speed and quality beside peers, both sides in one sitting.")
     named = f"{', '.join(BENCHMARKS)} [METHOD ...]"
     parser.add_argument("names", nargs="*", metavar="NAME", help=named)
-    parser.add_argument("--all", action="store_true", help="every one of them")
+    parser.add_argument("--all", action="store_true", help="all but methods")
     parser.json_option()
     given = parser.read(argv)
-    names = list(BENCHMARKS) if given.all else given.names
+    names = [name for name in BENCHMARKS if name != "methods"] if given.all else given.names
     methods: list[str] = []
     if names[:1] == ["methods"]:
         names, methods = names[:1], names[1:]

@@ -12,9 +12,10 @@ import contextlib
 import importlib
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import ModuleType
-from typing import Any
+
+from rayloom.core.swaps import replaced
 
 LONGEST_S = 30.0  # if the loading thread itself should wait for one that waits
 
@@ -48,8 +49,8 @@ def others_wait() -> Iterator[None]:
         return by_name(name, package)
 
     with (
-        _replaced(builtins, "__import__", patient),
-        _replaced(importlib, "import_module", patient_by_name),
+        replaced(builtins, "__import__", patient),
+        replaced(importlib, "import_module", patient_by_name),
     ):
         try:
             yield
@@ -70,13 +71,3 @@ def is_loaded(
         return False
     there = vars(module)  # not hasattr: a module may load on demand
     return all(item == "*" or item in there for item in fromlist)
-
-
-@contextlib.contextmanager
-def _replaced(module: Any, name: str, function: Callable[..., Any]) -> Iterator[None]:
-    before = getattr(module, name)
-    setattr(module, name, function)
-    try:
-        yield
-    finally:
-        setattr(module, name, before)

@@ -78,23 +78,19 @@ class Noise:
 
     def rows(self, start: int, stop: int) -> "Noise":
         """The noise of local rows `start..stop`: what an accumulation chunk uses."""
-        return Noise(
-            self.seed,
-            step=self.step,
-            total=self.total,
-            start=self.start + start,
-            stop=self.start + stop,
-            device=self.device,
-            dtype=self.dtype,
-            block=self.block,
-        )
+        return self._of(self.total, self.start + start, self.start + stop)
 
     def of_length(self, num: int) -> "Noise":
         """The noise of a whole batch of `num` rows, numbered and keyed like this one."""
+        return self._of(num, 0, num)
+
+    def _of(self, total: int, start: int, stop: int) -> "Noise":
         return Noise(
             self.seed,
             step=self.step,
-            total=num,
+            total=total,
+            start=start,
+            stop=stop,
             device=self.device,
             dtype=self.dtype,
             block=self.block,
@@ -116,9 +112,8 @@ class Noise:
         fill: Callable[[Tensor, torch.Generator], Tensor],
     ) -> Tensor:
         start, stop, length = self.start, self.stop, self.block
-        touched = range(start // length, -(-stop // length))
         parts = []
-        for block in touched:
+        for block in range(start // length, -(-stop // length)):
             first = block * length
             last = min(first + length, self.total)
             # all its rows, for which of them are ours changes nothing

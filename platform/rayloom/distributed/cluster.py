@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from rayloom.core.errors import RayloomError
+from rayloom.core.swaps import replaced, variables
 from rayloom.distributed.joining import chosen_address, connected, join, refuse_too_large
 from rayloom.distributed.lean import ENVIRONMENT, dismiss
 from rayloom.distributed.place import VARIABLE, clear_old, end_workers, own_place
@@ -32,7 +33,6 @@ from rayloom.distributed.quiet import (
     muted_stderr,
     own_sigterm,
     quiet_loggers,
-    variables,
 )
 from rayloom.distributed.witness import witnessed
 
@@ -193,11 +193,9 @@ def _sheltered() -> Iterator[None]:
 
     popen = services.ConsolePopen
     if sys.platform != "win32":
-        services.ConsolePopen = functools.partial(popen, process_group=0)
-    try:
+        popen = functools.partial(popen, process_group=0)
+    with replaced(services, "ConsolePopen", popen):
         yield
-    finally:
-        services.ConsolePopen = popen
 
 
 @contextlib.contextmanager
@@ -217,11 +215,8 @@ def _patient() -> Iterator[None]:
                     raise
                 time.sleep(0.2)
 
-    services.get_node = patiently
-    try:
+    with replaced(services, "get_node", patiently):
         yield
-    finally:
-        services.get_node = asked
 
 
 def _described(scratch: Path, pieces: Sequence[Mapping[str, float]], *, local: bool) -> Cluster:
@@ -256,24 +251,14 @@ def _environment(*, local: bool, lean: bool) -> Iterator[int]:
     if local:
         wanted[_LOOPBACK_SWITCH] = "0"
         wanted["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
-    names = [*wanted, "RAY_AUTH_MODE", "RAY_CLIENT_MODE"]
-    before = {name: os.environ.get(name) for name in names}
-    if not connected():
-        os.environ.update(wanted)
-    import ray._private.ray_constants as constants
+    joined = connected()
+    with variables({} if joined else wanted, keep=[*wanted, "RAY_AUTH_MODE", "RAY_CLIENT_MODE"]):
+        import ray._private.ray_constants as constants
 
-    cluster_mode = constants.ENABLE_RAY_CLUSTER
-    try:
-        if not connected():  # ray may have been imported before the variable was set
-            constants.ENABLE_RAY_CLUSTER = not local
-        yield port
-    finally:
-        constants.ENABLE_RAY_CLUSTER = cluster_mode
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        # ray may have been imported before the variable was set
+        switch = constants.ENABLE_RAY_CLUSTER if joined else not local
+        with replaced(constants, "ENABLE_RAY_CLUSTER", switch):
+            yield port
 
 
 def free_port() -> int:

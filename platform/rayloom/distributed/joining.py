@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from rayloom.core.errors import UserError
-from rayloom.distributed.quiet import QUIET_ENV, first_line, muted_stderr, variables
+from rayloom.core.swaps import variables
+from rayloom.distributed.quiet import QUIET_ENV, first_line, muted_stderr
 from rayloom.distributed.waiting import amount_text, holds, nodes_text
 
 # What a gRPC client says first (RFC 9113, 3.4): a preface and SETTINGS; a server answers SETTINGS.

@@ -10,6 +10,8 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from rayloom.core.swaps import replaced
+
 # Read by Ray at import or at start; a value that the user set always wins.
 QUIET_ENV: dict[str, str] = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -23,20 +25,6 @@ QUIET_ENV: dict[str, str] = {
     "TUNE_MAX_PENDING_TRIALS_PG": "16",
     "RAY_DEDUP_LOGS": "0",
 }
-
-
-@contextlib.contextmanager
-def variables(wanted: Mapping[str, str]) -> Iterator[None]:
-    """These environment variables for the block."""
-    before = {name: os.environ.get(name) for name in wanted}
-    os.environ.update(wanted)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
 
 
 @contextlib.contextmanager
@@ -70,8 +58,6 @@ def logged_errors() -> Iterator[None]:
     """
     from ray._private import worker
 
-    printed = worker.print_to_stdstream
-
     told: set[str] = set()
 
     def noted(data: Mapping[str, Any], ignore_prefix: bool = False) -> None:
@@ -81,11 +67,8 @@ def logged_errors() -> Iterator[None]:
                 told.add(first)
                 logging.getLogger("rayloom.ray").warning("%s: %s", data["pid"], first)
 
-    worker.print_to_stdstream = noted
-    try:
+    with replaced(worker, "print_to_stdstream", noted):
         yield
-    finally:
-        worker.print_to_stdstream = printed
 
 
 def quiet_loggers() -> None:
@@ -108,12 +91,10 @@ def own_sigterm() -> Iterator[None]:
         return
     from ray._private import utils
 
-    install = utils.set_sigterm_handler
-    utils.set_sigterm_handler = _install_nothing
     try:
-        yield
+        with replaced(utils, "set_sigterm_handler", _install_nothing):
+            yield
     finally:
-        utils.set_sigterm_handler = install
         signal.signal(signal.SIGTERM, before)
 
 

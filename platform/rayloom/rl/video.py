@@ -1,8 +1,6 @@
 """Videos of a policy at work: mp4 or gif."""
 
-import contextlib
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,29 +9,17 @@ import numpy as np
 from rayloom.core.errors import UserError
 from rayloom.core.sections import EnvConfig
 from rayloom.core.seeding import numpy_stream, stream_seed
+from rayloom.core.swaps import variables
 from rayloom.rl.envs import make_env
 from rayloom.rl.policies import Policy
 from rayloom.rl.spaces import EnvSpec, make_spec
 
-
-@contextlib.contextmanager
-def _no_screen() -> Iterator[None]:
-    """Let drawing libraries do without a screen, a sound card and a greeting, for this block."""
-    quiet = {
-        "SDL_VIDEODRIVER": "dummy",
-        "SDL_AUDIODRIVER": "dummy",
-        "PYGAME_HIDE_SUPPORT_PROMPT": "1",
-    }
-    before = {name: os.environ.get(name) for name in quiet}
-    os.environ.update(quiet)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+# Drawing libraries do without a screen, a sound card and a greeting.
+_NO_SCREEN = {
+    "SDL_VIDEODRIVER": "dummy",
+    "SDL_AUDIODRIVER": "dummy",
+    "PYGAME_HIDE_SUPPORT_PROMPT": "1",
+}
 
 
 def frames(
@@ -65,7 +51,7 @@ def frames(
     """
     if episodes < 1:
         raise UserError(f"episodes must be at least 1, not {episodes}")
-    with _no_screen():
+    with variables(_NO_SCREEN):
         return _play(
             policy,
             env,

@@ -261,12 +261,12 @@ class Sender:
         keys = sorted(self._newest, key=lambda key: (not key.endswith("samples"), key))
         for line in (self._newest[key] for key in keys):
             key, step, at = line["key"], line["step"], line["time_ms"]
-            label = (
-                f"newest picture {key!r}" if self._renamed else f"picture {key!r} of step {step}"
-            )
+            if self._renamed:
+                label, name = f"newest picture {key!r}", newest_name(self._folder.name, key)
+            else:
+                label = f"picture {key!r} of step {step}"
+                name = image_name(self._folder.name, key, step, at)
             if label not in self._refused and os.path.isfile(self._folder / line["path"]):
-                own = image_name(self._folder.name, key, step, at)
-                name = newest_name(self._folder.name, key) if self._renamed else own
                 return f"images/{name}.png"
         return ""
 
