@@ -7,6 +7,7 @@ import threading
 import pytest
 
 from rayloom.core.errors import UserError
+from rayloom.distributed.cluster import start_ray
 from rayloom.distributed.joining import TooLargeError, check_address, look_at, refuse_too_large
 
 
@@ -27,6 +28,14 @@ def test_a_driver_that_is_connected_cannot_be_asked_to_use_another_ray(ray_clust
             check_address(other)
     with pytest.raises(UserError, match="'nowhere': give host:port"):
         check_address("nowhere")
+
+
+def test_nor_does_a_ray_for_a_block_become_another_one(ray_cluster):
+    with start_ray(ray_cluster.address) as here:
+        assert here.address == ray_cluster.address
+    said = "is connected to the Ray at"
+    with pytest.raises(UserError, match=said), start_ray("127.0.0.1:9"):
+        pytest.fail("the Ray that is connected was used in the place of the one asked for")
 
 
 def test_workers_of_a_cluster_use_theirs(ray_cluster):

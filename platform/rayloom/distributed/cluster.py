@@ -23,7 +23,13 @@ from typing import Any
 
 from rayloom.core.errors import RayloomError
 from rayloom.core.swaps import replaced, variables
-from rayloom.distributed.joining import chosen_address, connected, join, refuse_too_large
+from rayloom.distributed.joining import (
+    check_address,
+    chosen_address,
+    connected,
+    join,
+    refuse_too_large,
+)
 from rayloom.distributed.lean import ENVIRONMENT, dismiss
 from rayloom.distributed.place import VARIABLE, clear_old, end_workers, own_place
 from rayloom.distributed.quiet import (
@@ -91,13 +97,15 @@ def start_ray(
 
     Raises:
         UserError: The address is a dashboard's, nobody answers there, the token is refused, or the
-            cluster is too small.
+            cluster is too small; or this process is connected to another Ray.
     """
+    joined = connected()
+    if joined:
+        check_address(address)
     address = chosen_address(address)
     cpus = max(cpus, sum(piece.get("CPU", 0.0) for piece in pieces))
     for leftover in clear_old():
         logging.getLogger(__name__).warning("taken away: %s", leftover)
-    joined = connected()
     with (
         own_place() as folder,
         contextlib.nullcontext() if joined else witnessed(folder, note),
