@@ -8,6 +8,7 @@ import pytest
 
 from rayloom.core import catalogue
 from rayloom.core.metric_table import markdown
+from rayloom_pipelines.benchmarks.results import fill
 from rayloom_pipelines.cli import VERBS
 from rayloom_pipelines.shipped import config_names
 
@@ -18,6 +19,12 @@ PAGES = {"models": "models", "algorithms": "algorithms"}
 
 def test_the_metrics_page_is_current():
     assert (DOCS / "metrics.md").read_text() == markdown(), "run `make docs`"
+
+
+def test_tables_of_results_are_current():
+    for path in sorted(DOCS.rglob("*.md")):
+        text = path.read_text()
+        assert fill(text, DOCS / "results") == text, f"{path.name}: run `make docs`"
 
 
 @pytest.mark.parametrize("kind", sorted(PAGES))
