@@ -94,3 +94,30 @@ def test_what_is_loaded():
     assert is_loaded("", world, ("imports",), 1)
     assert not is_loaded("imports", world, ("nothing",), 1)
     assert not is_loaded("rayloom.nothing", None, (), 0)
+
+
+def test_a_thread_in_the_middle_of_an_import_goes_on(package):
+    """It holds locks of modules, and the holder may need one of them."""
+    begun, go_on = threading.Event(), threading.Event()
+    world = sys.modules[package]
+    world.begun, world.go_on = begun, go_on
+    source = f"import {package}\n{package}.begun.set()\n{package}.go_on.wait(5)\n"
+    folder = world.__path__[0]
+    with open(f"{folder}/middle.py", "w") as file:
+        file.write(f"{source}from {package} import part\n")
+    importlib.invalidate_caches()
+    importer = threading.Thread(target=importlib.import_module, args=[f"{package}.middle"])
+    importer.start()
+    assert begun.wait(5)
+
+    def load():
+        with others_wait():
+            go_on.set()
+            importlib.import_module(f"{package}.middle")
+
+    holder = threading.Thread(target=load, daemon=True)
+    holder.start()
+    holder.join(5)
+    assert not holder.is_alive(), "each waits for the other"
+    importer.join(5)
+    assert sys.modules[f"{package}.middle"].part.VALUE == 1

@@ -3,8 +3,8 @@
 Python locks each module for itself. Where two threads enter a circle of modules at different ends
 (PyTorch's lazily loaded parts are one), it resolves the deadlock by handing one of them a module
 that is only half there, and the import fails. So while one thread loads in the background, all
-others wait before they begin to load a module: they hold no lock then. What is loaded already is
-never waited for.
+others wait before they begin to load a module: they hold no lock then. One in the middle of an
+import does, and goes on. What is loaded already is never waited for.
 """
 
 import builtins
@@ -13,7 +13,7 @@ import importlib
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from types import ModuleType
+from types import FrameType, ModuleType
 
 from rayloom.core.swaps import replaced
 
@@ -29,8 +29,9 @@ def others_wait() -> Iterator[None]:
     over, owner = threading.Event(), threading.get_ident()
     plain, by_name = builtins.__import__, importlib.import_module
 
-    def mine() -> bool:
-        return threading.get_ident() == owner
+    def free() -> bool:
+        """Whether this thread may be made to wait: it holds no lock that the owner could need."""
+        return threading.get_ident() != owner and not _is_importing(sys._getframe(2))
 
     def patient(
         name: str,
@@ -39,12 +40,12 @@ def others_wait() -> Iterator[None]:
         fromlist: Sequence[str] | None = (),
         level: int = 0,
     ) -> ModuleType:
-        if not mine() and not is_loaded(name, globals, fromlist or (), level):
+        if not is_loaded(name, globals, fromlist or (), level) and free():
             over.wait(LONGEST_S)
         return plain(name, globals, locals, fromlist or (), level)
 
     def patient_by_name(name: str, package: str | None = None) -> ModuleType:
-        if not mine() and (name.startswith(".") or name not in sys.modules):
+        if (name.startswith(".") or name not in sys.modules) and free():
             over.wait(LONGEST_S)
         return by_name(name, package)
 
@@ -56,6 +57,15 @@ def others_wait() -> Iterator[None]:
             yield
         finally:
             over.set()
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    """Whether a stack leads through the body of a module that is being loaded."""
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            return True
+        frame = frame.f_back
+    return False
 
 
 def is_loaded(
