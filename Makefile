@@ -7,7 +7,7 @@ SOURCES := platform envs pipelines
 STRICT := platform/rayloom/core platform/rayloom/functional platform/rayloom/distributions
 FAST := not learning and not gpu and not bench and not faults
 DEMO := demo-out
-JOBS := 0
+JOBS := 2
 
 .DEFAULT_GOAL := help
 .PHONY: help setup docs check format test pytest learn gpu bench faults matrix demo ui clean

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,38 @@ def ray_cluster():
         STARTED.append(RAY.enter_context(own_ray()))
         RAY.callback(STARTED.clear)
     return STARTED[0]
+
+
+@pytest.fixture
+def killed_at_birth():
+    """Call it with a title: the next process below this one that takes it is killed."""
+    import psutil
+
+    over = threading.Event()
+    threads = []
+
+    def bearers(title):
+        for process in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                if title in " ".join(process.cmdline()):
+                    yield process
+
+    def look_for(title, known):
+        while not over.wait(0.01):
+            for process in bearers(title):
+                if process.pid not in known:
+                    process.kill()
+                    return
+
+    def start(title):
+        known = {process.pid for process in bearers(title)}
+        threads.append(threading.Thread(target=look_for, args=[title, known], daemon=True))
+        threads[-1].start()
+
+    yield start
+    over.set()
+    for thread in threads:
+        thread.join()
 
 
 @pytest.hookimpl(trylast=True)

@@ -8,6 +8,7 @@ import pytest
 import requests
 
 from rayloom.distributed import supervision
+from rayloom.distributed.deaths import WorkerError, failure_of
 from rayloom.distributed.following import Following, JobLostError
 from rayloom.distributed.pulse import ClusterLostError, Pulse, listener_of
 
@@ -131,16 +132,41 @@ def test_deaths_are_told_once_per_restart_and_the_last_one_as_the_last(monkeypat
     watch.hear({"_ray": "works", "who": "workers"})
     assert watch.at_work
     assert not watch.nobody_works()
-    assert watch.hear({"_ray": "died", "text": "worker 1 died: killed", "attempt": 1})
-    assert watch.hear({"_ray": "died", "text": "worker 0 died: killed", "attempt": 1})
+    died = {"_ray": "died", "failures": 1, "restarts": True}
+    assert watch.hear({**died, "text": "worker 1 died: killed"})
     assert not watch.at_work
     assert watch.nobody_works()  # until they are up again
-    assert watch.hear({"_ray": "died", "text": "worker 0 died: killed", "attempt": 2})
+    watch.look()
+    assert watch.hear({**died, "text": "worker 0 died: killed", "failures": 2, "restarts": False})
+    watch.look()  # Ray ends by itself
+    assert watch.hear({**died, "text": "a worker died while it was starting", "failures": 3})
+    with pytest.raises(WorkerError, match=r"failed 3 times \(1 restarts allowed\), last: a worker"):
+        watch.look()
     assert not watch.hear({"kind": "message"})
     assert said == [
         "worker 1 died: killed; all start again from the newest checkpoint (restart 1 of 1)",
         "worker 0 died: killed, and no restart is left",
+        "a worker died while it was starting, and no restart is left",
     ]
+
+
+def test_who_died_is_told_by_rank_or_as_one_that_was_starting():
+    from ray.exceptions import RayActorError
+    from ray.train import ControllerError, WorkerGroupError
+    from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError
+
+    def started(cause):
+        error = WorkerGroupStartupFailedError("One of them failed:\nTraceback\nlast words")
+        error.__cause__ = cause
+        return ControllerError(error)
+
+    dead, killed = RayActorError(), "its process was killed, or ran out of memory"
+    echo = RuntimeError("gloo: connection closed")
+    assert failure_of(WorkerGroupError("x", {0: echo, 1: dead})) == f"worker 1 died: {killed}"
+    assert failure_of(WorkerGroupError("x", {0: echo})) == ""
+    assert failure_of(started(dead)) == f"a worker died while it was starting: {killed}"
+    assert failure_of(started(None)) == "the workers could not be started: last words"
+    assert failure_of(ControllerError(ValueError("a bug"))) == ""
 
 
 @pytest.mark.parametrize(

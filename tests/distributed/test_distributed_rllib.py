@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rayloom.core.config import config_from_dict
-from rayloom.core.errors import UserError
+from rayloom.core.errors import RayloomError, UserError
 from rayloom.core.plugins import load_plugins
 from rayloom.distributed.rllib import algorithm_config, remote_parts, writable
 from rayloom.distributed.train import wait_until
@@ -183,6 +183,13 @@ def test_an_error_of_a_runner_is_told_not_retried(ray_cluster):
         remote_parts(remote(tree, 1)) as (collector, updater),
     ):
         RLTrainable(remote(tree, 1), collector=collector, updater=updater)
+
+
+def test_a_learner_that_dies_while_it_is_built_is_told_in_a_sentence(ray_cluster, killed_at_birth):
+    killed_at_birth("_WrappedExecutable")
+    words = "^the learner died while it was being built: its process was killed.*is lost$"
+    with pytest.raises(RayloomError, match=words), remote_parts(remote(DQN, 1)):
+        pass
 
 
 def test_read_only_arrays_become_writable():

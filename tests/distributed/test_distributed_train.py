@@ -70,6 +70,18 @@ def test_workers_that_keep_dying_end_the_run(ray_cluster):
         run_workers("toy_entries:always_dies", {}, workers=1, max_failures=1)
 
 
+def test_a_worker_that_dies_while_it_starts_is_told_and_counted(ray_cluster, killed_at_birth):
+    """Ray Train itself counts no such death: it would start workers again for ever."""
+    said = []
+    killed_at_birth("ray::RayTrainWorker")
+    with pytest.raises(WorkerError, match=r"failed once \(0 restarts allowed\), last: a worker"):
+        run_workers("toy_entries:total", {"factor": 1}, workers=1, max_failures=0, say=said.append)
+    assert said == [
+        "a worker died while it was starting: its process was killed, or ran out of memory, and no"
+        " restart is left"
+    ]
+
+
 def test_more_workers_than_the_cluster_holds_is_the_users_mistake(ray_cluster):
     wide = ResourcesConfig(cpus_per_worker=1000)
     with pytest.raises(UserError, match="needs 2000 CPUs"):

@@ -25,6 +25,7 @@ class Mailbox:
         self.fatal: dict[str, Any] | None = None
         self.outcome: dict[str, Any] | None = None
         self.attempts = 0
+        self.failures = 0
 
     async def begin(self) -> tuple[int, bool]:
         """Rank 0 starts an attempt: (its number from 0, whether a fatal error stands already)."""
@@ -60,9 +61,12 @@ class Mailbox:
         if self.fatal is None:
             self.fatal = error
 
-    async def died(self, text: str) -> None:
-        """Workers of the attempt under way are gone: which, and why."""
-        self.events.append({OWN: "died", "text": text, "attempt": self.attempts})
+    async def died(self, text: str, restarts: bool) -> None:
+        """Workers are gone: which and why, and whether Ray means to start all of them again."""
+        self.failures += 1
+        self.events.append(
+            {OWN: "died", "text": text, "failures": self.failures, "restarts": restarts}
+        )
 
     async def finish(self, outcome: dict[str, Any]) -> None:
         """What rank 0's entry returned."""

@@ -23,9 +23,10 @@ from rayloom.core.errors import RayloomError
 from rayloom.core.protocols import GroupTask, State
 from rayloom.core.sections import RunConfig
 from rayloom.distributed.cluster import start_ray
+from rayloom.distributed.deaths import death_of
 from rayloom.distributed.pulse import ClusterLostError, Pulse, explained
 from rayloom.distributed.quiet import first_line, muted_stderr
-from rayloom.distributed.supervision import Watch, death_of
+from rayloom.distributed.supervision import Watch
 from rayloom.distributed.waiting import tables, watched
 
 Say = Callable[[str], None]
@@ -96,7 +97,7 @@ def remote_parts(
         watch = Watch("env runner", here, say)
         with explained(watch.pulse):
             with muted_stderr():  # "has constructor arguments in the object store", which is so
-                with watched(watch.waiting):
+                with watched(watch.waiting), _deaths_told():
                     algorithm = host.build_algo()
                     _until_up(algorithm.collector.runners, watch.pulse)
             interrupt.check()
@@ -112,6 +113,23 @@ def remote_parts(
                     algorithm.stop()
                 raise
             algorithm.stop()
+
+
+@contextmanager
+def _deaths_told() -> Iterator[None]:
+    """An actor that dies while it is built is told in a sentence, not by Ray's page about it."""
+    import ray
+
+    try:
+        yield
+    except ray.exceptions.RayError as error:
+        if not (why := death_of(error)):
+            raise
+        who = "an env runner" if "GroupRunner" in str(error) else "the learner"
+        raise RayloomError(
+            f"{who} died while it was being built: {why}. Nothing before the newest checkpoint is"
+            " lost"
+        ) from error
 
 
 def _until_up(runners: Sequence[Any], pulse: Pulse) -> None:

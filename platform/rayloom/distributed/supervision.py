@@ -15,6 +15,7 @@ from typing import Any
 
 from rayloom.core import interrupt
 from rayloom.distributed.cluster import Cluster
+from rayloom.distributed.deaths import WorkerError, used_up
 from rayloom.distributed.mailbox import OWN, Event, stop_signal
 from rayloom.distributed.place import end_processes, end_workers
 from rayloom.distributed.pulse import (
@@ -52,9 +53,9 @@ class Watch:
         self.at_work = False
         self.working: set[str] = set()  # who takes steps, and will stop at the next one if told to
         self._rests_since = -math.inf
-        self.last_death = ""
+        self.last_death, self.deaths = "", 0
+        self._enough = False  # no restart is left, though Ray would go on
         self.abandoned = False  # an error or a second signal: Ray's own thread is to end
-        self._told = 0
 
     def tell(self, text: str) -> None:
         """Say it, and write it into the log."""
@@ -66,8 +67,12 @@ class Watch:
 
         Raises:
             ClusterLostError: The Ray died.
+            WorkerError: No restart is left. Ray itself does not count workers that die while they
+                start, and would start them again for ever.
         """
         self.pulse.check()
+        if self._enough:
+            raise WorkerError(used_up(self.deaths, self.restarts, self.last_death))
         if not self.at_work:
             self.waiting.tick()
 
@@ -81,11 +86,12 @@ class Watch:
             self.working.add(event["who"])
         elif kind == "rests":
             self.rests(event["who"])
-        elif kind == "died" and self._told < max(1, event["attempt"]):
+        elif kind == "died":
             self.at_work = False
             self.working.clear()
-            self._told = number = event["attempt"]
+            self.deaths = number = event["failures"]
             self.last_death = event["text"]
+            self._enough = event["restarts"] and number > self.restarts
             if number <= self.restarts:
                 self.tell(
                     f"{event['text']}; all start again from the newest checkpoint (restart"
@@ -127,6 +133,7 @@ def supervise(
     Raises:
         KeyboardInterrupt: A second signal came, or a first one while nobody was at work.
         ClusterLostError: The Ray died.
+        WorkerError: Workers died too often while they started.
     """
     failure: list[BaseException] = []
     passed_on = 0
@@ -259,38 +266,3 @@ def _signals(mailbox: Any) -> Iterator[list[int]]:
     finally:
         for number, old in before.items():
             signal.signal(number, old)
-
-
-def death_of(error: BaseException) -> str:
-    """Why a worker died, in words; "" if this is not about a death."""
-    import ray
-
-    error = getattr(error, "health_check_failure", error)  # Ray Train wraps it
-    text = str(error)
-    if isinstance(error, ray.exceptions.OutOfMemoryError) or "running low on memory" in text:
-        return "Ray killed it, because its node ran low on memory"
-    if isinstance(error, ray.exceptions.NodeDiedError):
-        return "its node died"
-    if not isinstance(error, ray.exceptions.RayActorError | ray.exceptions.WorkerCrashedError):
-        return ""
-    if "node" in text.lower() and "died" in text.lower() and "marked dead" in text:
-        return "its node died"
-    return "its process was killed, or ran out of memory"
-
-
-def deaths_callback(mailbox: Any) -> Any:
-    """What Ray Train's controller calls when workers raise: it tells the driver which one died."""
-    from ray.train import UserCallback
-
-    class Deaths(UserCallback):
-        """Posts into the mailbox."""
-
-        def after_exception(self, run_context: Any, worker_exceptions: Any) -> None:
-            """Only deaths count: the other workers' errors are echoes, or told by themselves."""
-            found = {rank: words for rank, error in sorted(worker_exceptions.items())
-                     if (words := death_of(error))}  # fmt: skip
-            for rank, words in found.items():
-                mailbox.died.remote(f"worker {rank} died: {words}")
-                return
-
-    return Deaths()

@@ -20,6 +20,7 @@ from rayloom.core.causes import packed, paragraph, unpacked
 from rayloom.core.errors import RayloomError, UserError
 from rayloom.core.sections import ResourcesConfig
 from rayloom.distributed.cluster import Cluster, start_ray
+from rayloom.distributed.deaths import WorkerError, death_of, deaths_callback, used_up
 from rayloom.distributed.lean import ask_ahead, trainer_class
 from rayloom.distributed.mailbox import Event, Line, Mailbox, connect, emit, stop_signal
 from rayloom.distributed.pulse import explained
@@ -29,24 +30,10 @@ from rayloom.distributed.supervision import (
     Say,
     Watch,
     closing,
-    death_of,
-    deaths_callback,
     supervise,
 )
 
 __all__ = ["WorkerError", "emit", "run_workers", "stop_signal"]
-
-
-class WorkerError(RayloomError):
-    """A worker failed for a reason that a restart does not cure.
-
-    Attributes:
-        details: The worker's traceback, for the log.
-    """
-
-    def __init__(self, message: str, details: str = "") -> None:
-        super().__init__(message)
-        self.details = details
 
 
 def run_workers(
@@ -181,13 +168,13 @@ def _judge(
     if lost := failure is not None and watch.pulse.explain(failure):
         raise lost from failure
     if failure is not None and death_of(failure):
-        what = f"Ray Train's own process (its controller) died: {death_of(failure)}"
+        what = (
+            f"Ray Train's own process (its controller) died: {death_of(failure)}. Nothing before"
+            " the newest checkpoint is lost"
+        )
     else:
         cause = watch.last_death or (first_line(failure) if failure else "they returned nothing")
-        what = (
-            f"the workers failed {attempts} times ({max_failures} restarts allowed), last: {cause}"
-        )
-    what += ". Nothing before the newest checkpoint is lost"
+        what = used_up(max(attempts, watch.deaths), max_failures, cause)
     raise WorkerError(what, details=str(failure)) from failure
 
 

@@ -12,7 +12,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from rayloom.core.scores import usable
-from rayloom.distributed.supervision import death_of
+from rayloom.distributed.deaths import death_of
 
 
 class _Shared:
