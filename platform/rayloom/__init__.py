@@ -7,6 +7,8 @@ nothing and no room below depends on one above.
 from importlib import import_module
 from typing import Any
 
+from rayloom import moved
+
 __version__ = "0.1.0"
 
 _API = {
@@ -19,7 +21,7 @@ _API = {
     "Sweep": "rayloom_pipelines.api",
     "fit": "rayloom.training",
     "load_config": "rayloom.core.config",
-    "load_plugins": "rayloom.core.plugins",
+    "load_plugins": "rayloom.catalogue.plugins",
     "UserError": "rayloom.core.errors",
     "ConfigError": "rayloom.core.errors",
 }
@@ -39,6 +41,9 @@ __all__ = [
     "sweep",
     "train",
 ]
+
+
+moved.install()
 
 
 def __getattr__(name: str) -> Any:

@@ -1,7 +1,7 @@
+from rayloom.catalogue.plugins import load_plugins as load_plugins
 from rayloom.core.config import load_config as load_config
 from rayloom.core.errors import ConfigError as ConfigError
 from rayloom.core.errors import UserError as UserError
-from rayloom.core.plugins import load_plugins as load_plugins
 from rayloom.training import fit as fit
 from rayloom_pipelines.api import Run as Run
 from rayloom_pipelines.api import Sweep as Sweep

@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 import pytest
 from pydantic import Field
 
-from rayloom.core import catalogue
+from rayloom import catalogue
 from rayloom.core.sections import Config, PositiveInt
 
 
@@ -57,7 +57,7 @@ class ToyLearner:
 def toys(monkeypatch):
     """The catalogue with the toys; put back afterwards, whatever a test registers."""
     before = {kind: dict(table) for kind, table in catalogue.CATALOGUE.items()}
-    objects = dict(catalogue._OBJECTS)
+    objects = dict(catalogue.table.OBJECTS)
     catalogue.register("models", "toy", ToyModel, source="tests")
     catalogue.register("models", "other", OtherModel, source="tests")
     catalogue.register("algorithms", "toy-q", ToyLearner, source="tests")
@@ -65,8 +65,8 @@ def toys(monkeypatch):
     for kind, table in before.items():
         catalogue.CATALOGUE[kind].clear()
         catalogue.CATALOGUE[kind].update(table)
-    catalogue._OBJECTS.clear()
-    catalogue._OBJECTS.update(objects)
+    catalogue.table.OBJECTS.clear()
+    catalogue.table.OBJECTS.update(objects)
 
 
 @pytest.fixture

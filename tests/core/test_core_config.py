@@ -616,7 +616,7 @@ def test_shipped_configs_load_and_are_named(path, folder):
 
 
 def test_a_broken_target_is_a_message(mistakes, monkeypatch, folder):
-    from rayloom.core import catalogue
+    from rayloom import catalogue
 
     class NoSettings:
         pass

@@ -15,7 +15,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rayloom.core import catalogue, errors, failpoints, metric_table
+from rayloom import catalogue
+from rayloom.core import errors, failpoints, metric_table
 from rayloom.core.collective import Solo
 from rayloom.core.noise import Noise
 from rayloom.core.protocols import parameters_sha256, slice_of
@@ -328,8 +329,8 @@ def test_every_kill_point_is_in_the_code():
     ("module", "light"),
     [
         ("rayloom.core.config", ("torch", "ray", "mlflow", "numpy", "gymnasium")),
-        ("rayloom.core.plugins", ("torch", "ray", "mlflow", "numpy", "pydantic")),
-        ("rayloom.core.catalogue", ("torch", "ray", "mlflow", "numpy", "pydantic", "yaml")),
+        ("rayloom.catalogue.plugins", ("torch", "ray", "mlflow", "numpy", "pydantic")),
+        ("rayloom.catalogue", ("torch", "ray", "mlflow", "numpy", "pydantic", "yaml")),
         ("rayloom.core.schema", ("torch", "ray", "mlflow", "numpy")),
         ("rayloom.core.errors", ("torch", "pydantic", "yaml")),
         ("rayloom.core.failpoints", ("torch", "pydantic", "yaml")),

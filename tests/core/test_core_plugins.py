@@ -6,10 +6,11 @@ import sys
 
 import pytest
 
-from rayloom.core import catalogue, plugins
+from rayloom import catalogue
+from rayloom.catalogue import plugins
+from rayloom.catalogue.plugins import load_installed, load_plugins, plugin_specs, require_plugins
 from rayloom.core.config import config_from_dict, load_config
 from rayloom.core.errors import UserError
-from rayloom.core.plugins import load_installed, load_plugins, plugin_specs, require_plugins
 
 SOURCE = '''\
 """A model of my own."""
@@ -107,8 +108,8 @@ def test_a_worker_loads_a_package_by_its_folder(write, folder, tmp_path, monkeyp
     write("X = 1\n", "my_pack_b/inner.py")
     (plugin,) = load_plugins(["my_pack_b"])
     code = (
-        "import sys\nfrom rayloom.core import catalogue\n"
-        "from rayloom.core.plugins import load_plugins\n"
+        "import sys\nfrom rayloom import catalogue\n"
+        "from rayloom.catalogue.plugins import load_plugins\n"
         "print(load_plugins([sys.argv[1]])[0].sha256, catalogue.load('models', 'pack').__module__)"
     )
     command = [sys.executable, "-c", code, plugin.path]
@@ -345,7 +346,7 @@ def test_plugin_classes_survive_pickling_by_value_or_name(write):
 
 def test_plugins_import_neither_torch_nor_ray():
     code = (
-        "import sys, rayloom.core.plugins\n"
+        "import sys, rayloom.catalogue.plugins\n"
         "print([m for m in ('torch', 'ray', 'mlflow', 'pydantic', 'numpy') if m in sys.modules])"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from rayloom.core import catalogue
+from rayloom import catalogue
 from rayloom.core.config import config_from_dict
 from rayloom.core.schema import json_schema
 from rayloom.core.yaml_marks import parse

@@ -8,9 +8,11 @@ import shutil
 
 import pytest
 
-from rayloom.core import catalogue, plugins, trust
+from rayloom import catalogue
+from rayloom.catalogue import plugins
+from rayloom.catalogue.plugins import load_plugins, paths_of, require_plugins
+from rayloom.core import trust
 from rayloom.core.errors import UserError
-from rayloom.core.plugins import load_plugins, paths_of, require_plugins
 from rayloom.core.trust import TrustedPlugin, remember_plugin, trust_file, trusted_plugin
 
 SOURCE = '''\

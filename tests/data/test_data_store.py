@@ -16,7 +16,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rayloom.core.catalogue import CATALOGUE, register
+from rayloom.catalogue import CATALOGUE, register
 from rayloom.core.errors import UserError
 from rayloom.core.protocols import FieldSpec
 from rayloom.core.sections import DataConfig

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from rayloom.core.catalogue import load
+from rayloom.catalogue import load
 from rayloom.core.errors import UserError
 from rayloom.core.noise import Noise
 from rayloom.core.protocols import DataSpec, FieldSpec, Model

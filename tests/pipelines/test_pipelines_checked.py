@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import rayloom
-from rayloom.core import catalogue
+from rayloom import catalogue
 from rayloom.core.errors import ConfigError, UserError
 from rayloom.core.protocols import Player
 from rayloom.core.sections import Config

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from rayloom.core.catalogue import Entry
+from rayloom.catalogue import Entry
 from rayloom.core.errors import UserError
 from rayloom_pipelines.benchmarks import methods, methods_cells, results
 from rayloom_pipelines.benchmarks.methods_table import page

@@ -6,10 +6,11 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from rayloom.core import catalogue, plugins
+from rayloom import catalogue
+from rayloom.catalogue import plugins
+from rayloom.catalogue.plugins import load_plugins
 from rayloom.core.config import config_from_dict, to_dict
 from rayloom.core.errors import ConfigError, UserError
-from rayloom.core.plugins import load_plugins
 from rayloom.records import RunFolder
 from rayloom.tracking import address
 from rayloom_pipelines import cli

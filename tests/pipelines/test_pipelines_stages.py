@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import rayloom
-from rayloom.core import catalogue
+from rayloom import catalogue
 from rayloom.core.errors import ConfigError, UserError
 from rayloom.core.protocols import Player, parameters_sha256
 from rayloom.core.references import RunReference

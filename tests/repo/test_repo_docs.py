@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rayloom.core import catalogue
+from rayloom import catalogue
 from rayloom.core.metric_table import markdown
 from rayloom_pipelines.benchmarks.results import fill
 from rayloom_pipelines.cli import VERBS

@@ -7,9 +7,9 @@ import pytest
 import torch
 from rl_helpers import Points, equal_states, make_config, never, train
 
+from rayloom.catalogue.plugins import load_plugins
 from rayloom.core.config import config_from_dict, to_dict
 from rayloom.core.errors import UserError
-from rayloom.core.plugins import load_plugins
 from rayloom.core.protocols import Trainable
 from rayloom.core.sections import (
     AdamConfig,

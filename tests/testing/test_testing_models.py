@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from rayloom.core import catalogue
+from rayloom import catalogue
 from rayloom.testing import check_env_state, check_model
 
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rayloom.core import catalogue
+from rayloom import catalogue
 from rayloom.core.errors import RayloomError, UserError, did_you_mean
 from rayloom.core.files import write_atomic
 from rayloom.records.files import to_json

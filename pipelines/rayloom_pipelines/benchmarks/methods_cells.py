@@ -14,8 +14,8 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from rayloom.core import catalogue
-from rayloom.core.catalogue import Entry
+from rayloom import catalogue
+from rayloom.catalogue import Entry
 from rayloom.core.config import load_config
 from rayloom.core.yaml_text import read
 from rayloom_pipelines.shipped import config_names

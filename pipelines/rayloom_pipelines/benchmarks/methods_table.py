@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rayloom.core.catalogue import Entry
+from rayloom.catalogue import Entry
 
 HEAD = """# Methods
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from rayloom.core.catalogue import KINDS, entries
+from rayloom.catalogue import KINDS, entries
 from rayloom.core.errors import UserError, did_you_mean
 from rayloom.core.text import one_line
 from rayloom_pipelines.cli.options import Parser

@@ -7,7 +7,7 @@ from keyword import iskeyword
 from pathlib import Path
 from string import Template
 
-from rayloom.core.catalogue import Kind, lookup
+from rayloom.catalogue import Kind, lookup
 from rayloom.core.errors import UserError
 from rayloom.core.yaml_marks import resolve_plain
 from rayloom_pipelines.cli.options import Parser, action

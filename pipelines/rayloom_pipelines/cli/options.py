@@ -62,7 +62,7 @@ def load_plugins(named: Sequence[str]) -> None:
     import os
 
     if named or os.environ.get("RAYLOOM_PLUGINS"):
-        from rayloom.core import plugins
+        from rayloom.catalogue import plugins
 
         own = "RAYLOOM_JOB" not in os.environ  # a job carries the trust of who submitted it
         plugins.load_plugins(plugins.plugin_specs(named), remember=own)

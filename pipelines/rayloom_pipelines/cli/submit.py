@@ -81,7 +81,7 @@ def _config_job(verb: str, words: Sequence[str], given: argparse.Namespace) -> i
 
 def _resume_job(verb: str, words: Sequence[str], given: argparse.Namespace) -> int:
     """Resume: the run's absolute path travels."""
-    from rayloom.core.plugins import require_plugins
+    from rayloom.catalogue.plugins import require_plugins
     from rayloom.core.yaml_text import flag
     from rayloom_pipelines import api
     from rayloom_pipelines.cli import resume

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from rayloom.core import catalogue
+from rayloom import catalogue
 from rayloom.core.collective import Solo
 from rayloom.core.errors import UserError
 from rayloom.core.protocols import Collective, Collector, DataSpec, Trainable, Updater

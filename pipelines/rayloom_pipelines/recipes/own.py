@@ -2,8 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
-from rayloom.core import catalogue, plugins
-from rayloom.core.catalogue import Kind
+from rayloom import catalogue
+from rayloom.catalogue import Kind, plugins
 from rayloom.core.errors import UserError
 from rayloom.core.yaml_text import flag
 

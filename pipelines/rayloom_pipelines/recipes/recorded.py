@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rayloom.catalogue.plugins import require_plugins
 from rayloom.core.config import Resolved, load_config
 from rayloom.core.errors import UserError
-from rayloom.core.plugins import require_plugins
 from rayloom.core.protocols import DataSpec, FieldSpec
 from rayloom.core.sections import RunConfig
 

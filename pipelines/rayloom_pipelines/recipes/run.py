@@ -99,8 +99,8 @@ def resume(
     Raises:
         UserError: Something else was to change, or the plugins differ.
     """
+    from rayloom.catalogue.plugins import require_plugins
     from rayloom.core.config import config_from_dict, with_overrides
-    from rayloom.core.plugins import require_plugins
     from rayloom.records import RunFolder
     from rayloom_pipelines.recipes.publish import send_rest
     from rayloom_pipelines.recipes.recorded import config_of_folder

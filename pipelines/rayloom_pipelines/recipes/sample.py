@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 
+from rayloom.catalogue.plugins import load_plugins, paths_of
 from rayloom.core.errors import UserError
 from rayloom.core.noise import Noise
-from rayloom.core.plugins import load_plugins, paths_of
 from rayloom.core.seeding import stream_seed
 
 CHUNK = 256  # samples drawn at a time

@@ -43,7 +43,7 @@ def resume_seeds(
     path: Path, overrides: Sequence[str], *, plugins: Sequence[str], observer: RunObserver
 ) -> None:
     """Go on with the seeds that have not finished; with overrides, with all of them."""
-    from rayloom.core.plugins import require_plugins
+    from rayloom.catalogue.plugins import require_plugins
     from rayloom.records import RunFolder
     from rayloom_pipelines.recipes.weights import config_of_folder
 

@@ -76,7 +76,7 @@ def resume_sweep(
     Raises:
         UserError: Something else than resources or the number of trials was to change.
     """
-    from rayloom.core.plugins import require_plugins
+    from rayloom.catalogue.plugins import require_plugins
     from rayloom.records import RunFolder
     from rayloom_pipelines.recipes.recorded import resolved_of
 

@@ -78,7 +78,7 @@ def default_metric(config: RunConfig) -> str:
     """What the kind of run is judged by where the config does not say."""
     if config.task == "rl":
         return "eval/return_mean"
-    from rayloom.core import catalogue
+    from rayloom import catalogue
 
     assert config.model is not None
     model_class = catalogue.load("models", config.model.name)  # type: ignore[attr-defined]

@@ -6,9 +6,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from rayloom.catalogue.plugins import load_plugins, paths_of
 from rayloom.core.config import Resolved, resolve
 from rayloom.core.errors import RayloomError
-from rayloom.core.plugins import load_plugins, paths_of
 from rayloom.core.scores import best_index, mean
 from rayloom.core.secrets import mask_urls
 from rayloom.core.sections import RunConfig

@@ -140,7 +140,7 @@ def unpacked(told: Mapping[str, Any]) -> BaseException:
 
 def is_users(file: str) -> bool:
     """Whether a source file is neither ours, nor Python's, nor a library's."""
-    plugins = sys.modules.get("rayloom.core.plugins")
+    plugins = sys.modules.get("rayloom.catalogue.plugins")
     for plugin in plugins.loaded() if plugins is not None else ():
         if file == plugin.path or file.startswith(plugin.path + "/"):
             return True

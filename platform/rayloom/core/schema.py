@@ -7,7 +7,7 @@ required; any leaf may hold a search space.
 
 from typing import Any
 
-from rayloom.core import catalogue
+from rayloom import catalogue
 from rayloom.core.schema_walk import OPEN_SECTIONS, config_class
 from rayloom.core.sections import OPTIMIZERS, RunConfig
 from rayloom.core.spaces import KINDS, SEARCHABLE

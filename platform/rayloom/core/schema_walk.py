@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from rayloom.core import catalogue
-from rayloom.core.catalogue import Kind
+from rayloom import catalogue
+from rayloom.catalogue import Kind
 from rayloom.core.errors import Problem, UserError, nearest
 from rayloom.core.sections import Config, RunConfig
 from rayloom.core.yaml_marks import Node, shown

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rayloom.core import catalogue
+from rayloom import catalogue
 from rayloom.core.errors import UserError
 from rayloom.core.fields import IMAGE_RULE, image_fault
 from rayloom.core.protocols import FieldSpec

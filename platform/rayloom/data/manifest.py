@@ -162,7 +162,7 @@ def fingerprint(fields: Mapping[str, FieldInfo], splits: Mapping[str, SplitInfo]
 
 def broken(folder: Path, why: str) -> UserError:
     """The error for a store that cannot be used: names it and says what to do."""
-    from rayloom.core.catalogue import CATALOGUE
+    from rayloom.catalogue import CATALOGUE
 
     if folder.name in CATALOGUE["datasets"]:
         cure = f"make it again with `rayloom data prepare {folder.name} --force`"

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
-from rayloom.core import catalogue
+from rayloom import catalogue
 from rayloom.core.errors import UserError, nearest
 from rayloom.core.sections import DataConfig
 from rayloom.data.dataset import Dataset, open_store

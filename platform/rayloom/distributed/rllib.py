@@ -51,8 +51,8 @@ def algorithm_config(
     Raises:
         UserError: No algorithm has this name.
     """
-    from rayloom.core.catalogue import lookup
-    from rayloom.core.plugins import load_plugins
+    from rayloom.catalogue import lookup
+    from rayloom.catalogue.plugins import load_plugins
     from rayloom.distributed.rllib_parts import RayloomConfig
 
     load_plugins([str(plugin) for plugin in plugins])

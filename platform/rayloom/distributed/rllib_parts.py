@@ -16,10 +16,10 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
 from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, LEARNER_RESULTS
 
-from rayloom.core.catalogue import load
+from rayloom.catalogue import load
+from rayloom.catalogue.plugins import load_plugins, paths_of, recorded_as
 from rayloom.core.config import config_from_dict, to_dict
 from rayloom.core.errors import UserError
-from rayloom.core.plugins import load_plugins, paths_of, recorded_as
 from rayloom.core.sections import RunConfig
 from rayloom.distributed.rllib import RemoteCollector, RemoteUpdater
 from rayloom.distributed.rllib_actors import GroupRunner, HostedLearner

