@@ -17,8 +17,8 @@ from rayloom_pipelines.facade import Run
 if TYPE_CHECKING:
     import pandas as pd
 
-    from rayloom.core.config import Resolved
-    from rayloom.core.sections import RunConfig
+    from rayloom.config.resolved import Resolved
+    from rayloom.config.sections import RunConfig
     from rayloom_pipelines.recipes.sweep import Sweep
 
 __all__ = ["Run", "Sweep", "load", "resume", "runs", "sweep", "train"]
@@ -266,8 +266,8 @@ def _resolved(
     env: Any = None,
 ) -> "Resolved":
     """A config from whatever a caller gave."""
-    from rayloom.core.config import resolve, to_dict
-    from rayloom.core.sections import RunConfig
+    from rayloom.config.resolved import resolve, to_dict
+    from rayloom.config.sections import RunConfig
     from rayloom_pipelines import known
     from rayloom_pipelines.recipes import own
     from rayloom_pipelines.resolve import pinned, resolve_config

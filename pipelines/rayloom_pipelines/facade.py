@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import torch
 
-    from rayloom.core.sections import RunConfig
+    from rayloom.config.sections import RunConfig
 
 Which = Literal["best", "last"]
 
@@ -64,7 +64,7 @@ class Run:
     @property
     def config(self) -> "RunConfig":
         """Its config."""
-        from rayloom.core.config import config_from_dict
+        from rayloom.config.resolved import config_from_dict
         from rayloom_pipelines.recipes.recorded import ready, resolved_of
 
         now = self.about.get("config_now")

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rayloom.config.names import model_problem
+from rayloom.config.sections import RunConfig
 from rayloom.core.errors import ConfigError, Problem, UserError, nearest
-from rayloom.core.names import model_problem
-from rayloom.core.sections import RunConfig
 
 Plain = Mapping[str, Any]
 
@@ -84,7 +84,7 @@ def _section(plain: Plain, key: str) -> Plain:
 
 
 def _env(env: Plain) -> Iterator[Problem]:
-    from rayloom.core.validate import NAME
+    from rayloom.config.validate import NAME
     from rayloom.rl.envs import RENDERED, id_problem, wrapper_problems
 
     name, arguments, wrappers = (env.get(key) for key in ("name", "kwargs", "wrappers"))
@@ -99,7 +99,7 @@ def _env(env: Plain) -> Iterator[Problem]:
 
 
 def _data(data: Plain) -> Iterator[Problem]:
-    from rayloom.core.validate import NAME
+    from rayloom.config.validate import NAME
     from rayloom.data.prepare import data_source, is_known, known_names
 
     name, root, source = (data.get(key) for key in ("name", "root", "source"))
@@ -205,7 +205,7 @@ def _pieces(resources: Plain, plain: Plain) -> Sequence[Mapping[str, float]]:
     """What must lie on one node each; nothing where that is not said well."""
     from pydantic import ValidationError
 
-    from rayloom.core.sections import ResourcesConfig
+    from rayloom.config.sections import ResourcesConfig
     from rayloom.distributed.demand import demand_of
 
     task = "generative" if isinstance(plain.get("model"), Mapping) else "rl"

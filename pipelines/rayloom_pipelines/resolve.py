@@ -10,8 +10,8 @@ from rayloom.core.errors import ConfigError, UserError
 from rayloom_pipelines.shipped import config_names, find_config
 
 if TYPE_CHECKING:
-    from rayloom.core.config import Known, Resolved
-    from rayloom.core.sections import RunConfig
+    from rayloom.config.resolved import Known, Resolved
+    from rayloom.config.sections import RunConfig
 
 DEFAULT_STORAGE = "runs"
 
@@ -37,7 +37,7 @@ def resolve_config(
         ConfigError: Everything that is wrong with it.
         UserError: There is no such config.
     """
-    from rayloom.core.config import load_config
+    from rayloom.config.resolved import load_config
 
     def load(more: Sequence[str]) -> "Resolved":
         words = [*overrides, *more]
@@ -55,7 +55,7 @@ def pinned(load: Callable[[Sequence[str]], "Resolved"]) -> "Resolved":
     Raises:
         ConfigError: A run that it names cannot be used.
     """
-    from rayloom.core.references import references
+    from rayloom.config.references import references
 
     resolved = load(())
     if not references(resolved.config.model):
@@ -116,16 +116,16 @@ def config_of(word: str, storage: str | Path | None = None) -> "RunConfig":
 def site_settings() -> dict[str, Any]:
     """`storage`, `tracking` and `resources.address` as flags' absence leaves them.
 
-    What the environment and the site files say, in the order of `rayloom.core.layers`.
+    What the environment and the site files say, in the order of `rayloom.config.merge`.
 
     Raises:
         ConfigError: A site file is wrong.
     """
     import os
 
+    from rayloom.config.merge import site_files, with_defaults
+    from rayloom.config.yaml_marks import Node
     from rayloom.core.errors import Problem
-    from rayloom.core.layers import site_files, with_defaults
-    from rayloom.core.yaml_marks import Node
 
     problems: list[Problem] = []
     tree, _ = with_defaults(Node({}), os.environ, site_files(os.environ), problems)

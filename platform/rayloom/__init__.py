@@ -20,7 +20,7 @@ _API = {
     "Run": "rayloom_pipelines.api",
     "Sweep": "rayloom_pipelines.api",
     "fit": "rayloom.training",
-    "load_config": "rayloom.core.config",
+    "load_config": "rayloom.config.resolved",
     "load_plugins": "rayloom.catalogue.plugins",
     "UserError": "rayloom.core.errors",
     "ConfigError": "rayloom.core.errors",

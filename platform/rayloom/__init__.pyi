@@ -1,5 +1,5 @@
 from rayloom.catalogue.plugins import load_plugins as load_plugins
-from rayloom.core.config import load_config as load_config
+from rayloom.config.resolved import load_config as load_config
 from rayloom.core.errors import ConfigError as ConfigError
 from rayloom.core.errors import UserError as UserError
 from rayloom.training import fit as fit

@@ -15,6 +15,18 @@ from types import ModuleType
 MOVED = {
     "rayloom.core.catalogue": "rayloom.catalogue",
     "rayloom.core.plugins": "rayloom.catalogue.plugins",
+    "rayloom.core.config": "rayloom.config.resolved",
+    "rayloom.core.hyperparameters": "rayloom.config.hyperparameters",
+    "rayloom.core.layers": "rayloom.config.merge",
+    "rayloom.core.names": "rayloom.config.names",
+    "rayloom.core.references": "rayloom.config.references",
+    "rayloom.core.schema": "rayloom.config.schema",
+    "rayloom.core.schema_walk": "rayloom.config.schema_walk",
+    "rayloom.core.sections": "rayloom.config.sections",
+    "rayloom.core.spaces": "rayloom.config.spaces",
+    "rayloom.core.validate": "rayloom.config.validate",
+    "rayloom.core.yaml_marks": "rayloom.config.yaml_marks",
+    "rayloom.core.yaml_text": "rayloom.config.yaml_text",
 }
 
 

@@ -328,10 +328,10 @@ def test_every_kill_point_is_in_the_code():
 @pytest.mark.parametrize(
     ("module", "light"),
     [
-        ("rayloom.core.config", ("torch", "ray", "mlflow", "numpy", "gymnasium")),
+        ("rayloom.config.resolved", ("torch", "ray", "mlflow", "numpy", "gymnasium")),
         ("rayloom.catalogue.plugins", ("torch", "ray", "mlflow", "numpy", "pydantic")),
         ("rayloom.catalogue", ("torch", "ray", "mlflow", "numpy", "pydantic", "yaml")),
-        ("rayloom.core.schema", ("torch", "ray", "mlflow", "numpy")),
+        ("rayloom.config.schema", ("torch", "ray", "mlflow", "numpy")),
         ("rayloom.core.errors", ("torch", "pydantic", "yaml")),
         ("rayloom.core.failpoints", ("torch", "pydantic", "yaml")),
         ("rayloom.core.metric_table", ("torch", "pydantic", "yaml")),

@@ -5,6 +5,7 @@ import time
 import pytest
 
 from planted import planted
+from rayloom.config.yaml_marks import shown
 from rayloom.core.secrets import (
     HIDDEN,
     mask,
@@ -13,7 +14,6 @@ from rayloom.core.secrets import (
     mask_tree,
     remember_url,
 )
-from rayloom.core.yaml_marks import shown
 
 
 @pytest.mark.parametrize("seed", [0, 1])

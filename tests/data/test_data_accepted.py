@@ -431,7 +431,7 @@ def test_no_column_stands_for_another(tmp_path, capsys):
     pq.write_table(pa.table({DECOMPOSED: [1.0, 2.0], "y": [3.0, 4.0]}), tmp_path / "in.parquet")
     words = ["data", "import", str(tmp_path / "in.parquet"), "v", "--root", str(tmp_path)]
     assert main([*words, "--vector", f"{COMPOSED},y", "--test-fraction", "0"]) == 0
-    from rayloom.core.sections import DataConfig
+    from rayloom.config.sections import DataConfig
 
     made = open_dataset(DataConfig(name="v", root=str(tmp_path)))
     assert made.split("train").take(torch.arange(2))["vector"].tolist() == [[1, 3], [2, 4]]

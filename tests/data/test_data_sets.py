@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
+from rayloom.config.sections import DataConfig
 from rayloom.core.errors import UserError
-from rayloom.core.sections import DataConfig
 from rayloom.data import data_root, fetch, open_dataset, prepare
 from rayloom.data import fashion_mnist as fashion
 from rayloom.data import mnist_10k as mnist

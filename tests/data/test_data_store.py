@@ -17,9 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rayloom.catalogue import CATALOGUE, register
+from rayloom.config.sections import DataConfig
 from rayloom.core.errors import UserError
 from rayloom.core.protocols import FieldSpec
-from rayloom.core.sections import DataConfig
 from rayloom.data import StoreWriter, describe, from_arrays, open_dataset, open_store, prepare
 from rayloom.data.manifest import DTYPES
 from rayloom.data.verify import VERIFIED

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rayloom.catalogue.plugins import load_plugins
-from rayloom.core.config import config_from_dict
+from rayloom.config.resolved import config_from_dict
 from rayloom.core.errors import RayloomError, UserError
 from rayloom.distributed.rllib import algorithm_config, remote_parts, writable
 from rayloom.distributed.train import wait_until

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from rayloom.config.sections import ResourcesConfig
+from rayloom.config.spaces import Space
 from rayloom.core.errors import UserError
-from rayloom.core.sections import ResourcesConfig
-from rayloom.core.spaces import Space
 from rayloom.distributed.cluster import Cluster
 from rayloom.distributed.ledger import Ledger
 from rayloom.distributed.searchers import make_proposer
@@ -250,7 +250,7 @@ def test_asha_stops_bad_trials_and_writes_down_why(ray_cluster, tmp_path):
 
 SCRIPT = """
 import sys
-from rayloom.core.spaces import Space
+from rayloom.config.spaces import Space
 from rayloom.distributed.sweep import SweepSpec, run_sweep
 spec = SweepSpec({"x": Space("uniform", 0.0, 6.0)}, "eval/loss", "min", trials=3,
                  searcher="random", evaluations=6, max_concurrent=1)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from rayloom.config.sections import ResourcesConfig
 from rayloom.core.causes import paragraph, traceback_of
 from rayloom.core.errors import NonFiniteError, UserError
-from rayloom.core.sections import ResourcesConfig
 from rayloom.distributed.train import WorkerError, run_workers, wait_until
 
 HERE = Path(__file__).parent

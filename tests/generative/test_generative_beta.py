@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from rayloom.config.sections import AdamConfig, DataConfig, EvaluationConfig, TrainConfig
 from rayloom.core.noise import Noise
 from rayloom.core.protocols import DataSpec, FieldSpec
-from rayloom.core.sections import AdamConfig, DataConfig, EvaluationConfig, TrainConfig
 from rayloom.data import open_dataset
 from rayloom.generative.beta_vae import BetaVAE, BetaVAEConfig
 from rayloom.generative.vae import VAE, VAEConfig

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
+from rayloom.config.sections import AdamConfig, EvaluationConfig, RunConfig, TrainConfig
 from rayloom.core.collective import Solo
-from rayloom.core.sections import AdamConfig, EvaluationConfig, RunConfig, TrainConfig
 from rayloom.data import from_arrays, make_source
 from rayloom.generative.beta_vae import BetaVAE, BetaVAEConfig
 from rayloom.generative.vae import VAE, VAEConfig

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from rayloom.config.sections import AdamConfig, AdamWConfig, RMSpropConfig, SGDConfig
 from rayloom.core.errors import UserError
-from rayloom.core.sections import AdamConfig, AdamWConfig, RMSpropConfig, SGDConfig
 from rayloom.optim import FlatParameters, make_optimizer
 
 OPTIMIZERS = {

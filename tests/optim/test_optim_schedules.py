@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from rayloom.core.sections import ScheduleConfig
+from rayloom.config.sections import ScheduleConfig
 from rayloom.nn.ema import EMA
 from rayloom.optim import make_schedule
 

@@ -8,9 +8,9 @@ from torch import nn
 
 import rayloom
 from rayloom import catalogue
+from rayloom.config.sections import Config
 from rayloom.core.errors import ConfigError, UserError
 from rayloom.core.protocols import Player
-from rayloom.core.sections import Config
 from rayloom_pipelines.cli import main
 
 VAE = {

@@ -39,7 +39,7 @@ def test_what_new_writes_passes_its_own_tests(tmp_path, monkeypatch, capsys):
 def test_a_copied_environment_keeps_its_time_limit(tmp_path, monkeypatch):
     """Without one, an agent that stands still would never end an evaluation."""
     from rayloom.catalogue.plugins import load_plugins
-    from rayloom.core.sections import EnvConfig
+    from rayloom.config.sections import EnvConfig
     from rayloom.rl.envs import make_env
 
     monkeypatch.chdir(tmp_path)

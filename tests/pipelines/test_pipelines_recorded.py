@@ -9,7 +9,7 @@ import pytest
 from rayloom import catalogue
 from rayloom.catalogue import plugins
 from rayloom.catalogue.plugins import load_plugins
-from rayloom.core.config import config_from_dict, to_dict
+from rayloom.config.resolved import config_from_dict, to_dict
 from rayloom.core.errors import ConfigError, UserError
 from rayloom.records import RunFolder
 from rayloom.tracking import address
@@ -22,7 +22,7 @@ from rayloom_pipelines.recipes.server import mlflow_of, name_tracking, named_mlf
 
 SOURCE = """\
 from typing import Literal
-from rayloom.core.sections import Config
+from rayloom.config.sections import Config
 open({mark!r}, "w")
 
 class MineConfig(Config):

@@ -12,10 +12,10 @@ from torch import nn
 
 import rayloom
 from rayloom import catalogue
+from rayloom.config.references import RunReference
+from rayloom.config.sections import Config
 from rayloom.core.errors import ConfigError, UserError
 from rayloom.core.protocols import Player, parameters_sha256
-from rayloom.core.references import RunReference
-from rayloom.core.sections import Config
 from rayloom.records import RunFolder
 from rayloom.testing import check_model
 from rayloom_pipelines.recipes.trial import train_trial
@@ -161,7 +161,7 @@ def test_a_trial_of_a_sweep_finds_its_first_stage(vae, place, tmp_path):
     """Also where the first stage is what is searched."""
     from dataclasses import asdict
 
-    from rayloom.core.config import resolve
+    from rayloom.config.resolved import resolve
     from rayloom_pipelines.recipes.run import Options
 
     tree = resolve(PRIOR, [f"model.first_stage=choice({vae.id}, {vae.path})"], search=True)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from rayloom.core.config import resolve
+from rayloom.config.resolved import resolve
 from rayloom.core.errors import UserError
 from rayloom.distributed.ledger import Ledger
 from rayloom.distributed.sweep import SweepResult

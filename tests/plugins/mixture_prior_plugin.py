@@ -13,11 +13,11 @@ import torch
 from pydantic import Field
 from torch import nn
 
+from rayloom.config.references import RunReference
+from rayloom.config.sections import Config, PositiveInt
 from rayloom.core.errors import UserError
 from rayloom.core.noise import Noise
 from rayloom.core.protocols import Player
-from rayloom.core.references import RunReference
-from rayloom.core.sections import Config, PositiveInt
 
 
 class MixturePriorConfig(Config):

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from rayloom.core.sections import PositiveInt
+from rayloom.config.sections import PositiveInt
 from rayloom.core.seeding import stream_seed
 from rayloom.functional.rl import policy_gradient_loss, returns_to_go
 from rayloom.nn.networks import MLP

@@ -41,7 +41,7 @@ def test_a_run_folder_comes_whole_and_opens_again(tmp_path):
     assert about["library_git"]["commit"] == "def"
     assert "diff" not in about["library_git"]
     assert (folder.path / "library.diff").read_text() == "+y\n"
-    from rayloom.core.yaml_text import read
+    from rayloom.config.yaml_text import read
 
     assert read(again.path / "config.yaml") == CONFIG
     assert again.media.is_dir()
@@ -373,7 +373,7 @@ def test_the_room_imports_neither_torch_nor_mlflow_to_list_runs():
 
 def test_a_run_folder_s_config_is_read_back_as_it_was(tmp_path):
     """Written by the rules that resume reads by: a tag "1e-3" stays text."""
-    from rayloom.core.config import config_from_dict, load_config, to_dict
+    from rayloom.config.resolved import config_from_dict, load_config, to_dict
 
     texts = ["1e-3", "2e5", "on", "~", "0o17", "1_000", ".inf", "12:30:45", "=", "a\x85b", "😀 "]
     config = config_from_dict(

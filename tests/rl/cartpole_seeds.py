@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from rayloom.core.config import load_config
+from rayloom.config.resolved import load_config
 from rayloom.records import RunFolder
 from rayloom.rl.loop import RLTrainable, evaluate_state
 from rayloom.training.driver import Nowhere, drive

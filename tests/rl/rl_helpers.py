@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from rayloom.core.sections import (
+from rayloom.config.sections import (
     AdamConfig,
     EnvConfig,
     EvaluationConfig,

@@ -5,8 +5,8 @@ import pytest
 import torch
 from rl_helpers import Points, equal_states, make_config, never, train
 
+from rayloom.config.sections import AdamConfig, EnvConfig, RunConfig, SGDConfig, TrainConfig
 from rayloom.core.errors import NonFiniteError, UserError
-from rayloom.core.sections import AdamConfig, EnvConfig, RunConfig, SGDConfig, TrainConfig
 from rayloom.optim import FlatParameters
 from rayloom.rl.collect import make_learner
 from rayloom.rl.dqn import DQN, DQNConfig

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from rayloom.config.sections import EnvConfig
 from rayloom.core.errors import UserError
-from rayloom.core.sections import EnvConfig
 from rayloom.rl.envs import spec_of
 from rayloom.rl.evaluation import run_episodes
 from rayloom.rl.policies import RandomPolicy

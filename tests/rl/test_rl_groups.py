@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from rl_helpers import equal_states, make_config
 
+from rayloom.config.sections import EnvConfig
 from rayloom.core.errors import UserError
 from rayloom.core.protocols import GroupTask
-from rayloom.core.sections import EnvConfig
 from rayloom.rl import groups
 from rayloom.rl.collect import GroupWorker, LocalCollector
 from rayloom.rl.envs import WRAPPERS, make_env, spec_of

@@ -8,10 +8,8 @@ import torch
 from rl_helpers import Points, equal_states, make_config, never, train
 
 from rayloom.catalogue.plugins import load_plugins
-from rayloom.core.config import config_from_dict, to_dict
-from rayloom.core.errors import UserError
-from rayloom.core.protocols import Trainable
-from rayloom.core.sections import (
+from rayloom.config.resolved import config_from_dict, to_dict
+from rayloom.config.sections import (
     AdamConfig,
     EMAConfig,
     EnvConfig,
@@ -19,6 +17,8 @@ from rayloom.core.sections import (
     RunConfig,
     TrainConfig,
 )
+from rayloom.core.errors import UserError
+from rayloom.core.protocols import Trainable
 from rayloom.records import Checkpoints
 from rayloom.rl.collect import GroupWorker, LocalUpdater
 from rayloom.rl.loop import RLTrainable, evaluate_state, export_module, policy_from_state

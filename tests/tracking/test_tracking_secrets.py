@@ -8,7 +8,7 @@ import zipfile
 import pytest
 
 from planted import planted
-from rayloom.core.config import resolve
+from rayloom.config.resolved import resolve
 from rayloom.core.errors import UserError
 from rayloom.records import RunFolder, describe_environment
 from rayloom.records.hiding import first_files

@@ -6,8 +6,8 @@ Ray Train's workers in tests/distributed), and returns the largest relative diff
 
 import torch
 
+from rayloom.config.sections import EarlyStoppingConfig
 from rayloom.core.collective import Solo
-from rayloom.core.sections import EarlyStoppingConfig
 from rayloom.training import Engine, Plan, drive
 from rayloom.training.fitting import MemorySink
 from training.toys import CASES, build

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from rayloom.config.sections import EarlyStoppingConfig, RunConfig, TrainConfig
 from rayloom.core.errors import UserError
 from rayloom.core.protocols import Sink
-from rayloom.core.sections import EarlyStoppingConfig, RunConfig, TrainConfig
 from rayloom.records import RunFolder
 from rayloom.training import Engine, Plan, drive
 from rayloom.training.driver import Observer

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
+from rayloom.config.sections import AdamConfig, EvaluationConfig, RunConfig, SGDConfig, TrainConfig
 from rayloom.core.collective import Solo
 from rayloom.core.errors import NonFiniteError, UserError
 from rayloom.core.noise import Noise
 from rayloom.core.protocols import Player, Trainable
-from rayloom.core.sections import AdamConfig, EvaluationConfig, RunConfig, SGDConfig, TrainConfig
 from rayloom.training import Engine
 from rayloom.training.fitting import MemorySink
 from rayloom.training.pictures import tile, visible

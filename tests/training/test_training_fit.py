@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
+from rayloom.config.sections import AdamConfig, EMAConfig, EvaluationConfig, TrainConfig
 from rayloom.core.collective import Solo
 from rayloom.core.errors import ConfigError, UserError
 from rayloom.core.protocols import DataSpec, FieldSpec, parameters_sha256
-from rayloom.core.sections import AdamConfig, EMAConfig, EvaluationConfig, TrainConfig
 from rayloom.generative.vae import VAE, VAEConfig
 from rayloom.nn.frozen import freeze
 from rayloom.records import RunFolder

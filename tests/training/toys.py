@@ -13,8 +13,7 @@ import torch
 from torch import nn
 from torch.nn.functional import softplus
 
-from rayloom.core.protocols import Player
-from rayloom.core.sections import (
+from rayloom.config.sections import (
     AdamConfig,
     AdamWConfig,
     Config,
@@ -25,6 +24,7 @@ from rayloom.core.sections import (
     SGDConfig,
     TrainConfig,
 )
+from rayloom.core.protocols import Player
 from rayloom.data import from_arrays, make_source
 from rayloom.nn.batch_norm import GlobalBatchNorm
 from rayloom.nn.frozen import freeze

@@ -82,7 +82,7 @@ class _Silent:
 
 def rayloom(num_envs: int, steps: int, seed: int, best: bool) -> dict[str, Any]:
     """Our side: matched settings, or the shipped config `rl/dqn-cartpole`."""
-    from rayloom.core.config import config_from_dict
+    from rayloom.config.resolved import config_from_dict
     from rayloom.rl.loop import RLTrainable
 
     tree: dict[str, Any] = {
@@ -110,7 +110,7 @@ def rayloom(num_envs: int, steps: int, seed: int, best: bool) -> dict[str, Any]:
     }
     config = config_from_dict(tree)
     if best:
-        from rayloom.core.config import load_config
+        from rayloom.config.resolved import load_config
         from rayloom_pipelines.shipped import find_config
 
         path = find_config("rl/dqn-cartpole")

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from rayloom.core.sections import DataConfig
+from rayloom.config.sections import DataConfig
 from rayloom.data import Dataset, open_dataset
 from rayloom_pipelines.benchmarks.engine_peers import compare_peers
 from rayloom_pipelines.benchmarks.engine_sides import (

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rayloom.core.protocols import DataSpec, slice_of
-from rayloom.core.sections import (
+from rayloom.config.sections import (
     AdamWConfig,
     EMAConfig,
     RunConfig,
     TrainConfig,
 )
+from rayloom.core.protocols import DataSpec, slice_of
 from rayloom.data import Dataset, make_source
 from rayloom.generative.vae import VAE, VAEConfig
 from rayloom.training import Engine

@@ -16,8 +16,8 @@ from typing import Any
 
 from rayloom import catalogue
 from rayloom.catalogue import Entry
-from rayloom.core.config import load_config
-from rayloom.core.yaml_text import read
+from rayloom.config.resolved import load_config
+from rayloom.config.yaml_text import read
 from rayloom_pipelines.shipped import config_names
 
 SECTIONS = ("Paper", "Equation", "Deviations", "Command", "Results")

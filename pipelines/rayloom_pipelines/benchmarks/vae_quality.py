@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 
+from rayloom.config.sections import AdamConfig, DataConfig, EvaluationConfig, TrainConfig
 from rayloom.core.collective import Solo
 from rayloom.core.noise import Noise
 from rayloom.core.protocols import Batch
-from rayloom.core.sections import AdamConfig, DataConfig, EvaluationConfig, TrainConfig
 from rayloom.data import make_source, open_dataset
 from rayloom.generative.vae import VAE
 from rayloom.training import fit

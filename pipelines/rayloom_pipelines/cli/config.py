@@ -47,7 +47,7 @@ def _schema(argv: Sequence[str]) -> int:
     parser.add_argument("config", nargs="?", metavar="CONFIG", help="default: any config")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     given = parser.read(argv)
-    from rayloom.core.schema import json_schema
+    from rayloom.config.schema import json_schema
 
     if given.config is None:
         print(json.dumps(json_schema(), indent=1))
@@ -65,7 +65,7 @@ def _diff(argv: Sequence[str]) -> int:
     parser.add_argument("right", metavar="B", help="a config or a run")
     parser.json_option()
     given = parser.read(argv)
-    from rayloom.core.config import diff
+    from rayloom.config.resolved import diff
     from rayloom_pipelines.resolve import config_of
 
     found = diff(config_of(given.left), config_of(given.right))

@@ -134,7 +134,7 @@ def _show(argv: Sequence[str]) -> int:
         else:
             print("\n".join(names) or f"no data sets in {data_root(given.root)}")
         return 0
-    from rayloom.core.sections import DataConfig
+    from rayloom.config.sections import DataConfig
     from rayloom.data import open_dataset
     from rayloom.data.describe import describe
 
@@ -184,7 +184,7 @@ def _export(argv: Sequence[str]) -> int:
     parser.add_argument("--out", required=True, metavar="FOLDER")
     parser.add_argument("--force", action="store_true", help="replace files that are there")
     given = parser.read(argv)
-    from rayloom.core.sections import DataConfig
+    from rayloom.config.sections import DataConfig
     from rayloom.data import open_dataset
     from rayloom.data.exporting import export_parquet
 

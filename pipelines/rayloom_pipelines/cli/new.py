@@ -8,8 +8,8 @@ from pathlib import Path
 from string import Template
 
 from rayloom.catalogue import Kind, lookup
+from rayloom.config.yaml_marks import resolve_plain
 from rayloom.core.errors import UserError
-from rayloom.core.yaml_marks import resolve_plain
 from rayloom_pipelines.cli.options import Parser, action
 from rayloom_pipelines.shipped import config_names
 

@@ -82,7 +82,7 @@ def _config_job(verb: str, words: Sequence[str], given: argparse.Namespace) -> i
 def _resume_job(verb: str, words: Sequence[str], given: argparse.Namespace) -> int:
     """Resume: the run's absolute path travels."""
     from rayloom.catalogue.plugins import require_plugins
-    from rayloom.core.yaml_text import flag
+    from rayloom.config.yaml_text import flag
     from rayloom_pipelines import api
     from rayloom_pipelines.cli import resume
 
@@ -217,7 +217,7 @@ def _plugin_flags(plugins: Sequence[Mapping[str, Any]], files: Files) -> list[st
 
 
 def _yaml(tree: Mapping[str, Any]) -> str:
-    from rayloom.core.yaml_text import dump
+    from rayloom.config.yaml_text import dump
 
     return str(dump(dict(tree)))
 

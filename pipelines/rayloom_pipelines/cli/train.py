@@ -45,6 +45,6 @@ def resource_flags(workers: int | None, address: str | None) -> list[str]:
     flags = [] if workers is None else [f"resources.workers={workers}"]
     if address is None:
         return flags
-    from rayloom.core.yaml_text import flag
+    from rayloom.config.yaml_text import flag
 
     return [*flags, flag("resources.address", address)]

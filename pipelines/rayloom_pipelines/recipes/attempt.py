@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from rayloom.config.hyperparameters import hyperparameters
+from rayloom.config.sections import RunConfig
 from rayloom.core.errors import UserError
-from rayloom.core.hyperparameters import hyperparameters
-from rayloom.core.sections import RunConfig
 from rayloom_pipelines.console import RunObserver
 from rayloom_pipelines.recipes.beginning import begin
 from rayloom_pipelines.recipes.ending import finish, give_up

@@ -5,8 +5,8 @@ import socket
 from collections.abc import Mapping
 from typing import Any
 
-from rayloom.core.config import to_dict
-from rayloom.core.sections import RunConfig
+from rayloom.config.resolved import to_dict
+from rayloom.config.sections import RunConfig
 from rayloom_pipelines.recipes.ending import CAUSE_TAG
 
 

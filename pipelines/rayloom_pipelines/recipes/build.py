@@ -7,11 +7,11 @@ from typing import Any
 import torch
 
 from rayloom import catalogue
+from rayloom.config.references import reference_fields
+from rayloom.config.sections import RunConfig
 from rayloom.core.collective import Solo
 from rayloom.core.errors import UserError
 from rayloom.core.protocols import Collective, Collector, DataSpec, Trainable, Updater
-from rayloom.core.references import reference_fields
-from rayloom.core.sections import RunConfig
 from rayloom.core.seeding import stream_seed
 from rayloom_pipelines.recipes import machine
 from rayloom_pipelines.recipes.fitting import fit_weights

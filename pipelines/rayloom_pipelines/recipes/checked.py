@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from rayloom.config.sections import RunConfig
 from rayloom.core.errors import ConfigError, UserError
-from rayloom.core.sections import RunConfig
 from rayloom_pipelines.recipes.prepare import Prepared, prepare
 from rayloom_pipelines.recipes.quiet import quiet
 

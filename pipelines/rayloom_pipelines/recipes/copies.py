@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
+from rayloom.config.references import references
 from rayloom.core.errors import UserError
 from rayloom.core.protocols import parameters_sha256
-from rayloom.core.references import references
 from rayloom.nn.frozen import freeze
 from rayloom_pipelines.recipes.weights import (
     Weights,

@@ -5,10 +5,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from rayloom.config.sections import RunConfig
 from rayloom.core import garbage, interrupt
 from rayloom.core.causes import paragraph, traceback_of
 from rayloom.core.errors import RayloomError, UserError
-from rayloom.core.sections import RunConfig
 from rayloom.records.attempts import withdraw
 from rayloom_pipelines.console import RunObserver
 from rayloom_pipelines.recipes.next_step import go_on

@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from rayloom.core.config import to_dict
+from rayloom.config.resolved import to_dict
+from rayloom.config.sections import RunConfig
 from rayloom.core.errors import UserError
-from rayloom.core.sections import RunConfig
 from rayloom_pipelines.resolve import storage_path
 
 

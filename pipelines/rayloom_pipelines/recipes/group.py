@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rayloom.core.sections import RunConfig
+from rayloom.config.sections import RunConfig
 from rayloom_pipelines.console import RunObserver
 from rayloom_pipelines.recipes.attempt import start_follower
 from rayloom_pipelines.recipes.beginning import open_attempt

@@ -5,9 +5,9 @@ import os
 
 import torch
 
+from rayloom.config.sections import RunConfig
 from rayloom.core.errors import UserError
 from rayloom.core.protocols import DataSpec
-from rayloom.core.sections import RunConfig
 
 
 def choose_device(config: RunConfig) -> str:

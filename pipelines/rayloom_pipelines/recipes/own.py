@@ -4,11 +4,11 @@ from typing import TYPE_CHECKING, Any
 
 from rayloom import catalogue
 from rayloom.catalogue import Kind, plugins
+from rayloom.config.yaml_text import flag
 from rayloom.core.errors import UserError
-from rayloom.core.yaml_text import flag
 
 if TYPE_CHECKING:
-    from rayloom.core.config import Resolved
+    from rayloom.config.resolved import Resolved
 
 _SECTIONS: dict[Kind, str] = {
     "models": "model",

@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rayloom.config.sections import RunConfig
 from rayloom.core import garbage
-from rayloom.core.sections import RunConfig
 
 
 @dataclass

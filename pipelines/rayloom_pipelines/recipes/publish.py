@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 
+from rayloom.config.sections import RunConfig
 from rayloom.core.errors import RayloomError
 from rayloom.core.protocols import DataSpec, parameters_sha256
-from rayloom.core.sections import RunConfig
 from rayloom.records.hiding import outgoing
 from rayloom.records.scratch import scratch
 from rayloom_pipelines.console import RunObserver

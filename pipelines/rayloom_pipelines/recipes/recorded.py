@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from rayloom.catalogue.plugins import require_plugins
-from rayloom.core.config import Resolved, load_config
+from rayloom.config.resolved import Resolved, load_config
+from rayloom.config.sections import RunConfig
 from rayloom.core.errors import UserError
 from rayloom.core.protocols import DataSpec, FieldSpec
-from rayloom.core.sections import RunConfig
 
 _KINDS = {"model": "models", "algorithm": "algorithms", "env": "envs", "data": "datasets"}
 
@@ -40,7 +40,7 @@ def config_of_folder(path: Path) -> RunConfig:
 
 
 def _tree(path: Path) -> Mapping[str, Any]:
-    from rayloom.core.yaml_text import read
+    from rayloom.config.yaml_text import read
     from rayloom.records.inside import is_plain_file
 
     file = path / "config.yaml"

@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rayloom.config.resolved import to_dict
+from rayloom.config.sections import RunConfig
 from rayloom.core import interrupt
-from rayloom.core.config import to_dict
 from rayloom.core.errors import UserError
-from rayloom.core.sections import RunConfig
 from rayloom_pipelines.console import RunObserver
 from rayloom_pipelines.recipes.attempt import Task, make_attempt
 from rayloom_pipelines.recipes.checked import check_rules, check_same_data, checked
@@ -100,7 +100,7 @@ def resume(
         UserError: Something else was to change, or the plugins differ.
     """
     from rayloom.catalogue.plugins import require_plugins
-    from rayloom.core.config import config_from_dict, with_overrides
+    from rayloom.config.resolved import config_from_dict, with_overrides
     from rayloom.records import RunFolder
     from rayloom_pipelines.recipes.publish import send_rest
     from rayloom_pipelines.recipes.recorded import config_of_folder

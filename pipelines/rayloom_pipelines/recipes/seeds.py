@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rayloom.core.config import config_from_dict, to_dict
-from rayloom.core.sections import RunConfig
+from rayloom.config.resolved import config_from_dict, to_dict
+from rayloom.config.sections import RunConfig
 from rayloom_pipelines.console import RunObserver
 from rayloom_pipelines.recipes import run
 from rayloom_pipelines.recipes.across import across, table

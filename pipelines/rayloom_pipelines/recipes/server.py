@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rayloom.config.sections import RunConfig
 from rayloom.core.errors import UserError
-from rayloom.core.sections import RunConfig
 
 
 def mlflow_of(about: Mapping[str, Any], config: RunConfig | None = None) -> str | None:
@@ -21,7 +21,7 @@ def mlflow_of(about: Mapping[str, Any], config: RunConfig | None = None) -> str 
     Raises:
         UserError: Nobody here names that server, or its user and password.
     """
-    from rayloom.core.config import config_from_dict
+    from rayloom.config.resolved import config_from_dict
     from rayloom.tracking import recall_uri, resolve_uri
     from rayloom_pipelines.resolve import allowed_uri, site_settings
 
@@ -47,7 +47,7 @@ def named_mlflow(about: Mapping[str, Any], config: RunConfig) -> str | None:
 
 def name_tracking(overrides: Sequence[str]) -> None:
     """Note the MLflow that overrides of a resume name, for the runs that it goes on with."""
-    from rayloom.core.layers import flags
+    from rayloom.config.merge import flags
     from rayloom.tracking import name_server, resolve_uri
 
     node = flags(overrides, []).at("tracking.uri")

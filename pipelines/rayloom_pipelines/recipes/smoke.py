@@ -1,7 +1,7 @@
 """`--smoke`: the same run in seconds."""
 
-from rayloom.core.config import with_overrides
-from rayloom.core.sections import RunConfig
+from rayloom.config.resolved import with_overrides
+from rayloom.config.sections import RunConfig
 
 
 def shorten(config: RunConfig) -> RunConfig:

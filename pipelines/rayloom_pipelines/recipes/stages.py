@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rayloom.core.config import Resolved
+from rayloom.config.references import references
+from rayloom.config.resolved import Resolved
+from rayloom.config.sections import RunConfig
+from rayloom.config.yaml_text import flag
 from rayloom.core.errors import ConfigError, Problem, UserError
 from rayloom.core.protocols import DataSpec
-from rayloom.core.references import references
-from rayloom.core.sections import RunConfig
-from rayloom.core.yaml_text import flag
 from rayloom_pipelines.recipes.copies import STAGES, Stage, load_stage, write_slim
 from rayloom_pipelines.recipes.recorded import resolved_of
 from rayloom_pipelines.recipes.weights import spec_from

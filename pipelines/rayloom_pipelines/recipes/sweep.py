@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rayloom.core.config import Resolved
+from rayloom.config.resolved import Resolved
 from rayloom.core.errors import UserError
 from rayloom_pipelines.console import RunObserver
 from rayloom_pipelines.facade import Run

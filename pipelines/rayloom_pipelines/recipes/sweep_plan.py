@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from rayloom.core.config import Resolved
-from rayloom.core.sections import RunConfig
+from rayloom.config.resolved import Resolved
+from rayloom.config.sections import RunConfig
 from rayloom_pipelines.console import RunObserver
 
 if TYPE_CHECKING:

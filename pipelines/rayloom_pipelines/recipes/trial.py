@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from rayloom.catalogue.plugins import load_plugins, paths_of
-from rayloom.core.config import Resolved, resolve
+from rayloom.config.resolved import Resolved, resolve
+from rayloom.config.sections import RunConfig
 from rayloom.core.errors import RayloomError
 from rayloom.core.scores import best_index, mean
 from rayloom.core.secrets import mask_urls
-from rayloom.core.sections import RunConfig
 from rayloom.records.origin import carry
 from rayloom_pipelines.console import Silent
 from rayloom_pipelines.recipes import run

@@ -6,9 +6,9 @@ from typing import Any, Literal
 
 import torch
 
+from rayloom.config.sections import RunConfig
 from rayloom.core.errors import CheckpointError, UserError
 from rayloom.core.protocols import DataSpec
-from rayloom.core.sections import RunConfig
 from rayloom.nn.frozen import averaged_buffers
 from rayloom_pipelines.recipes.build import Stages, build_model
 from rayloom_pipelines.recipes.fitting import check_fit, fit_weights

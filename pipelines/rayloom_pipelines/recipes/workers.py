@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from rayloom.catalogue.plugins import load_plugins, paths_of
-from rayloom.core.config import config_from_dict, to_dict
+from rayloom.config.resolved import config_from_dict, to_dict
 from rayloom.core.protocols import Collective
 from rayloom_pipelines.recipes.next_step import last_words
 

@@ -17,10 +17,10 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field, ValidationError
 
+from rayloom.config.sections import Config, NonNegativeInt, PositiveInt
 from rayloom.core.errors import UserError
 from rayloom.core.fields import DTYPES, MAX_CLASSES
 from rayloom.core.protocols import DataSpec, FieldSpec
-from rayloom.core.sections import Config, NonNegativeInt, PositiveInt
 
 MANIFEST = "manifest.json"
 SCHEMA_VERSION = 1

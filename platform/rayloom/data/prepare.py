@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Protocol
 
 from rayloom import catalogue
+from rayloom.config.sections import DataConfig
 from rayloom.core.errors import UserError, nearest
-from rayloom.core.sections import DataConfig
 from rayloom.data.dataset import Dataset, open_store
 from rayloom.data.describe import eval_split_cure
 from rayloom.data.manifest import MANIFEST, check_name

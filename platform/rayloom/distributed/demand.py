@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from rayloom.config.sections import ResourcesConfig
 from rayloom.core.errors import UserError
-from rayloom.core.sections import ResourcesConfig
 from rayloom.distributed.cluster import Cluster
 
 

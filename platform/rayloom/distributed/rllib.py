@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from rayloom.config.resolved import to_dict
+from rayloom.config.sections import RunConfig
 from rayloom.core import failpoints, interrupt
-from rayloom.core.config import to_dict
 from rayloom.core.errors import RayloomError
 from rayloom.core.protocols import GroupTask, State
-from rayloom.core.sections import RunConfig
 from rayloom.distributed.cluster import start_ray
 from rayloom.distributed.deaths import death_of
 from rayloom.distributed.pulse import ClusterLostError, Pulse, explained

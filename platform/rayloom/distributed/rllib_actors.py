@@ -17,10 +17,10 @@ from ray.rllib.env import INPUT_ENV_SINGLE_SPACES, INPUT_ENV_SPACES
 from ray.rllib.env.env_runner import EnvRunner
 from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 
+from rayloom.config.resolved import config_from_dict, to_dict
+from rayloom.config.sections import RunConfig
 from rayloom.core import failpoints
-from rayloom.core.config import config_from_dict, to_dict
 from rayloom.core.protocols import GroupTask, State
-from rayloom.core.sections import RunConfig
 from rayloom.distributed.rllib import writable
 
 

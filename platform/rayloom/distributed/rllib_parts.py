@@ -18,9 +18,9 @@ from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, LEARNER_RESULTS
 
 from rayloom.catalogue import load
 from rayloom.catalogue.plugins import load_plugins, paths_of, recorded_as
-from rayloom.core.config import config_from_dict, to_dict
+from rayloom.config.resolved import config_from_dict, to_dict
+from rayloom.config.sections import RunConfig
 from rayloom.core.errors import UserError
-from rayloom.core.sections import RunConfig
 from rayloom.distributed.rllib import RemoteCollector, RemoteUpdater
 from rayloom.distributed.rllib_actors import GroupRunner, HostedLearner
 

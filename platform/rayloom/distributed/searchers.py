@@ -14,10 +14,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from rayloom.config.spaces import Space
 from rayloom.core.errors import UserError
 from rayloom.core.scores import usable
 from rayloom.core.seeding import numpy_stream, stream_seed
-from rayloom.core.spaces import Space
 from rayloom.distributed.ledger import TrialRecord, Values
 
 

@@ -17,12 +17,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from rayloom.config.sections import ResourcesConfig
+from rayloom.config.spaces import Space
 from rayloom.core import failpoints
 from rayloom.core.causes import paragraph, traceback_of
 from rayloom.core.errors import RayloomError, UserError
 from rayloom.core.secrets import mask_tree
-from rayloom.core.sections import ResourcesConfig
-from rayloom.core.spaces import Space
 from rayloom.distributed.cluster import start_ray
 from rayloom.distributed.demand import Demand, concurrency, demand_of
 from rayloom.distributed.ledger import Ledger, TrialRecord

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from rayloom.config.sections import ResourcesConfig
 from rayloom.core import errors
 from rayloom.core.causes import packed, paragraph, unpacked
 from rayloom.core.errors import RayloomError, UserError
-from rayloom.core.sections import ResourcesConfig
 from rayloom.distributed.cluster import Cluster, start_ray
 from rayloom.distributed.deaths import WorkerError, death_of, deaths_callback, used_up
 from rayloom.distributed.lean import ask_ahead, trainer_class

@@ -21,8 +21,8 @@ from jaxtyping import Float, UInt8
 from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 
+from rayloom.config.sections import Config
 from rayloom.core.noise import Noise
-from rayloom.core.sections import Config
 from rayloom.distributions.pixels import (
     BernoulliPixels,
     DiscretisedLogisticPixels,

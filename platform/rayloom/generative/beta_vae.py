@@ -22,8 +22,8 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
+from rayloom.config.sections import PositiveFloat
 from rayloom.core.protocols import DataSpec
-from rayloom.core.sections import PositiveFloat
 from rayloom.functional.variational import multiplier_step
 from rayloom.generative.vae import VAE, VAESettings
 

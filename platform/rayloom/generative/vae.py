@@ -21,9 +21,9 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
+from rayloom.config.sections import Config, PositiveInt
 from rayloom.core.noise import Noise
 from rayloom.core.protocols import Batch, DataSpec, Player
-from rayloom.core.sections import Config, PositiveInt
 from rayloom.distributions.base import Distribution
 from rayloom.distributions.gaussian import DiagonalGaussian, DiagonalGaussianHead
 from rayloom.distributions.likelihoods import BernoulliConfig, LikelihoodConfig, make_likelihood

@@ -10,8 +10,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from rayloom.config.sections import AdamConfig, AdamWConfig, Config, RMSpropConfig, SGDConfig
 from rayloom.core.errors import UserError
-from rayloom.core.sections import AdamConfig, AdamWConfig, Config, RMSpropConfig, SGDConfig
 from rayloom.optim.flat import FlatParameters
 
 

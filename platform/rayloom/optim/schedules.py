@@ -7,7 +7,7 @@ start and keeps in its state, so that a longer resume does not bend the curve.
 import math
 from collections.abc import Callable
 
-from rayloom.core.sections import ScheduleConfig
+from rayloom.config.sections import ScheduleConfig
 
 Schedule = Callable[[int], float]
 

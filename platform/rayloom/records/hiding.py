@@ -70,9 +70,9 @@ def is_ours(relative: str) -> bool:
 
 def hidden_config(text: str) -> str:
     """A config as YAML without secrets; the same text if it holds none."""
+    from rayloom.config.yaml_marks import parse
+    from rayloom.config.yaml_text import dump
     from rayloom.core.errors import ConfigError
-    from rayloom.core.yaml_marks import parse
-    from rayloom.core.yaml_text import dump
 
     try:
         node = parse(text, "config.yaml", [])

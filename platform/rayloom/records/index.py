@@ -246,8 +246,8 @@ def run_size(path: Path) -> int:
 
 def config_of(path: Path) -> dict[str, str]:
     """A run's resolved config as dotted keys with text values; empty if it cannot be read."""
-    from rayloom.core.config import leaves
-    from rayloom.core.yaml_text import read
+    from rayloom.config.resolved import leaves
+    from rayloom.config.yaml_text import read
 
     if not is_plain_file(path, "config.yaml"):
         return {}

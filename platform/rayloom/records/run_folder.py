@@ -47,7 +47,7 @@ def config_hash(config: Mapping[str, Any]) -> str:
 
 def _as_yaml(config: Mapping[str, Any] | str) -> tuple[str, str]:
     """(YAML text, hash) of a config given as a tree or as YAML."""
-    from rayloom.core.yaml_text import dump
+    from rayloom.config.yaml_text import dump
 
     if isinstance(config, str):
         return config, hashlib.sha256(config.encode()).hexdigest()

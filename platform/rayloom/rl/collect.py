@@ -11,11 +11,11 @@ import numpy as np
 from torch import Tensor
 
 from rayloom import catalogue
+from rayloom.config.schema_walk import is_player_mapping
+from rayloom.config.sections import RunConfig
 from rayloom.core import failpoints
 from rayloom.core.errors import UserError
 from rayloom.core.protocols import GroupTask, State
-from rayloom.core.schema_walk import is_player_mapping
-from rayloom.core.sections import RunConfig
 from rayloom.rl.envs import spec_of
 from rayloom.rl.groups import Group, group_sizes, make_group
 from rayloom.rl.learner import Learner, LearnerContext

@@ -22,9 +22,9 @@ import torch
 from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
 
+from rayloom.config.sections import Config, NonNegativeInt, PositiveInt
 from rayloom.core.errors import NonFiniteError, UserError
 from rayloom.core.protocols import State
-from rayloom.core.sections import Config, NonNegativeInt, PositiveInt
 from rayloom.core.seeding import numpy_stream, stream_seed
 from rayloom.functional.rl import importance_weights
 from rayloom.optim import FlatParameters, make_optimizer, make_schedule

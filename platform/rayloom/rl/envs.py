@@ -14,8 +14,8 @@ import numpy as np
 from gymnasium.envs.registration import load_env_creator, registry
 
 from rayloom import catalogue
+from rayloom.config.sections import EnvConfig
 from rayloom.core.errors import UserError, nearest
-from rayloom.core.sections import EnvConfig
 from rayloom.rl.env_packages import bring, missing_simulator, nearest_id
 from rayloom.rl.spaces import EnvSpec, make_spec
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from rayloom.config.sections import EnvConfig
 from rayloom.core import failpoints
 from rayloom.core.errors import UserError
-from rayloom.core.sections import EnvConfig
 from rayloom.core.seeding import stream_seed
 from rayloom.metrics.returns import summarize
 from rayloom.rl.envs import spec_of

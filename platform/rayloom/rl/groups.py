@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from rayloom.config.sections import EnvConfig
 from rayloom.core.protocols import State
-from rayloom.core.sections import EnvConfig
 from rayloom.core.seeding import numpy_stream, stream_seed
 from rayloom.rl import env_state
 from rayloom.rl.envs import has_vector_form, make_env, make_vector_env

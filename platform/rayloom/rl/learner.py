@@ -13,8 +13,8 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 from pydantic import Field
 from torch import Tensor, nn
 
+from rayloom.config.sections import AdamWConfig, Config, PositiveInt, ScheduleConfig
 from rayloom.core.protocols import State
-from rayloom.core.sections import AdamWConfig, Config, PositiveInt, ScheduleConfig
 from rayloom.rl.policies import Policy
 from rayloom.rl.rollout import Rollout
 from rayloom.rl.spaces import EnvSpec

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
+from rayloom.config.sections import RunConfig
 from rayloom.core import failpoints
 from rayloom.core.errors import UserError
 from rayloom.core.protocols import Clock, Collector, GroupTask, Sink, State, Updater
 from rayloom.core.protocols import parameters_sha256 as sha256_of
-from rayloom.core.sections import RunConfig
 from rayloom.core.seeding import stream_seed
 from rayloom.rl.collect import (
     LocalCollector,

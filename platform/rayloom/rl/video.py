@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from rayloom.config.sections import EnvConfig
 from rayloom.core.errors import UserError
-from rayloom.core.sections import EnvConfig
 from rayloom.core.seeding import numpy_stream, stream_seed
 from rayloom.core.swaps import variables
 from rayloom.rl.envs import make_env

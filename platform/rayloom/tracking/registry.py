@@ -12,8 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from rayloom.config.names import model_problem
 from rayloom.core.errors import UserError
-from rayloom.core.names import model_problem
 from rayloom.core.scores import is_better, usable
 from rayloom.records.files import Say, silent
 from rayloom.records.scratch import scratch

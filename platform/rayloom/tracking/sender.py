@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rayloom.core.config import leaves
+from rayloom.config.resolved import leaves
 from rayloom.core.secrets import mask
 from rayloom.records.files import Say, silent
 from rayloom.records.hiding import outgoing

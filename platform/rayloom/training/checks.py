@@ -5,8 +5,8 @@ The players themselves are checked in `player.check_players`.
 
 from torch import nn
 
+from rayloom.config.sections import Config, RunConfig
 from rayloom.core.errors import UserError, nearest
-from rayloom.core.sections import Config, RunConfig
 from rayloom.nn.frozen import frozen_parts
 
 EXTRA_METRICS = ("nll",)  # `evaluation.metrics`: methods of the model

@@ -17,6 +17,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from rayloom.config.sections import RunConfig
 from rayloom.core.collective import Solo
 from rayloom.core.errors import UserError
 from rayloom.core.failpoints import hit
@@ -32,7 +33,6 @@ from rayloom.core.protocols import (
     State,
     parameters_sha256,
 )
-from rayloom.core.sections import RunConfig
 from rayloom.core.seeding import stream_seed
 from rayloom.nn.batch_norm import set_collective
 from rayloom.nn.ema import EMA

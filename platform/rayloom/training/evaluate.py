@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rayloom.config.sections import EvaluationConfig
 from rayloom.core.failpoints import hit
 from rayloom.core.noise import Noise
 from rayloom.core.protocols import Batch, BatchSource, Collective
-from rayloom.core.sections import EvaluationConfig
 
 SUMS = 6  # rows, sum, count, and the sums of s^2, s c and c^2 (c = 1 for plain values: mean, M2)
 Values = dict[str, Any]  # name: (B,) or a pair (sums (B,), counts (B,))

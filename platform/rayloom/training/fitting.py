@@ -9,9 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rayloom.config.sections import (
+    Config,
+    EvaluationConfig,
+    OptimizerConfig,
+    RunConfig,
+    TrainConfig,
+)
 from rayloom.core.errors import ConfigError, UserError
 from rayloom.core.protocols import BatchSource, Scalars
-from rayloom.core.sections import Config, EvaluationConfig, OptimizerConfig, RunConfig, TrainConfig
 from rayloom.data import Dataset, from_arrays, make_source
 from rayloom.training.driver import Observer, Outcome, drive
 from rayloom.training.engine import Engine

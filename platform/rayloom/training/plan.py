@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from rayloom.config.sections import EarlyStoppingConfig, RunConfig
 from rayloom.core.errors import UserError, nearest
 from rayloom.core.metric_table import METRICS, direction
 from rayloom.core.protocols import Trainable
 from rayloom.core.scores import is_better, usable
-from rayloom.core.sections import EarlyStoppingConfig, RunConfig
 
 EVALUATIONS = 20  # per budget, where `evaluation.every` is null
 DEFAULT_METRICS = ("eval/return_mean", "eval/elbo_nats", "eval/nll_nats", "eval/loss")

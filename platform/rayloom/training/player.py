@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rayloom.config.sections import Config
 from rayloom.core.errors import UserError
 from rayloom.core.noise import Noise
 from rayloom.core.protocols import Batch, Collective, LocalBatch, Player, slice_of
-from rayloom.core.sections import Config
 from rayloom.optim import FlatParameters, make_optimizer
 from rayloom.optim.schedules import Schedule
 from rayloom.training.meter import Layout, Meter, Part

@@ -10,11 +10,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from rayloom.config.names import key_problem
+from rayloom.config.sections import RunConfig
 from rayloom.core.errors import Problem, nearest
 from rayloom.core.metric_table import direction
-from rayloom.core.names import key_problem
 from rayloom.core.noise import Noise
-from rayloom.core.sections import RunConfig
 from rayloom.training.checks import check_batch_statistics, check_metrics, optimizer_of
 from rayloom.training.evaluate import key_of, scorer
 from rayloom.training.player import check_players

@@ -19,15 +19,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from rayloom.core import names
+from rayloom.config import names
+from rayloom.config.merge import Find, Reading, flags, merge, passwords, site_files, with_defaults
+from rayloom.config.schema_walk import OPEN_SECTIONS, Layout
+from rayloom.config.sections import Config, RunConfig
+from rayloom.config.spaces import Space, extract
+from rayloom.config.validate import build
+from rayloom.config.yaml_marks import Node, node_of, shown
+from rayloom.config.yaml_text import dump
 from rayloom.core.errors import ConfigError, Problem, UserError, nearest
-from rayloom.core.layers import Find, Reading, flags, merge, passwords, site_files, with_defaults
-from rayloom.core.schema_walk import OPEN_SECTIONS, Layout
-from rayloom.core.sections import Config, RunConfig
-from rayloom.core.spaces import Space, extract
-from rayloom.core.validate import build
-from rayloom.core.yaml_marks import Node, node_of, shown
-from rayloom.core.yaml_text import dump
 
 __all__ = [
     "Config",

@@ -9,8 +9,8 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from rayloom.config.yaml_marks import Node, parse, shown
 from rayloom.core.errors import ConfigError, Problem, nearest
-from rayloom.core.yaml_marks import Node, parse, shown
 
 SpaceKind = Literal["uniform", "loguniform", "int", "logint", "choice"]
 KINDS: tuple[SpaceKind, ...] = get_args(SpaceKind)

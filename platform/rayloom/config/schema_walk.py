@@ -10,9 +10,9 @@ from pydantic.fields import FieldInfo
 
 from rayloom import catalogue
 from rayloom.catalogue import Kind
+from rayloom.config.sections import Config, RunConfig
+from rayloom.config.yaml_marks import Node, shown
 from rayloom.core.errors import Problem, UserError, nearest
-from rayloom.core.sections import Config, RunConfig
-from rayloom.core.yaml_marks import Node, shown
 
 OPEN_SECTIONS: dict[str, Kind] = {"model": "models", "algorithm": "algorithms"}
 IMPORT_STRING = "import strings are refused: own code comes in by --plugin, under a plain name"
@@ -216,7 +216,7 @@ def config_class(kind: Kind, name: str) -> type[Config]:
     if not (isinstance(found, type) and issubclass(found, Config)):
         raise UserError(
             f"{name!r} (from {source}) must name its settings: config_class = a subclass of "
-            "rayloom.core.sections.Config"
+            "rayloom.config.sections.Config"
         )
     names = literal_names(found)
     if name not in names:

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from rayloom.core.config import load_config, resolve, with_overrides
+from rayloom.config.names import experiment_problem, key_problem, model_problem
+from rayloom.config.resolved import load_config, resolve, with_overrides
 from rayloom.core.errors import ConfigError
-from rayloom.core.names import experiment_problem, key_problem, model_problem
 
 MODEL = {"model": {"name": "toy"}, "data": {"name": "digits"}}
 KEYS = ["a b%", "a\nb", "a\n", "", ".", "..", "./a", "a//b", "/a", "a/", "a/../b", "..a", "a=b"]

@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from typing import Any
 
-from rayloom.core.config import leaves, to_dict
-from rayloom.core.sections import RunConfig
+from rayloom.config.resolved import leaves, to_dict
+from rayloom.config.sections import RunConfig
 
 METHOD = ("model.", "algorithm.")
 ALWAYS = ("data.name", "data.batch_size", "env.name", "optimizer.name", "optimizer.lr", "seed")

@@ -10,12 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from rayloom.config.schema_walk import default_name, is_player_mapping
+from rayloom.config.sections import RunConfig, TrainConfig
+from rayloom.config.spaces import parse_call
+from rayloom.config.yaml_marks import Node, parse, printable, read_text, shown
 from rayloom.core.errors import ConfigError, Problem, UserError, nearest
-from rayloom.core.schema_walk import default_name, is_player_mapping
 from rayloom.core.secrets import mask_urls
-from rayloom.core.sections import RunConfig, TrainConfig
-from rayloom.core.spaces import parse_call
-from rayloom.core.yaml_marks import Node, parse, printable, read_text, shown
 
 MAX_EXTENDS_DEPTH = 10
 MAX_EXTENDS_FILES = 64

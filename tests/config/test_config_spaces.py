@@ -2,9 +2,9 @@
 
 import pytest
 
-from rayloom.core.config import apply, config_from_dict, load_config, resolve
+from rayloom.config.resolved import apply, config_from_dict, load_config, resolve
+from rayloom.config.spaces import Space
 from rayloom.core.errors import ConfigError
-from rayloom.core.spaces import Space
 
 MODEL = "model: {name: toy}\ndata: {name: digits}\n"
 LEARNER = "algorithm: {name: toy-q}\nenv: {name: CartPole-v1}\n"

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from rayloom.core.config import load_config, resolve
-from rayloom.core.hyperparameters import hyperparameters
+from rayloom.config.hyperparameters import hyperparameters
+from rayloom.config.resolved import load_config, resolve
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "generative"
 TREE = {

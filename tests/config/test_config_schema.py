@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from rayloom import catalogue
-from rayloom.core.config import config_from_dict
-from rayloom.core.schema import json_schema
-from rayloom.core.yaml_marks import parse
+from rayloom.config.resolved import config_from_dict
+from rayloom.config.schema import json_schema
+from rayloom.config.yaml_marks import parse
 
 jsonschema = pytest.importorskip("jsonschema")
 ROOT = Path(__file__).resolve().parents[2]

@@ -10,8 +10,15 @@ from typing import Any
 
 import yaml
 
+from rayloom.config.yaml_marks import (
+    MAX_BYTES,
+    MAX_VALUES,
+    node_of,
+    parse,
+    read_text,
+    resolve_plain,
+)
 from rayloom.core.errors import ConfigError, Problem
-from rayloom.core.yaml_marks import MAX_BYTES, MAX_VALUES, node_of, parse, read_text, resolve_plain
 
 _STRING = "tag:yaml.org,2002:str"
 _ENDLESS = 10**9  # columns: nothing is folded

@@ -9,14 +9,14 @@ import pytest
 from rayloom import catalogue
 from rayloom.catalogue import plugins
 from rayloom.catalogue.plugins import load_installed, load_plugins, plugin_specs, require_plugins
-from rayloom.core.config import config_from_dict, load_config
+from rayloom.config.resolved import config_from_dict, load_config
 from rayloom.core.errors import UserError
 
 SOURCE = '''\
 """A model of my own."""
 from typing import Literal
 
-from rayloom.core.sections import Config
+from rayloom.config.sections import Config
 
 
 class MineConfig(Config):
@@ -117,7 +117,7 @@ def test_a_worker_loads_a_package_by_its_folder(write, folder, tmp_path, monkeyp
     assert out.stdout.split() == [plugin.sha256, "my_pack_b"]
 
 
-MODEL_ONLY = 'from rayloom.core.sections import Config\nclass M:\n    """m"""\n'
+MODEL_ONLY = 'from rayloom.config.sections import Config\nclass M:\n    """m"""\n'
 
 BROKEN = {
     "syntax": ("x = 1\ndef f(:\n", "plugin bad.py, line 2: syntax error"),
@@ -324,7 +324,7 @@ def test_an_installed_plugin_that_is_not_there(install, folder):
 
 
 def test_a_run_depends_on_the_installed_plugins_that_it_uses(install):
-    from rayloom.core.config import resolve
+    from rayloom.config.resolved import resolve
     from rayloom_pipelines.recipes.own import loaded_plugins
 
     install(SOURCE.replace('"mine"', '"used"'), "my_used_pack")

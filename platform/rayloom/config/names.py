@@ -10,8 +10,8 @@ import posixpath
 import re
 from collections.abc import Iterator
 
+from rayloom.config.yaml_marks import Node, printable, shown
 from rayloom.core.errors import Problem
-from rayloom.core.yaml_marks import Node, printable, shown
 
 MAX_KEY = 250
 MAX_NAME = 256  # columns of experiments and registered models in MLflow's databases

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from rayloom.core.config import (
+from rayloom.config.resolved import (
     RunConfig,
     config_from_dict,
     diff,

@@ -12,17 +12,17 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from rayloom.core import metric_table
-from rayloom.core.errors import Problem, nearest
-from rayloom.core.schema_walk import (
+from rayloom.config.schema_walk import (
     OPEN_SECTIONS,
     Layout,
     bounds,
     is_player_mapping,
     open_class,
 )
-from rayloom.core.sections import OPTIMIZERS, RunConfig
-from rayloom.core.yaml_marks import MERGE_KEY, Node, printable, shown
+from rayloom.config.sections import OPTIMIZERS, RunConfig
+from rayloom.config.yaml_marks import MERGE_KEY, Node, printable, shown
+from rayloom.core import metric_table
+from rayloom.core.errors import Problem, nearest
 
 LENGTHS = ("epochs", "grad_steps", "env_steps")
 NAME = re.compile(r"[A-Za-z0-9][\w.+-]*(?:/[A-Za-z0-9][\w.+-]*)*\Z")

@@ -8,9 +8,9 @@ required; any leaf may hold a search space.
 from typing import Any
 
 from rayloom import catalogue
-from rayloom.core.schema_walk import OPEN_SECTIONS, config_class
-from rayloom.core.sections import OPTIMIZERS, RunConfig
-from rayloom.core.spaces import KINDS, SEARCHABLE
+from rayloom.config.schema_walk import OPEN_SECTIONS, config_class
+from rayloom.config.sections import OPTIMIZERS, RunConfig
+from rayloom.config.spaces import KINDS, SEARCHABLE
 
 DRAFT = "http://json-schema.org/draft-07/schema#"
 _SPACE = {"$ref": "#/definitions/Space"}

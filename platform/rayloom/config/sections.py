@@ -2,7 +2,8 @@
 
 Only `model` and `algorithm` are open: their settings are the `config_class` of the catalogue entry
 that `name` selects. Bounds and units stand in the fields, so that error messages, the JSON schema
-and the docs say the same. The loader (`rayloom.core.config`) reads YAML and reports all mistakes.
+and the docs say the same. The loader (`rayloom.config.resolved`) reads YAML and reports all
+mistakes.
 """
 
 from typing import Annotated, Any, Literal

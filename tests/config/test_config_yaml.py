@@ -8,12 +8,12 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from rayloom.core.config import Resolved, load_config
+from rayloom.config.merge import flags as read_flags
+from rayloom.config.resolved import Resolved, load_config
+from rayloom.config.yaml_marks import MAX_BYTES, MAX_DEPTH, MAX_VALUES, MAX_WHOLE, node_of, parse
+from rayloom.config.yaml_text import dump, flag
+from rayloom.config.yaml_text import read as read_file
 from rayloom.core.errors import ConfigError
-from rayloom.core.layers import flags as read_flags
-from rayloom.core.yaml_marks import MAX_BYTES, MAX_DEPTH, MAX_VALUES, MAX_WHOLE, node_of, parse
-from rayloom.core.yaml_text import dump, flag
-from rayloom.core.yaml_text import read as read_file
 
 MODEL = "model: {name: toy}\ndata: {name: digits}\n"
 
@@ -358,7 +358,7 @@ def test_any_text_gives_a_config_or_a_config_error(folder, text, flags, search):
     value=trees,
 )
 def test_any_tree_in_a_section_gives_a_config_or_a_config_error(section, value):
-    from rayloom.core.config import config_from_dict, to_dict
+    from rayloom.config.resolved import config_from_dict, to_dict
 
     tree = {"model": {"name": "toy"}, "data": {"name": "digits"}, section: value}
     try:
