@@ -20,7 +20,7 @@ from jaxtyping import install_import_hook
 CHECKED = [
     "rayloom.functional",
     "rayloom.distributions",
-    "rayloom.generative",
+    "rayloom.models",
     "rayloom.metrics",
     "rayloom.nn",
     "rayloom.rl",

@@ -1,7 +1,8 @@
 """Modules that moved: the old names stay importable, for plugins and scripts written before.
 
 An old name gives the very module that has the new one, so that a class is the same by both, and
-warns of it (`DeprecationWarning`). Nothing is looked up here before Python has found no module.
+warns of it (`DeprecationWarning`). Python asks here first: below a package that moved it would
+find the files of the new one, and load them a second time.
 """
 
 import sys
@@ -13,6 +14,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 MOVED = {
+    "rayloom.generative": "rayloom.models.autoencoders",
     "rayloom.core.catalogue": "rayloom.catalogue",
     "rayloom.core.plugins": "rayloom.catalogue.plugins",
     "rayloom.core.config": "rayloom.config.resolved",
@@ -27,6 +29,9 @@ MOVED = {
     "rayloom.core.validate": "rayloom.config.validate",
     "rayloom.core.yaml_marks": "rayloom.config.yaml_marks",
     "rayloom.core.yaml_text": "rayloom.config.yaml_text",
+    "rayloom.generative.beta_vae": "rayloom.models.autoencoders.beta_vae",
+    "rayloom.generative.importance": "rayloom.models.autoencoders.importance",
+    "rayloom.generative.vae": "rayloom.models.autoencoders.vae",
 }
 
 
@@ -62,6 +67,6 @@ class Finder(MetaPathFinder):
 
 
 def install() -> None:
-    """Let Python ask for old names last of all."""
+    """Let Python ask here for old names."""
     if not any(isinstance(finder, Finder) for finder in sys.meta_path):
-        sys.meta_path.append(Finder())
+        sys.meta_path.insert(0, Finder())

@@ -158,7 +158,7 @@ MISTAKES = {
         ["no model is called 'os:system'", "import strings are refused"],
     ),
     "dotted import": (
-        "model: {name: rayloom.generative.vae.VAE}\ndata: {name: digits}\n",
+        "model: {name: rayloom.models.autoencoders.vae.VAE}\ndata: {name: digits}\n",
         ["no model is called", "import strings are refused"],
     ),
     "module in an id": (

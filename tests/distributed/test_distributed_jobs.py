@@ -258,7 +258,7 @@ def test_a_lost_cluster_points_to_the_run_folder(capsys):
 
 BROKEN = """
 from typing import Literal
-from rayloom.generative.vae import VAE, VAEConfig
+from rayloom.models.autoencoders.vae import VAE, VAEConfig
 
 class OwnConfig(VAEConfig):
     name: Literal["own"] = "own"

@@ -59,7 +59,7 @@ def test_a_refused_or_needless_resume_changes_nothing(run, monkeypatch):
 
 def test_a_plugin_that_calls_sys_exit_has_failed(place, monkeypatch):
     from rayloom.core.errors import RayloomError
-    from rayloom.generative.vae import VAE
+    from rayloom.models.autoencoders.vae import VAE
 
     monkeypatch.setattr(VAE, "loss", lambda self, batch, **named: exit(0))
     with pytest.raises(RayloomError, match=r"sys.exit was called .*test_pipelines_attempts.py"):

@@ -255,7 +255,7 @@ def test_seeds_are_grouped_and_reported(place):
 
 
 def test_an_own_model_class_trains(place):
-    from rayloom.generative.vae import VAE, VAEConfig
+    from rayloom.models.autoencoders.vae import VAE, VAEConfig
 
     class OwnConfig(VAEConfig):
         name: Literal["own-vae"] = "own-vae"
@@ -294,7 +294,7 @@ def test_a_failed_attempt_tells_its_cause_everywhere_until_the_next_begins(
     """run.json, log.txt, MLflow's tag, the command line; and then none of them."""
     from mlflow import MlflowClient
 
-    from rayloom.generative.vae import VAE
+    from rayloom.models.autoencoders.vae import VAE
     from rayloom_pipelines.cli import main
 
     def tag(run):
@@ -337,7 +337,7 @@ def test_a_failed_attempt_tells_its_cause_everywhere_until_the_next_begins(
 
 def test_a_failed_run_says_so(place, monkeypatch):
     from rayloom.core.errors import NonFiniteError
-    from rayloom.generative.vae import VAE
+    from rayloom.models.autoencoders.vae import VAE
 
     monkeypatch.setattr(
         VAE, "loss", lambda self, batch, **k: {"loss": self.terms(batch["image"], k["rng"])[0] / 0}

@@ -12,7 +12,7 @@ from rayloom.config.sections import AdamConfig, EMAConfig, EvaluationConfig, Tra
 from rayloom.core.collective import Solo
 from rayloom.core.errors import ConfigError, UserError
 from rayloom.core.protocols import DataSpec, FieldSpec, parameters_sha256
-from rayloom.generative.vae import VAE, VAEConfig
+from rayloom.models.autoencoders.vae import VAE, VAEConfig
 from rayloom.nn.frozen import freeze
 from rayloom.records import RunFolder
 from rayloom.training import Engine, Plan, drive, fit

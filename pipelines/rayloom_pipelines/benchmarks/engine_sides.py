@@ -20,7 +20,7 @@ from rayloom.config.sections import (
 )
 from rayloom.core.protocols import DataSpec, slice_of
 from rayloom.data import Dataset, make_source
-from rayloom.generative.vae import VAE, VAEConfig
+from rayloom.models.autoencoders.vae import VAE, VAEConfig
 from rayloom.training import Engine
 from rayloom.training.fitting import MemorySink
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from rayloom.core.protocols import DataSpec
-from rayloom.generative.vae import VAE, VAEConfig
+from rayloom.models.autoencoders.vae import VAE, VAEConfig
 
 LATENT_DIM, HIDDEN = 16, 512
 

@@ -19,7 +19,7 @@ from rayloom.core.collective import Solo
 from rayloom.core.noise import Noise
 from rayloom.core.protocols import Batch
 from rayloom.data import make_source, open_dataset
-from rayloom.generative.vae import VAE
+from rayloom.models.autoencoders.vae import VAE
 from rayloom.training import fit
 from rayloom.training.evaluate import evaluate_split
 from rayloom_pipelines.benchmarks import pythae_bridge as bridge

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from rayloom.core.noise import Noise
 from rayloom.core.protocols import DataSpec, FieldSpec
-from rayloom.generative.vae import VAE, VAEConfig
+from rayloom.models.autoencoders.vae import VAE, VAEConfig
 from rayloom_pipelines.benchmarks import pythae_bridge as bridge
 
 SPEC = DataSpec({"image": FieldSpec((1, 28, 28), "uint8", "image")}, "noise")

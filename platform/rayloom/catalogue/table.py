@@ -1,5 +1,6 @@
 """The table of each kind of name, and how plugins add to it."""
 
+from importlib import import_module
 from typing import Any
 
 from rayloom.catalogue.entry import KINDS, Entry, Kind
@@ -10,25 +11,13 @@ def _table(*entries: Entry) -> dict[str, Entry]:
     return {entry.name: entry for entry in entries}
 
 
+def _merged(*indexes: str) -> dict[str, Entry]:
+    """The lines of several families, by the names of their index modules: imports go down only."""
+    return _table(*(entry for name in indexes for entry in import_module(name).INDEX))
+
+
 CATALOGUE: dict[Kind, dict[str, Entry]] = {
-    "models": _table(
-        Entry(
-            "vae",
-            "rayloom.generative.vae:VAE",
-            "Variational autoencoder (Kingma and Welling)",
-            "autoencoder",
-            2013,
-            ("sample", "elbo", "encode", "reconstruct"),
-        ),
-        Entry(
-            "beta-vae",
-            "rayloom.generative.beta_vae:BetaVAE",
-            "beta-VAE (Higgins et al.) and its KL-constrained form",
-            "autoencoder",
-            2017,
-            ("sample", "elbo", "encode", "reconstruct"),
-        ),
-    ),
+    "models": _merged("rayloom.models.autoencoders.index"),
     "algorithms": _table(
         Entry(
             "dqn",

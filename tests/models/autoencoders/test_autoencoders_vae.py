@@ -10,8 +10,8 @@ from rayloom.catalogue import load
 from rayloom.core.errors import UserError
 from rayloom.core.noise import Noise
 from rayloom.core.protocols import DataSpec, FieldSpec, Model
-from rayloom.generative.beta_vae import BetaVAE, BetaVAEConfig
-from rayloom.generative.vae import VAE, VAEConfig
+from rayloom.models.autoencoders.beta_vae import BetaVAE, BetaVAEConfig
+from rayloom.models.autoencoders.vae import VAE, VAEConfig
 from rayloom.testing.models import check_model
 
 pytestmark = pytest.mark.law("vae")
@@ -238,7 +238,7 @@ def test_traversal_moves_one_dimension_only():
 EXPORT = """
 import torch
 from rayloom.core.protocols import DataSpec, FieldSpec
-from rayloom.generative.vae import VAE, VAEConfig
+from rayloom.models.autoencoders.vae import VAE, VAEConfig
 spec = DataSpec({"image": FieldSpec((1, 8, 8), "uint8", "image")})
 for network in ("mlp", "conv"):
     for likelihood in ("bernoulli", "gaussian", "discretised-logistic"):

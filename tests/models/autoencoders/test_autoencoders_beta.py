@@ -7,8 +7,8 @@ from rayloom.config.sections import AdamConfig, DataConfig, EvaluationConfig, Tr
 from rayloom.core.noise import Noise
 from rayloom.core.protocols import DataSpec, FieldSpec
 from rayloom.data import open_dataset
-from rayloom.generative.beta_vae import BetaVAE, BetaVAEConfig
-from rayloom.generative.vae import VAE, VAEConfig
+from rayloom.models.autoencoders.beta_vae import BetaVAE, BetaVAEConfig
+from rayloom.models.autoencoders.vae import VAE, VAEConfig
 from rayloom.training import fit
 
 pytestmark = pytest.mark.law("beta-vae")

@@ -28,7 +28,7 @@ from rayloom.distributions.base import Distribution
 from rayloom.distributions.gaussian import DiagonalGaussian, DiagonalGaussianHead
 from rayloom.distributions.likelihoods import BernoulliConfig, LikelihoodConfig, make_likelihood
 from rayloom.functional.likelihood import bits_per_dim
-from rayloom.generative.importance import CHUNK_ROWS, importance_weighted_log_prob
+from rayloom.models.autoencoders.importance import CHUNK_ROWS, importance_weighted_log_prob
 from rayloom.nn.networks import (
     Activation,
     ConvDecoder,

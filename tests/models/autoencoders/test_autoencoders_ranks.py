@@ -14,8 +14,8 @@ import torch
 from rayloom.config.sections import AdamConfig, EvaluationConfig, RunConfig, TrainConfig
 from rayloom.core.collective import Solo
 from rayloom.data import from_arrays, make_source
-from rayloom.generative.beta_vae import BetaVAE, BetaVAEConfig
-from rayloom.generative.vae import VAE, VAEConfig
+from rayloom.models.autoencoders.beta_vae import BetaVAE, BetaVAEConfig
+from rayloom.models.autoencoders.vae import VAE, VAEConfig
 from rayloom.training import Engine
 from rayloom.training.fitting import MemorySink
 

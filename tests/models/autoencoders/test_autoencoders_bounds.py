@@ -15,7 +15,7 @@ from rayloom.functional.variational import (
     log_importance_weight,
     reparameterize,
 )
-from rayloom.generative.vae import VAE, VAEConfig
+from rayloom.models.autoencoders.vae import VAE, VAEConfig
 
 pytestmark = pytest.mark.law("vae")
 

@@ -25,7 +25,7 @@ from torch import Tensor
 from rayloom.config.sections import PositiveFloat
 from rayloom.core.protocols import DataSpec
 from rayloom.functional.variational import multiplier_step
-from rayloom.generative.vae import VAE, VAESettings
+from rayloom.models.autoencoders.vae import VAE, VAESettings
 
 
 class BetaVAEConfig(VAESettings):
