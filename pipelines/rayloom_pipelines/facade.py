@@ -300,7 +300,7 @@ class Run:
         return self.model(which)
 
     def _policy(self, which: Which | int) -> tuple[Any, Mapping[str, Any]]:
-        from rayloom.rl.envs import spec_of
+        from rayloom.rl.envs.making import spec_of
         from rayloom_pipelines.recipes import weights
 
         path = self._member().path

@@ -85,7 +85,7 @@ def _section(plain: Plain, key: str) -> Plain:
 
 def _env(env: Plain) -> Iterator[Problem]:
     from rayloom.config.validate import NAME
-    from rayloom.rl.envs import RENDERED, id_problem, wrapper_problems
+    from rayloom.rl.envs.making import RENDERED, id_problem, wrapper_problems
 
     name, arguments, wrappers = (env.get(key) for key in ("name", "kwargs", "wrappers"))
     if isinstance(name, str) and NAME.match(name):

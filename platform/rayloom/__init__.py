@@ -4,10 +4,8 @@ The names below are handed on lazily from the rooms that own them, so that `impo
 nothing and no room below depends on one above.
 """
 
-from importlib import import_module
-from typing import Any
-
 from rayloom import moved
+from rayloom.core.lazy import handed_on
 
 __version__ = "0.1.0"
 
@@ -44,15 +42,7 @@ __all__ = [
 
 
 moved.install()
-
-
-def __getattr__(name: str) -> Any:
-    """The API, imported when a name of it is first used."""
-    if name not in _API:
-        raise AttributeError(f"module 'rayloom' has no attribute {name!r}")
-    value = getattr(import_module(_API[name]), name)
-    globals()[name] = value
-    return value
+__getattr__ = handed_on(__name__, _API)
 
 
 def __dir__() -> list[str]:

@@ -32,6 +32,15 @@ MOVED = {
     "rayloom.generative.beta_vae": "rayloom.models.autoencoders.beta_vae",
     "rayloom.generative.importance": "rayloom.models.autoencoders.importance",
     "rayloom.generative.vae": "rayloom.models.autoencoders.vae",
+    "rayloom.rl.dqn": "rayloom.rl.algorithms.dqn",
+    "rayloom.rl.env_packages": "rayloom.rl.envs.packages",
+    "rayloom.rl.env_state": "rayloom.rl.envs.state",
+    "rayloom.rl.groups": "rayloom.rl.envs.groups",
+    "rayloom.rl.n_step": "rayloom.rl.replay.n_step",
+    "rayloom.rl.q_kernel": "rayloom.rl.algorithms.q_kernel",
+    "rayloom.rl.q_network": "rayloom.rl.algorithms.q_network",
+    "rayloom.rl.spaces": "rayloom.rl.envs.spaces",
+    "rayloom.rl.sum_tree": "rayloom.rl.replay.sum_tree",
 }
 
 

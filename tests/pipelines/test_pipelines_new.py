@@ -40,7 +40,7 @@ def test_a_copied_environment_keeps_its_time_limit(tmp_path, monkeypatch):
     """Without one, an agent that stands still would never end an evaluation."""
     from rayloom.catalogue.plugins import load_plugins
     from rayloom.config.sections import EnvConfig
-    from rayloom.rl.envs import make_env
+    from rayloom.rl.envs.making import make_env
 
     monkeypatch.chdir(tmp_path)
     assert main(["new", "env", "my-limited", "--from", "rayloom/GridWorld-v0"]) == 0

@@ -9,7 +9,7 @@ from rayloom.config.sections import (
     RunConfig,
     TrainConfig,
 )
-from rayloom.rl.dqn import DQNConfig
+from rayloom.rl.algorithms.dqn import DQNConfig
 from rayloom.rl.loop import RLTrainable
 
 

@@ -8,13 +8,13 @@ from rl_helpers import Points, equal_states, make_config, never, train
 from rayloom.config.sections import AdamConfig, EnvConfig, RunConfig, SGDConfig, TrainConfig
 from rayloom.core.errors import NonFiniteError, UserError
 from rayloom.optim import FlatParameters
+from rayloom.rl.algorithms.dqn import DQN, DQNConfig
+from rayloom.rl.algorithms.q_kernel import AutogradKernel, PerceptronKernel, make_kernel
+from rayloom.rl.algorithms.q_network import NumpyQ, QNetwork
 from rayloom.rl.collect import make_learner
-from rayloom.rl.dqn import DQN, DQNConfig
+from rayloom.rl.envs.spaces import EnvSpec
 from rayloom.rl.learner import LearnerContext
 from rayloom.rl.loop import RLTrainable
-from rayloom.rl.q_kernel import AutogradKernel, PerceptronKernel, make_kernel
-from rayloom.rl.q_network import NumpyQ, QNetwork
-from rayloom.rl.spaces import EnvSpec
 from rayloom_envs import gridworld, probes
 
 pytestmark = pytest.mark.law("dqn")

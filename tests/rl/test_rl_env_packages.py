@@ -4,8 +4,8 @@ import pytest
 from gymnasium.envs.registration import registry
 
 from rayloom.core.errors import UserError
-from rayloom.rl import env_packages
-from rayloom.rl.envs import check_id, id_problem
+from rayloom.rl.envs import packages as env_packages
+from rayloom.rl.envs.making import check_id, id_problem
 
 
 @pytest.fixture

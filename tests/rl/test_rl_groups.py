@@ -8,10 +8,10 @@ from rl_helpers import equal_states, make_config
 from rayloom.config.sections import EnvConfig
 from rayloom.core.errors import UserError
 from rayloom.core.protocols import GroupTask
-from rayloom.rl import groups
 from rayloom.rl.collect import GroupWorker, LocalCollector
-from rayloom.rl.envs import WRAPPERS, make_env, spec_of
-from rayloom.rl.groups import LoopGroup, VectorGroup, group_sizes, make_group
+from rayloom.rl.envs import groups
+from rayloom.rl.envs.groups import LoopGroup, VectorGroup, group_sizes, make_group
+from rayloom.rl.envs.making import WRAPPERS, make_env, spec_of
 from rayloom.rl.policies import RandomPolicy
 
 CARTPOLE = EnvConfig(name="CartPole-v1")

@@ -9,11 +9,11 @@ from rl_helpers import equal_states
 
 from rayloom.core.seeding import numpy_stream
 from rayloom.functional.rl import importance_weights, priority_probabilities
-from rayloom.rl import replay as module
-from rayloom.rl.n_step import NStepStream
-from rayloom.rl.replay import PrioritizedReplay, Replay, Transitions
+from rayloom.rl.replay import buffer as module
+from rayloom.rl.replay.buffer import PrioritizedReplay, Replay, Transitions
+from rayloom.rl.replay.n_step import NStepStream
+from rayloom.rl.replay.sum_tree import SumTree
 from rayloom.rl.rollout import Rollout
-from rayloom.rl.sum_tree import SumTree
 
 SHAPES = {
     "obs_shape": (2,),

@@ -25,7 +25,7 @@ def afresh(
     if config.task == "rl":
         if split is not None:
             raise UserError("--split is for models; an agent is evaluated in its environments")
-        from rayloom.rl.envs import spec_of
+        from rayloom.rl.envs.making import spec_of
         from rayloom.rl.evaluation import run_episodes
 
         policy, settings = run._policy(which)

@@ -64,7 +64,7 @@ def loaded_plugins(resolved: "Resolved") -> list[dict[str, Any]]:
             space = resolved.spaces.get(f"{section}.name")
             used |= {f"{kind}/{value}" for value in space.values} if space is not None else set()
     if config.env is not None:
-        from rayloom.rl.envs import check_id
+        from rayloom.rl.envs.making import check_id
 
         check_id(config.env.name)  # an installed package is asked where Gymnasium has no such id
     if config.data is not None:

@@ -116,7 +116,7 @@ def exported(
 ) -> tuple[torch.nn.Module, torch.Tensor]:
     """The tensor-to-tensor part and an example of its input, two rows of zeros."""
     if config.task == "rl":
-        from rayloom.rl.envs import spec_of
+        from rayloom.rl.envs.making import spec_of
 
         env = spec_of(config.env)
         shape, dtype = tuple(env.obs_shape), torch.as_tensor(_zero(env.obs_dtype)).dtype

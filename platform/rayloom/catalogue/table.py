@@ -18,24 +18,8 @@ def _merged(*indexes: str) -> dict[str, Entry]:
 
 CATALOGUE: dict[Kind, dict[str, Entry]] = {
     "models": _merged("rayloom.models.autoencoders.index"),
-    "algorithms": _table(
-        Entry(
-            "dqn",
-            "rayloom.rl.dqn:DQN",
-            "Deep Q-network (Mnih et al.): double, dueling, n-step, prioritised replay",
-            "value-based",
-            2015,
-            ("off-policy", "discrete-actions"),
-        ),
-    ),
-    "envs": _table(
-        Entry(
-            "rayloom/GridWorld-v0",
-            "rayloom_envs.gridworld:GridWorld",
-            "Grid world that exposes its transition matrix P",
-            "tabular",
-        ),
-    ),
+    "algorithms": _merged("rayloom.rl.algorithms.index"),
+    "envs": _merged("rayloom.rl.envs.index"),
     "datasets": _table(
         Entry(
             "digits",

@@ -4,8 +4,7 @@ The run folder is the truth; MLflow only sees what the journal holds. The names 
 lazily, so that listing a thousand runs imports neither torch nor numpy.
 """
 
-from importlib import import_module
-from typing import Any
+from rayloom.core.lazy import handed_on
 
 _HOME = {
     "CheckpointInfo": "checkpoints",
@@ -26,9 +25,4 @@ _HOME = {
     "tail": "journal",
 }
 __all__ = sorted(_HOME)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+__getattr__ = handed_on(__name__, _HOME)

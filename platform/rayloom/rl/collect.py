@@ -16,11 +16,11 @@ from rayloom.config.sections import RunConfig
 from rayloom.core import failpoints
 from rayloom.core.errors import UserError
 from rayloom.core.protocols import GroupTask, State
-from rayloom.rl.envs import spec_of
-from rayloom.rl.groups import Group, group_sizes, make_group
+from rayloom.rl.envs.groups import Group, group_sizes, make_group
+from rayloom.rl.envs.making import spec_of
+from rayloom.rl.envs.spaces import EnvSpec
 from rayloom.rl.learner import Learner, LearnerContext
 from rayloom.rl.rollout import Rollout
-from rayloom.rl.spaces import EnvSpec
 
 
 def algorithm_class(config: RunConfig) -> Any:

@@ -16,10 +16,10 @@ from rayloom.core import failpoints
 from rayloom.core.errors import UserError
 from rayloom.core.seeding import stream_seed
 from rayloom.metrics.returns import summarize
-from rayloom.rl.envs import spec_of
-from rayloom.rl.groups import make_group
+from rayloom.rl.envs.groups import make_group
+from rayloom.rl.envs.making import spec_of
+from rayloom.rl.envs.spaces import EnvSpec
 from rayloom.rl.policies import Policy
-from rayloom.rl.spaces import EnvSpec
 
 _CHUNK = 64  # vector steps between looks at the quotas
 

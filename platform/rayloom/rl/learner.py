@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from rayloom.config.sections import AdamWConfig, Config, PositiveInt, ScheduleConfig
 from rayloom.core.protocols import State
+from rayloom.rl.envs.spaces import EnvSpec
 from rayloom.rl.policies import Policy
 from rayloom.rl.rollout import Rollout
-from rayloom.rl.spaces import EnvSpec
 
 
 class AlgorithmConfig(Config):

@@ -28,12 +28,12 @@ from rayloom.rl.collect import (
     env_steps_of,
     make_learner,
 )
-from rayloom.rl.envs import spec_of
+from rayloom.rl.envs.groups import group_sizes
+from rayloom.rl.envs.making import spec_of
+from rayloom.rl.envs.spaces import EnvSpec
 from rayloom.rl.evaluation import Episodes, run_episodes
-from rayloom.rl.groups import group_sizes
 from rayloom.rl.policies import Policy
 from rayloom.rl.rollout import Rollout
-from rayloom.rl.spaces import EnvSpec
 from rayloom.rl.video import record
 
 _LOG_POINTS = 200  # per budget, where train.log_every is null

@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from torch import Tensor, nn
 
-from rayloom.rl.spaces import EnvSpec
+from rayloom.rl.envs.spaces import EnvSpec
 
 Extras = dict[str, np.ndarray]
 

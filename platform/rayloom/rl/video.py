@@ -10,9 +10,9 @@ from rayloom.config.sections import EnvConfig
 from rayloom.core.errors import UserError
 from rayloom.core.seeding import numpy_stream, stream_seed
 from rayloom.core.swaps import variables
-from rayloom.rl.envs import make_env
+from rayloom.rl.envs.making import make_env
+from rayloom.rl.envs.spaces import EnvSpec, make_spec
 from rayloom.rl.policies import Policy
-from rayloom.rl.spaces import EnvSpec, make_spec
 
 # Drawing libraries do without a screen, a sound card and a greeting.
 _NO_SCREEN = {

@@ -4,8 +4,7 @@
 sent, not before. The names are handed on lazily.
 """
 
-from importlib import import_module
-from typing import Any
+from rayloom.core.lazy import handed_on
 
 _HOME = {
     "MlflowFollower": "follower",
@@ -29,9 +28,4 @@ _HOME = {
     "tell_killed": "dead",
 }
 __all__ = sorted(_HOME)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+__getattr__ = handed_on(__name__, _HOME)

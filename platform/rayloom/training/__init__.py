@@ -1,7 +1,6 @@
 """Training: the driver of any `Trainable`, the engine of any `Model`, and `fit`, which is both."""
 
-from importlib import import_module
-from typing import Any
+from rayloom.core.lazy import handed_on
 
 _HOME = {
     "Engine": "engine",
@@ -15,9 +14,4 @@ _HOME = {
     "fit": "fitting",
 }
 __all__ = sorted(_HOME)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+__getattr__ = handed_on(__name__, _HOME)

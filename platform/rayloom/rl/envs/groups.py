@@ -19,11 +19,11 @@ import numpy as np
 from rayloom.config.sections import EnvConfig
 from rayloom.core.protocols import State
 from rayloom.core.seeding import numpy_stream, stream_seed
-from rayloom.rl import env_state
-from rayloom.rl.envs import has_vector_form, make_env, make_vector_env
+from rayloom.rl.envs import state as env_state
+from rayloom.rl.envs.making import has_vector_form, make_env, make_vector_env
+from rayloom.rl.envs.spaces import EnvSpec
 from rayloom.rl.policies import Policy
 from rayloom.rl.rollout import Rollout
-from rayloom.rl.spaces import EnvSpec
 
 _log = logging.getLogger(__name__)
 _VECTOR_FROM = 6  # below so many environments a loop is faster than array operations

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from rayloom.functional.rl import huber, q_learning_target
 from rayloom.optim import FlatParameters
-from rayloom.rl.q_network import QNetwork
+from rayloom.rl.algorithms.q_network import QNetwork
 
 
 @runtime_checkable

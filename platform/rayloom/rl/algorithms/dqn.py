@@ -28,14 +28,14 @@ from rayloom.core.protocols import State
 from rayloom.core.seeding import numpy_stream, stream_seed
 from rayloom.functional.rl import importance_weights
 from rayloom.optim import FlatParameters, make_optimizer, make_schedule
+from rayloom.rl.algorithms.q_kernel import make_kernel
+from rayloom.rl.algorithms.q_network import NumpyQ, QNetwork
+from rayloom.rl.envs.spaces import EnvSpec
 from rayloom.rl.learner import AlgorithmConfig, LearnerContext
-from rayloom.rl.n_step import NStepStream
 from rayloom.rl.policies import EpsilonGreedy
-from rayloom.rl.q_kernel import make_kernel
-from rayloom.rl.q_network import NumpyQ, QNetwork
-from rayloom.rl.replay import PrioritizedReplay, Replay, Transitions
+from rayloom.rl.replay.buffer import PrioritizedReplay, Replay, Transitions
+from rayloom.rl.replay.n_step import NStepStream
 from rayloom.rl.rollout import Rollout
-from rayloom.rl.spaces import EnvSpec
 
 
 class EpsilonConfig(Config):

@@ -16,8 +16,8 @@ from typing import NamedTuple
 import numpy as np
 
 from rayloom.core.protocols import Chunk, State
-from rayloom.rl.env_state import get_random, set_random
-from rayloom.rl.sum_tree import SumTree
+from rayloom.rl.envs.state import get_random, set_random
+from rayloom.rl.replay.sum_tree import SumTree
 
 BLOCK = 4096  # K, transitions per block
 

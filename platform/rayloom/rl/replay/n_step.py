@@ -8,7 +8,7 @@ import torch
 
 from rayloom.core.protocols import State
 from rayloom.functional.rl import n_step_transitions
-from rayloom.rl.replay import Transitions
+from rayloom.rl.replay.buffer import Transitions
 from rayloom.rl.rollout import Rollout
 
 _FIELDS = ("action", "reward", "terminated", "truncated", "valid")

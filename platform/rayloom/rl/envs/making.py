@@ -16,8 +16,8 @@ from gymnasium.envs.registration import load_env_creator, registry
 from rayloom import catalogue
 from rayloom.config.sections import EnvConfig
 from rayloom.core.errors import UserError, nearest
-from rayloom.rl.env_packages import bring, missing_simulator, nearest_id
-from rayloom.rl.spaces import EnvSpec, make_spec
+from rayloom.rl.envs.packages import bring, missing_simulator, nearest_id
+from rayloom.rl.envs.spaces import EnvSpec, make_spec
 
 # Wrappers by name. What keeps a memory over episodes (NormalizeObservation, NormalizeReward) is
 # missing on purpose: its state is not in any checkpoint, so a resumed run would not be the same.

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from rayloom.functional.rl import dueling_q
 from rayloom.nn.networks import MLP
+from rayloom.rl.envs.spaces import EnvSpec
 from rayloom.rl.policies import NumpyMLP
-from rayloom.rl.spaces import EnvSpec
 
 
 class QNetwork(nn.Module):

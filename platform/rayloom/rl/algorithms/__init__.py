@@ -1,0 +1,1 @@
+"""Learners, one file each, and what only they use."""

@@ -1,0 +1,14 @@
+"""The learners, a line each."""
+
+from rayloom.catalogue.entry import Entry
+
+INDEX = (
+    Entry(
+        "dqn",
+        "rayloom.rl.algorithms.dqn:DQN",
+        "Deep Q-network (Mnih et al.): double, dueling, n-step, prioritised replay",
+        "value-based",
+        2015,
+        ("off-policy", "discrete-actions"),
+    ),
+)
