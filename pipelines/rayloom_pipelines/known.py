@@ -100,7 +100,7 @@ def _env(env: Plain) -> Iterator[Problem]:
 
 def _data(data: Plain) -> Iterator[Problem]:
     from rayloom.config.validate import NAME
-    from rayloom.data.prepare import data_source, is_known, known_names
+    from rayloom.data.preparation import data_source, is_known, known_names
 
     name, root, source = (data.get(key) for key in ("name", "root", "source"))
     root = root if isinstance(root, str) else None

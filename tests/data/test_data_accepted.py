@@ -15,7 +15,7 @@ from rayloom.core.errors import UserError
 from rayloom.core.fields import ACCEPTED
 from rayloom.core.protocols import FieldSpec
 from rayloom.data import StoreWriter, import_data, open_dataset
-from rayloom.data.describe import class_counts
+from rayloom.data.description import class_counts
 from rayloom.models.autoencoders.vae import VAE, VAEConfig
 from rayloom_pipelines.cli import main
 

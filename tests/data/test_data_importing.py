@@ -14,11 +14,12 @@ from PIL import Image
 
 from rayloom.core.errors import UserError
 from rayloom.core.protocols import FieldSpec
-from rayloom.data import StoreWriter, import_data, open_store, tables
-from rayloom.data.arrays import import_arrays
+from rayloom.data import StoreWriter, import_data, open_store
 from rayloom.data.exporting import export_parquet
-from rayloom.data.images import import_images
-from rayloom.data.tables import import_table
+from rayloom.data.imports import tables
+from rayloom.data.imports.arrays import import_arrays
+from rayloom.data.imports.images import import_images
+from rayloom.data.imports.tables import import_table
 
 RNG = np.random.default_rng(0)
 
@@ -364,7 +365,7 @@ def test_an_array_in_any_order_of_bytes_is_the_same_set(tmp_path):
 
 def test_a_zip_bomb_and_a_zip_with_paths(tmp_path, monkeypatch):
     """Members are read in memory: a path in a name leads nowhere, and sizes are looked at first."""
-    import rayloom.data.npy as npy
+    import rayloom.data.imports.npy as npy
 
     np.save(tmp_path / "v.npy", np.zeros(5, np.float32))
     with zipfile.ZipFile(tmp_path / "d.npz", "w") as archive:

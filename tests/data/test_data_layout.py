@@ -7,7 +7,7 @@ from PIL import Image
 
 from rayloom.core.errors import UserError
 from rayloom.data import import_data
-from rayloom.data.describe import class_counts
+from rayloom.data.description import class_counts
 from rayloom_pipelines.cli import main
 
 COMPOSED, DECOMPOSED = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from rayloom.core.errors import UserError
-from rayloom.data.large import train_on, write_noise
-from rayloom.data.residency import (
+from rayloom.data.store.residency import (
     _cgroup_limits,
     available_memory,
     memory_budget,
     parse_bytes,
 )
+from rayloom_pipelines.benchmarks.large import train_on, write_noise
 
 MIB = 1 << 20
 LIMIT = """
@@ -28,7 +28,7 @@ if limit := int(sys.argv[3]):
 WRITE = """
 import sys
 from pathlib import Path
-from rayloom.data.large import peak_rss, write_noise
+from rayloom_pipelines.benchmarks.large import peak_rss, write_noise
 before = peak_rss()
 write_noise(Path(sys.argv[1]), int(sys.argv[2]))
 print(before, peak_rss())
@@ -37,7 +37,7 @@ TRAIN = """
 import json
 from pathlib import Path
 import torch
-from rayloom.data.large import peak_rss, train_on
+from rayloom_pipelines.benchmarks.large import peak_rss, train_on
 torch.set_num_threads(1)
 torch.nn.Linear(4096, 4)(torch.zeros(256, 4096)).sum().backward()  # what torch itself takes
 before = peak_rss()

@@ -15,10 +15,11 @@ import torch
 
 from rayloom.config.sections import DataConfig
 from rayloom.core.errors import UserError
-from rayloom.data import data_root, fetch, open_dataset, prepare
-from rayloom.data import fashion_mnist as fashion
-from rayloom.data import mnist_10k as mnist
+from rayloom.data import data_root, open_dataset, prepare
 from rayloom.data.ordering import array_order
+from rayloom.data.sets import fashion_mnist as fashion
+from rayloom.data.sets import fetch
+from rayloom.data.sets import mnist_10k as mnist
 
 DIGITS = "c37085779c5153ee807cda3a8e1c2af2501b8215ca9b08f497feab5360a83291"
 FASHION = "cc5fbdd2e1bc4e4218537c7136e2aa9ce58c5560901ba0681f9993f357a7d00b"

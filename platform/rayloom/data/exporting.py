@@ -15,8 +15,8 @@ import torch
 
 from rayloom.core.errors import UserError
 from rayloom.data.dataset import Dataset
-from rayloom.data.manifest import FieldInfo, inner_shape, varies
-from rayloom.data.store import arrow_schema
+from rayloom.data.store.manifest import FieldInfo, inner_shape, varies
+from rayloom.data.store.writer import arrow_schema
 
 METADATA = b"rayloom.fields"
 _ROWS = 1024  # rows written at once

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from rayloom.core.errors import UserError
 from rayloom.core.protocols import FieldSpec
-from rayloom.data.columns import Column, FixedColumn, ResidentRows, VaryingColumn
-from rayloom.data.manifest import (
+from rayloom.data.split import Split
+from rayloom.data.store.columns import Column, FixedColumn, ResidentRows, VaryingColumn
+from rayloom.data.store.manifest import (
     ColumnInfo,
     FieldInfo,
     Manifest,
@@ -20,7 +21,7 @@ from rayloom.data.manifest import (
     inner_shape,
     varies,
 )
-from rayloom.data.store import column_sha256
+from rayloom.data.store.writer import column_sha256
 
 Values = np.ndarray | Tensor | Sequence[np.ndarray]
 
@@ -58,8 +59,6 @@ def arrays_to_columns(
     name: str, splits: Mapping[str, Mapping[str, Values]], fields: Mapping[str, FieldSpec]
 ) -> tuple[dict[str, Any], str, dict[str, Any]]:
     """Splits, fingerprint and manifest of arrays in memory, the same as a store of them has."""
-    from rayloom.data.dataset import Split
-
     made, infos = {}, {}
     for split, values in splits.items():
         if values.keys() != fields.keys():

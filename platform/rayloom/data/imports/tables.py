@@ -24,17 +24,14 @@ from rayloom.core.fields import FEW_CHANNELS, IMAGE_CHANNELS, image_fault
 from rayloom.core.protocols import FieldSpec
 from rayloom.data.dataset import Dataset, open_store
 from rayloom.data.exporting import METADATA
-from rayloom.data.importing import (
+from rayloom.data.imports.checks import (
     check_classes,
     check_finite,
     check_import,
     check_unit,
     target_folder,
 )
-from rayloom.data.manifest import FieldInfo, inner_shape, varies
-from rayloom.data.names import chosen, folded, is_label, one_form
-from rayloom.data.ordering import num_test, row_hash
-from rayloom.data.parquet import (
+from rayloom.data.imports.parquet import (
     common_types,
     files_by_split,
     fits_label,
@@ -48,8 +45,11 @@ from rayloom.data.parquet import (
     read_rows,
     why_not,
 )
-from rayloom.data.prepare import store_lock
-from rayloom.data.store import CHUNK, StoreWriter
+from rayloom.data.names import chosen, folded, is_label, one_form
+from rayloom.data.ordering import num_test, row_hash
+from rayloom.data.preparation import store_lock
+from rayloom.data.store.manifest import FieldInfo, inner_shape, varies
+from rayloom.data.store.writer import CHUNK, StoreWriter
 
 _ROWS = 1024  # rows read at once
 _CHANNELS = (*IMAGE_CHANNELS, *FEW_CHANNELS)
@@ -84,7 +84,7 @@ def import_table(
     path = Path(path).expanduser().absolute()
     target = target_folder(name, root, force=force)
     if size is not None:
-        from rayloom.data.images import check_size
+        from rayloom.data.imports.images import check_size
 
         check_size(size)
     files = files_by_split(path)
@@ -257,7 +257,7 @@ class _Plan:
         return FieldSpec((), "int64", "label", int(max(found)) + 1)
 
     def _plan_images(self, name: str) -> FieldSpec:
-        from rayloom.data.images import read_header
+        from rayloom.data.imports.images import read_header
 
         grey, seen = True, None
         for path, row, data in self._encoded(name):
@@ -319,7 +319,7 @@ class _Plan:
     def _convert(self, path: Path, field: str, name: str, array: pa.Array, row: int) -> Any:
         spec, where = self.fields[field], self._where(path, name)
         if is_encoded(array.type):
-            from rayloom.data.images import decode
+            from rayloom.data.imports.images import decode
 
             channels, height, width = spec.shape
             data = _image_bytes(array, where, row)

@@ -12,8 +12,8 @@ import numpy as np
 
 from rayloom.core.errors import UserError
 from rayloom.core.fields import FEW_CHANNELS, IMAGE_CHANNELS, IMAGE_RULE
-from rayloom.data.columns import take_rows
 from rayloom.data.names import folded
+from rayloom.data.store.columns import take_rows
 
 _LAYOUTS = ("auto", "chw", "hwc")
 _KINDS = ("auto", "image", "vector")

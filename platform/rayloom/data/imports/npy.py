@@ -10,7 +10,7 @@ import numpy as np
 
 from rayloom.core.errors import UserError
 from rayloom.data.names import check_distinct, chosen
-from rayloom.data.residency import available_memory
+from rayloom.data.store.residency import available_memory
 
 _MAGIC = b"\x93NUMPY"
 _DAMAGE = (

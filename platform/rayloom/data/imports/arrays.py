@@ -14,21 +14,21 @@ import numpy as np
 from rayloom.core.errors import UserError
 from rayloom.core.fields import DTYPES
 from rayloom.core.protocols import FieldSpec
-from rayloom.data.columns import take_rows
 from rayloom.data.dataset import Dataset, open_store
-from rayloom.data.importing import (
+from rayloom.data.imports.checks import (
     check_finite,
     check_import,
     check_unit,
     label_codes,
     target_folder,
 )
+from rayloom.data.imports.npy import leave_out, load_arrays
+from rayloom.data.imports.pictures import Reading, check_words, may_be_pictures, read_as
 from rayloom.data.names import SPLIT_NAMES, folded, is_label
-from rayloom.data.npy import leave_out, load_arrays
 from rayloom.data.ordering import row_hash, split_order
-from rayloom.data.pictures import Reading, check_words, may_be_pictures, read_as
-from rayloom.data.prepare import store_lock
-from rayloom.data.store import CHUNK, StoreWriter
+from rayloom.data.preparation import store_lock
+from rayloom.data.store.columns import take_rows
+from rayloom.data.store.writer import CHUNK, StoreWriter
 
 _SPLITS = "|".join(SPLIT_NAMES)
 _KEY = re.compile(

@@ -12,7 +12,7 @@ from rayloom.core.protocols import FieldSpec
 from rayloom.core.seeding import numpy_stream
 from rayloom.data.dataset import open_store
 from rayloom.data.source import make_source
-from rayloom.data.store import StoreWriter
+from rayloom.data.store.writer import StoreWriter
 
 SIDE = 64  # pixels; an example has SIDE * SIDE bytes and a label of 8
 _LR = 2e-3

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from rayloom.core.protocols import FieldSpec
-from rayloom.data.columns import FixedColumn
 from rayloom.data.dataset import Dataset, Split
-from rayloom.data.manifest import varies
 from rayloom.data.names import case_twins, listed
+from rayloom.data.store.columns import FixedColumn
+from rayloom.data.store.manifest import varies
 
 _CHUNK = 1_000  # rows looked at together
 _LABELS = 1 << 20  # labels counted together

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rayloom.core.errors import UserError
-from rayloom.data.importing import PARQUET
+from rayloom.data.imports.checks import PARQUET
 from rayloom.data.names import (
     SPLIT_NAMES,
     check_distinct,

@@ -11,7 +11,7 @@ import numpy as np
 
 from rayloom.core.protocols import FieldSpec
 from rayloom.data.ordering import array_order
-from rayloom.data.store import StoreWriter
+from rayloom.data.store.writer import StoreWriter
 
 NUM_TEST = 360
 

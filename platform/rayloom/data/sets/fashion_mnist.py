@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from rayloom.core.protocols import FieldSpec
-from rayloom.data import fetch
-from rayloom.data.store import StoreWriter
+from rayloom.data.sets import fetch
+from rayloom.data.store.writer import StoreWriter
 
 ADDRESS = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
 DEBIAN_PACKAGE = "dataset-fashion-mnist"

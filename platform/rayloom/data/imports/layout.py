@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from rayloom.core.errors import UserError
-from rayloom.data.importing import label_codes
+from rayloom.data.imports.checks import label_codes
 from rayloom.data.names import (
     ROLES,
     case_twins,

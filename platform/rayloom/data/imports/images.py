@@ -15,10 +15,10 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from rayloom.core.errors import UserError
 from rayloom.core.protocols import FieldSpec
 from rayloom.data.dataset import Dataset, open_store
-from rayloom.data.importing import check_import, target_folder
-from rayloom.data.layout import read_layout, walk
-from rayloom.data.prepare import store_lock
-from rayloom.data.store import CHUNK, StoreWriter
+from rayloom.data.imports.checks import check_import, target_folder
+from rayloom.data.imports.layout import read_layout, walk
+from rayloom.data.preparation import store_lock
+from rayloom.data.store.writer import CHUNK, StoreWriter
 
 _GREY = ("1", "L", "LA")
 _COLOUR = ("P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV", "La", "RGBa")

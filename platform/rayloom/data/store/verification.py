@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from rayloom.data.manifest import Manifest, SplitInfo, broken, row_bytes, varies
-from rayloom.data.store import CHUNK, arrow_schema, column_sha256
+from rayloom.data.store.manifest import Manifest, SplitInfo, broken, row_bytes, varies
+from rayloom.data.store.writer import CHUNK, arrow_schema, column_sha256
 
 VERIFIED = ".verified.json"
 

@@ -1,0 +1,1 @@
+"""One's own data made a store: pictures in folders, arrays, tables."""

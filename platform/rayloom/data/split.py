@@ -1,0 +1,93 @@
+"""A split of a data set: rows of named columns, by number.
+
+Dimension key: n rows of the split, B rows taken, L steps of the longest example of a batch.
+
+The batch contract: a batch is a dictionary of named tensors with the examples on the first axis.
+A field whose examples differ in length (`FieldSpec.shape[0] == -1`) is padded with zeros and comes
+with `<field>_mask` (bool, B x L) and `<field>_length` (int64, B). Pairs are several fields of one
+example (`image`, `target`). Values keep their stored type: uint8 stays uint8.
+"""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from rayloom.data.store.columns import Column, FixedColumn, VaryingColumn
+
+
+class Split:
+    """One split of a data set.
+
+    Args:
+        name: Its name, such as `train`.
+        columns: Column of each field.
+        rows: n.
+        streamed: Whether rows are read from the disk at each request.
+    """
+
+    def __init__(
+        self, name: str, columns: Mapping[str, Column], rows: int, *, streamed: bool = False
+    ) -> None:
+        self.name, self.columns, self.streamed = name, dict(columns), streamed
+        self._rows = rows
+        self._varying = {k: c for k, c in columns.items() if isinstance(c, VaryingColumn)}
+        self._fixed = [(k, c.rows.take) for k, c in columns.items() if isinstance(c, FixedColumn)]
+
+    def __len__(self) -> int:
+        """Number of examples."""
+        return self._rows
+
+    @property
+    def varying(self) -> bool:
+        """Whether any field differs in length from example to example."""
+        return bool(self._varying)
+
+    def take(self, index: Tensor, *, lengths: Mapping[str, int] | None = None) -> dict[str, Tensor]:
+        """The examples of some rows, as copies.
+
+        Args:
+            index: int64 (B,), rows in 0..n-1, any order, repeats allowed; B may be 0.
+            lengths: L of varying fields; by default the longest of these examples.
+
+        Returns:
+            Every field (B, *shape), and the mask and lengths of varying ones.
+
+        Raises:
+            IndexError: A row number is out of range.
+        """
+        batch = {name: take(index) for name, take in self._fixed}
+        if self._varying:
+            for name, column in self._varying.items():
+                values, mask, length = column.take(index, lengths[name] if lengths else None)
+                batch[name] = values
+                batch[f"{name}_mask"], batch[f"{name}_length"] = mask, length
+        return batch
+
+    def longest(self, index: Tensor) -> dict[str, int]:
+        """Length of the longest of some examples, by varying field."""
+        return {
+            name: int(column.lengths(index).max()) if len(index) else 0
+            for name, column in self._varying.items()
+        }
+
+
+class Subset(Split):
+    """Some rows of a split, in their order.
+
+    Args:
+        name: Its name.
+        whole: The split.
+        rows: int64 (n,), rows of the whole, ascending.
+    """
+
+    def __init__(self, name: str, whole: Split, rows: Tensor) -> None:
+        super().__init__(name, whole.columns, len(rows), streamed=whole.streamed)
+        self.whole, self.rows = whole, rows
+
+    def take(self, index: Tensor, *, lengths: Mapping[str, int] | None = None) -> dict[str, Tensor]:
+        """The examples of some rows of the subset; see `Split.take`."""
+        return self.whole.take(self.rows[index], lengths=lengths)
+
+    def longest(self, index: Tensor) -> dict[str, int]:
+        """Length of the longest of some examples, by varying field."""
+        return self.whole.longest(self.rows[index])
