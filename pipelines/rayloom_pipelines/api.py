@@ -1,6 +1,6 @@
 """The Python API; `rayloom` hands these names on. The command line is a thin layer over it.
 
-run = rayloom.train("generative/vae-digits", ["train.epochs=5"])
+run = rayloom.train("autoencoders/vae-digits", ["train.epochs=5"])
 run.history(["eval/elbo_nats"]).plot()
 run.show("pictures/samples")
 agent = rayloom.load("latest").policy()

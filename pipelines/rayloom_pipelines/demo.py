@@ -14,9 +14,9 @@ from rayloom_pipelines.recipes.quiet import quiet
 
 PICTURES = ("fashion-mnist", "mnist-10k", "digits")  # the first that can be had
 CONFIGS = {
-    "fashion-mnist": "generative/vae-fashion",
-    "mnist-10k": "generative/vae-mnist",
-    "digits": "generative/vae-digits",
+    "fashion-mnist": "autoencoders/vae-fashion",
+    "mnist-10k": "autoencoders/vae-mnist",
+    "digits": "autoencoders/vae-digits",
 }
 EPOCHS = {"fashion-mnist": 3}  # the others train to the end of their configs
 
@@ -52,7 +52,7 @@ def train_model(wanted: str | None, console: Console, *, smoke: bool) -> Run:
     Raises:
         UserError: None can.
     """
-    from rayloom.data import prepare
+    from rayloom.data.preparation import prepare
 
     for name in [wanted] if wanted else PICTURES:
         try:

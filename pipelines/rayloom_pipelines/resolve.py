@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rayloom.core.errors import ConfigError, UserError
-from rayloom_pipelines.shipped import config_names, find_config
+from rayloom_pipelines.shipped import config_names, find_config, whole_name
 
 if TYPE_CHECKING:
     from rayloom.config.resolved import Known, Resolved
@@ -41,7 +41,8 @@ def resolve_config(
 
     def load(more: Sequence[str]) -> "Resolved":
         words = [*overrides, *more]
-        return load_config(source, words, search=search, find=find_config, known=known)
+        name = whole_name(source) if isinstance(source, str) else source
+        return load_config(name, words, search=search, find=find_config, known=known)
 
     return pinned(load) if pinned_runs else load(())
 
@@ -98,7 +99,7 @@ def config_of(word: str, storage: str | Path | None = None) -> "RunConfig":
         UserError: It is neither.
     """
     path = Path(word)
-    if path.suffix in (".yaml", ".yml") or path.is_file() or word in config_names():
+    if path.suffix in (".yaml", ".yml") or path.is_file() or whole_name(word) in config_names():
         return resolve_config(word, search=True).config
     try:
         folder = run_path(word, storage)

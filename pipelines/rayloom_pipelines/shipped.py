@@ -5,23 +5,24 @@ from pathlib import Path
 from rayloom.core.errors import UserError, nearest
 
 _PACKAGE = Path(__file__).resolve().parent
+_SHIPPED = (_PACKAGE.parents[1] / "configs", _PACKAGE / "configs")
+_MOVED = {"generative": "autoencoders"}  # folders of names that were published before
 
 
 def config_folders() -> list[Path]:
     """Folders of named configs, the first wins: the working folder's, the checkout's, the wheel's.
 
-    `./configs` counts only when it holds a folder that shipped configs use (`generative`, `rl`).
+    `./configs` counts only when it holds a folder that shipped configs use (`autoencoders`, `rl`).
     """
+    shipped = [folder for folder in _SHIPPED if folder.is_dir()]
+    families = {family.name for folder in shipped for family in folder.iterdir()} | set(_MOVED)
     here = Path.cwd() / "configs"
-    found = []
-    if (here / "generative").is_dir() or (here / "rl").is_dir():
-        found.append(here)
-    found += [_PACKAGE.parents[1] / "configs", _PACKAGE / "configs"]
-    return [folder for folder in dict.fromkeys(found) if folder.is_dir()]
+    found = [here] if any((here / family).is_dir() for family in families) else []
+    return list(dict.fromkeys([*found, *shipped]))
 
 
 def config_names() -> dict[str, Path]:
-    """Every named config, such as `generative/vae-digits`, and its file."""
+    """Every named config, such as `autoencoders/vae-digits`, and its file."""
     names: dict[str, Path] = {}
     for folder in config_folders():
         for path in sorted(folder.rglob("*.yaml")):
@@ -29,13 +30,35 @@ def config_names() -> dict[str, Path]:
     return names
 
 
+def whole_name(word: str) -> str:
+    """The name of the config that a word means: itself, its name of before, or the last part.
+
+    A word that means none is given back, and so is one that ends in .yaml or .yml or names a file.
+
+    Raises:
+        UserError: Several names end so.
+    """
+    if Path(word).suffix in (".yaml", ".yml") or Path(word).is_file():
+        return word
+    known = config_names()
+    folder, _, stem = word.rpartition("/")
+    for name in (word, f"{_MOVED.get(folder, folder)}/{stem}"):
+        if name in known:
+            return name
+    ends_so = sorted(name for name in known if name.rpartition("/")[2] == word)
+    if len(ends_so) > 1:
+        raise UserError(f"several configs are called {word!r}: {', '.join(ends_so)}; say which")
+    return ends_so[0] if ends_so else word
+
+
 def find_config(name: str) -> Path:
-    """The file of a config given as a path or a name.
+    """The file of a config given as a path, a name, or the last part of one name.
 
     A word that ends in .yaml or .yml, or that names an existing file, is a path.
 
     Raises:
-        UserError: There is no such file or name; tells the nearest name and all of them.
+        UserError: There is no such file or name, or several end so; tells the nearest name and all
+            of them.
     """
     path = Path(name).expanduser()
     if path.suffix in (".yaml", ".yml") or path.is_file():
@@ -45,10 +68,11 @@ def find_config(name: str) -> Path:
             raise UserError(f"{name}: there is no such config file")
         return path
     known = config_names()
-    if name in known:
-        return known[name]
+    whole = whole_name(name)
+    if whole in known:
+        return known[whole]
     short = {known_name.rpartition("/")[2]: known_name for known_name in known}
-    near = short.get(name) or nearest(name, [*known, *short])
+    near = nearest(name, [*known, *short])
     near = short.get(near, near) if near else None
     hint = f"; did you mean {near!r}?" if near else "."
     raise UserError(f"no config is called {name!r}{hint} Known: {', '.join(sorted(known))}")

@@ -5,7 +5,7 @@ from pathlib import Path
 from rayloom.config.hyperparameters import hyperparameters
 from rayloom.config.resolved import load_config, resolve
 
-CONFIGS = Path(__file__).parents[2] / "configs" / "generative"
+CONFIGS = Path(__file__).parents[2] / "configs" / "autoencoders"
 TREE = {
     "model": {"name": "vae", "latent_dim": 4},
     "data": {"name": "digits"},

@@ -90,7 +90,7 @@ def test_pictures_of_every_accepted_kind_come_in_and_train(tmp_path, case):
         *("data.batch_size=8", "evaluation.metrics=[]", f"storage={tmp_path / 'runs'}"),
     ]
     if case in ("four channels", "half floats"):  # seconds
-        run = rayloom.train("generative/vae-digits", overrides, track=False)
+        run = rayloom.train("autoencoders/vae-digits", overrides, track=False)
         assert run.status == "finished"
         assert np.isfinite(run.metrics["eval/elbo_nats"])
         assert run.pictures()
@@ -181,7 +181,7 @@ def test_the_start_of_training_says_what_model_and_data_lack(tmp_path):
     def refused(*overrides):
         with pytest.raises(UserError) as error:
             rayloom.train(
-                "generative/vae-digits",
+                "autoencoders/vae-digits",
                 [f"data.root={tmp_path}", f"storage={tmp_path / 'runs'}", *overrides],
                 track=False,
             )

@@ -15,8 +15,9 @@ import torch
 
 from rayloom.config.sections import DataConfig
 from rayloom.core.errors import UserError
-from rayloom.data import data_root, open_dataset, prepare
+from rayloom.data import data_root, open_dataset
 from rayloom.data.ordering import array_order
+from rayloom.data.preparation import prepare
 from rayloom.data.sets import fashion_mnist as fashion
 from rayloom.data.sets import fetch
 from rayloom.data.sets import mnist_10k as mnist

@@ -20,7 +20,9 @@ from rayloom.catalogue import CATALOGUE, register
 from rayloom.config.sections import DataConfig
 from rayloom.core.errors import UserError
 from rayloom.core.protocols import FieldSpec
-from rayloom.data import StoreWriter, describe, from_arrays, open_dataset, open_store, prepare
+from rayloom.data import StoreWriter, from_arrays, open_dataset, open_store
+from rayloom.data.description import describe
+from rayloom.data.preparation import prepare
 from rayloom.data.store.manifest import DTYPES
 from rayloom.data.store.verification import VERIFIED
 
@@ -355,7 +357,7 @@ def test_an_unwritable_root_is_the_users_mistake(tmp_path):
 # --- preparing ------------------------------------------------------------------------------
 
 KILLED = """
-from rayloom.data import prepare
+from rayloom.data.preparation import prepare
 prepare("digits", root={root!r}, force={force})
 """
 

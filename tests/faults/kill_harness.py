@@ -15,7 +15,7 @@ from pathlib import Path
 from rayloom_pipelines.benchmarks.methods_cells import AGENT
 
 VAE = [
-    "generative/vae-digits",
+    "autoencoders/vae-digits",
     "train.epochs=3",
     "train.log_every=5",
     "evaluation.every=1",

@@ -13,7 +13,7 @@ NOBODY = ["resources.workers=2", "resources.address=127.0.0.1:1"]  # no Ray answ
 
 @pytest.fixture
 def run(place):
-    return rayloom.train("generative/vae-digits", SMALL, track=False)
+    return rayloom.train("autoencoders/vae-digits", SMALL, track=False)
 
 
 def text(run):
@@ -63,13 +63,13 @@ def test_a_plugin_that_calls_sys_exit_has_failed(place, monkeypatch):
 
     monkeypatch.setattr(VAE, "loss", lambda self, batch, **named: exit(0))
     with pytest.raises(RayloomError, match=r"sys.exit was called .*test_pipelines_attempts.py"):
-        rayloom.train("generative/vae-digits", SMALL, track=False)
+        rayloom.train("autoencoders/vae-digits", SMALL, track=False)
     run = rayloom.load("latest")
     assert (run.status, run.exit_code) == ("failed", 1)
 
 
 def test_a_group_clears_its_end_too(place):
-    group = rayloom.train("generative/vae-digits", SMALL, seeds=2, track=False)
+    group = rayloom.train("autoencoders/vae-digits", SMALL, seeds=2, track=False)
     first, before = group.about, text(group)
     with pytest.raises(UserError):
         rayloom.resume(group, ["optimizer.lr=1e-4"])

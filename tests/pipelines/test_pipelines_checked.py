@@ -156,7 +156,7 @@ def test_a_model_s_own_metrics_are_asked_for(default, keys, said, own, empty, mo
 
 def test_all_mistakes_of_a_config_come_at_once(empty, capsys):
     (empty / "c.yaml").write_text(
-        "extends: generative/vae-digits\ndata:\n  name: digitz\n  source: /nowhere\nmodel: {x: 1}\n"
+        "extends: vae-digits\ndata:\n  name: digitz\n  source: /nowhere\nmodel: {x: 1}\n"
         "storage: c.yaml/runs\ntracking: {uri: 'file:///x'}\nresources: {device: 'cuda:99'}\n"
     )
     assert main(["train", "c.yaml", "optimizer.lr=0"]) == 2

@@ -58,7 +58,7 @@ def check(about, work, job):
 
 def train(place, **more):
     words = [*SMALL, f"storage={place / 'runs'}"]
-    return rayloom.train("generative/vae-digits", words, track=False, **more)
+    return rayloom.train("autoencoders/vae-digits", words, track=False, **more)
 
 
 def test_a_jobs_run_carries_the_submitters_code(job, work, place, tmp_path):
@@ -108,7 +108,7 @@ def test_a_trial_carries_what_its_sweep_knows(job, work, place, tmp_path, monkey
     from rayloom_pipelines.resolve import resolve_config
 
     words = [*SMALL, f"storage={place / 'runs'}", "optimizer.lr=choice(1e-3,1e-4)"]
-    resolved = resolve_config("generative/vae-digits", words, search=True)
+    resolved = resolve_config("autoencoders/vae-digits", words, search=True)
     monkeypatch.setenv(origin.JOB_VARIABLE, job + "3")
     options = Options(track=False)
     sweep = make_folder(resolved.config, "s", options, tree=resolved.to_dict())
@@ -131,7 +131,7 @@ def test_submit_sends_what_identifies_the_code(work, place, monkeypatch, verb):
     sent = {}
     monkeypatch.setattr(jobs, "listing", lambda address: [])
     monkeypatch.setattr(jobs, "submit", lambda argv, **named: sent.update(argv=argv, **named) or 0)
-    words = ["train", "generative/vae-digits", *SMALL, f"storage={place / 'runs'}"]
+    words = ["train", "autoencoders/vae-digits", *SMALL, f"storage={place / 'runs'}"]
     if verb == "resume":
         monkeypatch.chdir(place)
         words = ["resume", str(train(place).path), "train.epochs=2"]
@@ -168,7 +168,7 @@ def test_no_secret_of_uncommitted_lines_or_the_environment_goes_with_a_job(
     monkeypatch.setenv("RAYLOOM_PAT", word)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:{word}@127.0.0.1:9/x")
     monkeypatch.chdir(tree)
-    words = ["train", "generative/vae-digits", f"storage={place / 'runs'}"]
+    words = ["train", "autoencoders/vae-digits", f"storage={place / 'runs'}"]
     assert main(["submit", "--", *words, "tracking.uri=http://127.0.0.1:9"]) == 0
     told = capfd.readouterr()
     texts = {"printed": told.out + told.err, "command": " ".join(sent["argv"])}

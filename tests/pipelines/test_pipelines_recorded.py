@@ -101,7 +101,7 @@ def test_a_run_s_config_leads_nowhere(tmp_path):
     folder = make(tmp_path / "runs")
     file = folder.path / "config.yaml"
     text = file.read_text()
-    file.write_text(f"extends: generative/vae-digits\n{text}")
+    file.write_text(f"extends: autoencoders/vae-digits\n{text}")
     with pytest.raises(UserError, match="'extends' leads out of it"):
         config_of_folder(folder.path)
     (tmp_path / "other.yaml").write_text(text)

@@ -42,7 +42,7 @@ class Listener(Silent):
 
 @pytest.fixture(scope="module")
 def vae(place):
-    return rayloom.train("generative/vae-digits", SMALL)
+    return rayloom.train("autoencoders/vae-digits", SMALL)
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +130,7 @@ def test_a_finished_run_resumes_to_nothing(vae):
 
 
 def test_resume_takes_a_longer_length_and_nothing_else(place):
-    run = rayloom.train("generative/vae-digits", [*SMALL, "train.epochs=1"], track=False)
+    run = rayloom.train("autoencoders/vae-digits", [*SMALL, "train.epochs=1"], track=False)
     with pytest.raises(ConfigError, match=r"optimizer.lr"):
         rayloom.resume(run, ["optimizer.lr=1e-4"])
     longer = rayloom.resume(run, ["train.epochs=2"])
@@ -140,8 +140,8 @@ def test_resume_takes_a_longer_length_and_nothing_else(place):
 
 def test_a_longer_resume_equals_a_longer_run(place):
     """A constant schedule: 1 epoch, resumed to 2, ends where 2 epochs end."""
-    whole = rayloom.train("generative/vae-digits", SMALL, track=False)
-    half = rayloom.train("generative/vae-digits", [*SMALL, "train.epochs=1"], track=False)
+    whole = rayloom.train("autoencoders/vae-digits", SMALL, track=False)
+    half = rayloom.train("autoencoders/vae-digits", [*SMALL, "train.epochs=1"], track=False)
     rayloom.resume(half, ["train.epochs=2"])
     assert half.about["parameters_sha256"] == whole.about["parameters_sha256"]
 
@@ -171,7 +171,7 @@ def test_the_wrong_half_is_said(vae, agent, tmp_path):
 
 def test_events_tell_the_story(place):
     heard = Listener()
-    rayloom.train("generative/vae-digits", SMALL, track=False, observer=heard)
+    rayloom.train("autoencoders/vae-digits", SMALL, track=False, observer=heard)
     kinds = [kind for kind, _ in heard.events]
     assert kinds[0] == "start"
     assert kinds[-1] == "end"
@@ -181,7 +181,7 @@ def test_events_tell_the_story(place):
 
 def test_fine_tuning_starts_from_the_best_weights(vae, place):
     tuned = rayloom.train(
-        "generative/vae-digits", [*SMALL, "optimizer.lr=1e-12"], init=vae, track=False
+        "autoencoders/vae-digits", [*SMALL, "optimizer.lr=1e-12"], init=vae, track=False
     )
     assert tuned.metrics["eval/elbo_nats"] == pytest.approx(vae.best["value"], abs=0.05)
     assert tuned.about["options"]["init"] == str(vae.path)
@@ -199,11 +199,11 @@ def test_fine_tuning_an_agent(agent, place):
 
 def test_weights_of_another_model_are_refused(vae, place):
     with pytest.raises(UserError, match="do not fit"):
-        rayloom.train("generative/vae-digits", [*SMALL, "model.latent_dim=3"], init=vae)
+        rayloom.train("autoencoders/vae-digits", [*SMALL, "model.latent_dim=3"], init=vae)
 
 
 def test_smoke_runs_are_short_and_hidden(place):
-    run = rayloom.train("generative/vae-digits", smoke=True)
+    run = rayloom.train("autoencoders/vae-digits", smoke=True)
     assert run.about["smoke"]
     assert run.about["protocol"] == "bernoulli, dynamic binarisation; 5 importance samples"
     assert run.id not in set(rayloom.runs()["id"])
@@ -212,7 +212,7 @@ def test_smoke_runs_are_short_and_hidden(place):
 
 def test_overfitting_a_batch_lowers_its_loss(place):
     run = rayloom.train(
-        "generative/vae-digits",
+        "autoencoders/vae-digits",
         ["train.epochs=20", "evaluation.every=20", "evaluation.metrics=[]"],
         overfit_batch=True,
         track=False,
@@ -222,13 +222,13 @@ def test_overfitting_a_batch_lowers_its_loss(place):
 
 
 def test_a_profile_is_written(place):
-    run = rayloom.train("generative/vae-digits", ["train.epochs=4"], profile=True, track=False)
+    run = rayloom.train("autoencoders/vae-digits", ["train.epochs=4"], profile=True, track=False)
     assert run.status == "finished"
     assert any(Path("profile").iterdir())
 
 
 def test_seeds_are_grouped_and_reported(place):
-    group = rayloom.train("generative/vae-digits", SMALL, seeds=2)
+    group = rayloom.train("autoencoders/vae-digits", SMALL, seeds=2)
     children = group.children
     assert [child.about["seed"] for child in children] == [0, 1]
     values = [child.best["value"] for child in children]
@@ -311,7 +311,7 @@ def test_a_failed_attempt_tells_its_cause_everywhere_until_the_next_begins(
     with monkeypatch.context() as patch:
         patch.setattr(VAE, "loss", broken)
         with pytest.raises(RuntimeError, match="no batch") as caught:
-            rayloom.train("generative/vae-digits", [*SMALL, "train.epochs=1"])
+            rayloom.train("autoencoders/vae-digits", [*SMALL, "train.epochs=1"])
         assert isinstance(caught.value.__cause__, KeyError)
         run = rayloom.load("latest")
         cause = run.about["cause"]
@@ -343,13 +343,13 @@ def test_a_failed_run_says_so(place, monkeypatch):
         VAE, "loss", lambda self, batch, **k: {"loss": self.terms(batch["image"], k["rng"])[0] / 0}
     )
     with pytest.raises(NonFiniteError):
-        rayloom.train("generative/vae-digits", SMALL, track=False)
+        rayloom.train("autoencoders/vae-digits", SMALL, track=False)
     newest = rayloom.runs().iloc[-1]
     assert newest["status"] == "failed"
 
 
 def test_changed_data_stops_a_resume(place, monkeypatch):
-    run = rayloom.train("generative/vae-digits", [*SMALL, "train.epochs=1"], track=False)
+    run = rayloom.train("autoencoders/vae-digits", [*SMALL, "train.epochs=1"], track=False)
     run.folder.update(data=run.about["data"] | {"fingerprint": "0" * 64})
     with pytest.raises(UserError, match="has changed since"):
         rayloom.resume(run, ["train.epochs=2"])

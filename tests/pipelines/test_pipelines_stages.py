@@ -46,7 +46,7 @@ def place(place):
 
 @pytest.fixture(scope="module")
 def vae(place):
-    return rayloom.train("generative/vae-digits", VAE)
+    return rayloom.train("autoencoders/vae-digits", VAE)
 
 
 @pytest.fixture(scope="module")
@@ -212,7 +212,7 @@ def test_runs_show_names_the_first_stage(vae, prior, capsys):
 
 def test_weights_of_another_run_start_the_second_stage_alone(vae, prior):
     """`--init` gives the prior; the frozen stage is the config's."""
-    other = rayloom.train("generative/vae-digits", [*VAE, "seed=5"], track=False, smoke=True)
+    other = rayloom.train("autoencoders/vae-digits", [*VAE, "seed=5"], track=False, smoke=True)
     config = PRIOR | {"model": {"name": "mixture-prior", "first_stage": str(other.path)}}
     tuned = rayloom.train(config, ["optimizer.lr=1e-30"], init=prior, track=False, smoke=True)
     assert torch.equal(tuned.model("last").mean, prior.model().mean)

@@ -20,7 +20,7 @@ CONFIG = {"model": {"name": "vae"}, "optimizer": {"lr": 1e-3}, "train": {"epochs
 
 
 def make(storage, **info):
-    return RunFolder.create(storage, "generative/vae-digits", config=CONFIG, info=info)
+    return RunFolder.create(storage, "autoencoders/vae-digits", config=CONFIG, info=info)
 
 
 def test_a_run_folder_comes_whole_and_opens_again(tmp_path):
@@ -30,10 +30,10 @@ def test_a_run_folder_comes_whole_and_opens_again(tmp_path):
     again = RunFolder.open(folder.path)
     about = again.read()
     assert about["run_id"] == folder.run_id == folder.path.name
-    assert about["name"] == "generative/vae-digits"
+    assert about["name"] == "autoencoders/vae-digits"
     assert about["schema_version"] == 1
     assert about["seed"] == 3
-    assert about["name"] == "generative/vae-digits"
+    assert about["name"] == "autoencoders/vae-digits"
     assert about["status"] == "created"
     assert about["git"]["commit"] == "abc"
     assert "diff" not in about["git"]

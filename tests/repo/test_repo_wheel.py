@@ -62,9 +62,9 @@ def test_the_wheel_runs_outside_the_clone(wheel, tmp_path):
         return done.stdout
 
     listed = json.loads(rayloom("list", "configs", "--json"))["configs"]
-    assert {"generative/vae-digits", "rl/dqn-cartpole"} <= {row["name"] for row in listed}
+    assert {"autoencoders/vae-digits", "rl/dqn-cartpole"} <= {row["name"] for row in listed}
     for row in listed:
         assert Path(row["path"]).is_relative_to(home), "a config of the clone was found"
     rayloom("new", "env", "corridor")
-    rayloom("train", "generative/vae-digits", "--smoke")
+    rayloom("train", "autoencoders/vae-digits", "--smoke")
     assert "finished" in rayloom("runs", "list", "--all")

@@ -130,7 +130,7 @@ def test_a_run_begun_under_the_old_names_goes_on_under_them(tmp_path, uri):
 
 
 def test_names_of_runs_differ_early():
-    about = {"name": "generative/vae-digits", "created": "2026-11-25T04:13:59+00:00", "seed": 3}
+    about = {"name": "autoencoders/vae-digits", "created": "2026-11-25T04:13:59+00:00", "seed": 3}
     run = "vae-digits-20261125-041359-zp299"
     assert run_name(about, run) == "zp299 vae-digits 11-25 04:13"
     assert run_name(about | {"kind": "sweep"}, run) == "zp299 sweep vae-digits 11-25 04:13"
@@ -143,7 +143,7 @@ def test_a_sweep_s_page_has_the_score_of_each_trial_as_a_curve(tmp_path, uri):
     """As the board of a sweep writes it while Tune's events come in, in whatever order."""
     spec = SimpleNamespace(metric="eval/elbo_nats", trials=4)
     about = {"kind": "sweep", "seed": 0}
-    folder = RunFolder.create(tmp_path, "generative/vae-digits", config={"a": 1}, info=about)
+    folder = RunFolder.create(tmp_path, "autoencoders/vae-digits", config={"a": 1}, info=about)
     board = Board(Silent(), spec, folder.journal())
     follower = MlflowFollower(folder.path, uri, "e", params={}, tags={}, poll_s=0.02).start()
     rows = [("0001", "stopped", -42.5), ("0000", "running", -50.0), ("0002", "done", -25.5)]

@@ -63,7 +63,7 @@ def test_a_version_loads_in_a_fresh_process(tmp_path, uri, tracked):
         tracked.path,
         module,
         torch.zeros(1, 1, 4, 4, dtype=torch.uint8),
-        name="generative/vae-digits",
+        name="autoencoders/vae-digits",
         files={"config.yaml": tracked.path / "config.yaml", "checkpoints": weights.folder},
         sha256="ab" * 32,
         score=1.0,

@@ -20,7 +20,7 @@ from rayloom.records.journal_reader import history
 def make_run(storage, *, points=30, pictures=(5,), config=None):
     """A run folder whose journal holds curves and pictures."""
     config = config or {"model": {"name": "vae", "latent_dim": 2}, "train": {"epochs": None}}
-    folder = RunFolder.create(storage, "generative/vae-digits", config=config, info={"seed": 1})
+    folder = RunFolder.create(storage, "autoencoders/vae-digits", config=config, info={"seed": 1})
     write_points(folder, 0, points, pictures)
     return folder
 

@@ -27,7 +27,7 @@ def config(tmp_path_factory):
     """A config of the second stage; the first one is trained, in a storage of its own."""
     storage = tmp_path_factory.mktemp("first")
     changes = [f"storage={storage}", "evaluation.metrics=[]", "model.widths=[32]"]
-    vae = rayloom.train("generative/vae-digits", ["train.epochs=2", *changes], track=False)
+    vae = rayloom.train("autoencoders/vae-digits", ["train.epochs=2", *changes], track=False)
     rayloom.load_plugins([PLUGIN])
     return PRIOR | {"model": {"name": "mixture-prior", "first_stage": str(vae.path)}}
 

@@ -21,7 +21,7 @@ from rayloom_pipelines.console import PLAIN_EVERY_S
 
 LIGHT = {"help": ["--help"], "list": ["list"], "train --help": ["train", "--help"]}
 FIRST_STEP = {
-    "generative/vae-digits": ["train.epochs=null", "train.grad_steps=1", "evaluation.metrics=[]"],
+    "autoencoders/vae-digits": ["train.epochs=null", "train.grad_steps=1", "evaluation.metrics=[]"],
     "rl/dqn-cartpole": ["train.env_steps=1024", "algorithm.learning_starts=1"],
 }
 UNPACED = """
@@ -30,7 +30,7 @@ from rayloom_pipelines import cli, console
 console.PLAIN_EVERY_S = 0.0
 sys.exit(cli.main())
 """  # the command `rayloom`, which tells every step
-SHORT = ("generative/vae-digits", "train.epochs=2")
+SHORT = ("autoencoders/vae-digits", "train.epochs=2")
 WORKERS = (0, 2)
 BAR_CPU_S, BAR_FIRST_STEP_S = 0.5, 5.0
 BAR_REGISTER_S, BAR_EXIT_S, BAR_TWO_WORKERS_S = 1.5, 0.3, 18.0

@@ -62,7 +62,7 @@ def _help() -> str:
     lines += [
         f"  {f'{name} {verb.usage}':<{width}}  {verb.summary}" for name, verb in VERBS.items()
     ]
-    lines += ["", "Start here:  rayloom train generative/vae-digits"]
+    lines += ["", "Start here:  rayloom train autoencoders/vae-digits"]
     return "\n".join(lines)
 
 

@@ -37,7 +37,7 @@ def _prepare(argv: Sequence[str]) -> int:
     parser.add_argument("--source", metavar="FOLDER", help="local folder with the raw files")
     parser.add_argument("--force", action="store_true", help="make it again")
     given = parser.read(argv)
-    from rayloom.data import prepare
+    from rayloom.data.preparation import prepare
 
     _say_made(prepare(given.name, root=given.root, source=given.source, force=given.force))
     return 0

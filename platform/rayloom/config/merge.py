@@ -350,7 +350,7 @@ def _display(path: Path) -> str:
 
 
 def _stem(path: Path) -> str:
-    """`configs/generative/vae-digits.yaml` is called `generative/vae-digits`; others by stem."""
+    """`configs/rl/dqn-cartpole.yaml` is called `rl/dqn-cartpole`; others by their stem."""
     bare = path.with_suffix("") if path.name else path
     parts = bare.parts
     if "configs" in parts:

@@ -1,6 +1,6 @@
 """Configs: YAML, flags, variables and site files to one frozen `RunConfig`, with provenance.
 
-    resolved = load_config("generative/vae-digits", ["optimizer.lr=3e-4"], find=shipped)
+    resolved = load_config("autoencoders/vae-digits", ["optimizer.lr=3e-4"], find=shipped)
     resolved.config.optimizer.lr      # 0.0003
     resolved.why("optimizer.lr")      # "flag optimizer.lr=3e-4"
 
@@ -57,7 +57,7 @@ class Resolved:
 
     Attributes:
         config: The typed config. Where a search space stands, it holds the space's first end.
-        name: `generative/vae-digits`: a shipped name, or the file's stem.
+        name: `autoencoders/vae-digits`: a shipped name, or the file's stem.
         spaces: Search spaces by dotted path; empty outside a sweep.
         files: The config files read, the named one first.
         image: Container image for a cluster, from a site file; None if nothing says one.

@@ -89,7 +89,7 @@ class RunFolder:
 
         Args:
             storage: Where run folders live; made if missing.
-            name: The config's name, such as `generative/vae-digits`.
+            name: The config's name, such as `autoencoders/vae-digits`.
             config: Resolved config, as a JSON-able tree or YAML text.
             info: Facts for `run.json` (`describe_environment`, seed, data fingerprint, ...). A
                 diff under `info["git"]["diff"]` goes to `git.diff`, the library's to

@@ -58,7 +58,7 @@ class Registered:
 
 
 def registered_name(name: str) -> str:
-    """A config's name as a registered model name: its last part (`generative/vae` gives `vae`).
+    """A config's name as a registered model name: its last part (`autoencoders/vae` gives `vae`).
 
     Raises:
         UserError: MLflow would refuse it.
