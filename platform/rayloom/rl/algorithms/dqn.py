@@ -6,7 +6,7 @@ al., 2016, arXiv:1509.06461 (double); Wang et al., 2016, arXiv:1511.06581 (dueli
 
 Dimension key: U updates of a round, B transitions of a batch, A actions.
 
-Deviations, also in docs/algorithms/dqn.md:
+Deviations, also in docs/methods/rl/dqn.md:
 - Experience comes in rounds of `round_env_steps` collected with one set of weights; the updates
   that are due follow in one go. All minibatches of a round are drawn at once (uniform replay).
 - Epsilon stays constant within a round.
