@@ -5,10 +5,11 @@ import pytest
 
 from rayloom.config.sections import EnvConfig
 from rayloom.core.errors import UserError
+from rayloom.media.video import write_video
 from rayloom.rl.envs.making import spec_of
 from rayloom.rl.evaluation import run_episodes
 from rayloom.rl.policies import RandomPolicy
-from rayloom.rl.video import record, write_video
+from rayloom.rl.video import record
 
 CARTPOLE = EnvConfig(name="CartPole-v1")
 

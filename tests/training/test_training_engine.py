@@ -12,9 +12,9 @@ from rayloom.core.collective import Solo
 from rayloom.core.errors import NonFiniteError, UserError
 from rayloom.core.noise import Noise
 from rayloom.core.protocols import Player, Trainable
+from rayloom.media.grid import tile, visible
 from rayloom.training import Engine
 from rayloom.training.fitting import MemorySink
-from rayloom.training.pictures import tile, visible
 from training.law import difference, never, points, train
 from training.toys import CASES, Adversaries, Regression, build
 

@@ -73,7 +73,7 @@ def write(samples: torch.Tensor, out: Path) -> Path:
         elif out.suffix == ".png":
             from PIL import Image
 
-            from rayloom.training.pictures import tile, visible
+            from rayloom.media.grid import tile, visible
 
             if samples.ndim != 4:
                 raise UserError(f"{out}: samples of shape {tuple(samples.shape)} are no pictures")

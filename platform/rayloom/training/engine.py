@@ -34,6 +34,7 @@ from rayloom.core.protocols import (
     parameters_sha256,
 )
 from rayloom.core.seeding import stream_seed
+from rayloom.media.grid import tile, visible
 from rayloom.nn.batch_norm import set_collective
 from rayloom.nn.ema import EMA
 from rayloom.nn.frozen import averaged_buffers, frozen_parts, frozen_state
@@ -42,7 +43,6 @@ from rayloom.training.checks import check_batch_statistics, check_metrics, optim
 from rayloom.training.compiled import compile_networks
 from rayloom.training.evaluate import evaluate_split, scorer
 from rayloom.training.meter import Part, merge_names
-from rayloom.training.pictures import tile, visible
 from rayloom.training.player import PlayerStep, check_players, rounds_for
 from rayloom.training.precision import probe, under_precision
 from rayloom.training.profile import StepProfiler

@@ -1,0 +1,1 @@
+"""What a run shows: grids of pictures, films. Knows numbers and files only."""
