@@ -82,6 +82,8 @@ def test_killed_and_resumed_equals_unbroken(half, point, tmp_path, unbroken, dat
     site = new_site(tmp_path / "site", None, data_root)
     died = site.train(half, failpoint=point)
     assert killed(died), f"the run did not reach {point}:\n{died.stdout}{died.stderr}"
+    began = summary(site.run)["status"] != "created"  # MLflow hears of a run before it begins
+    assert began or point.startswith("tracking.")
 
     resumed = site.command("resume", str(site.run))
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
@@ -89,7 +91,8 @@ def test_killed_and_resumed_equals_unbroken(half, point, tmp_path, unbroken, dat
 
     for run in (site.run, reference.run):
         assert summary(run)["status"] == "finished"
-    assert [one["status"] for one in summary(site.run)["attempts"]] == ["killed"]
+    past = summary(site.run).get("attempts", [])
+    assert [one["status"] for one in past] == (["killed"] if began else [])
     assert summary(site.run)["attempt"]["number"] == 2
     assert summary(site.run)["parameters_sha256"] == summary(reference.run)["parameters_sha256"]
 
