@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
     from rayloom.config.resolved import Resolved
     from rayloom.config.sections import RunConfig
-    from rayloom_pipelines.recipes.sweep import Sweep
+    from rayloom_pipelines.groups.sweep import Sweep
 
 __all__ = ["Run", "Sweep", "load", "resume", "runs", "sweep", "train"]
 
 
 def __getattr__(name: str) -> Any:
     if name == "Sweep":
-        from rayloom_pipelines.recipes.sweep import Sweep
+        from rayloom_pipelines.groups.sweep import Sweep
 
         return Sweep
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -71,10 +71,11 @@ def train(
         RayloomError: Training failed.
     """
     from rayloom_pipelines import known
-    from rayloom_pipelines.recipes import own, run
-    from rayloom_pipelines.recipes.folder import Options
-    from rayloom_pipelines.recipes.smoke import shorten
-    from rayloom_pipelines.resolve import placed
+    from rayloom_pipelines.config import placed
+    from rayloom_pipelines.run import own
+    from rayloom_pipelines.run import start as run
+    from rayloom_pipelines.run.folder import Options
+    from rayloom_pipelines.run.smoke import shorten
 
     resolved = _resolved(config, overrides, name=name, model=model, env=env)
     settings, called = resolved.config, resolved.name or name or "run"
@@ -104,7 +105,7 @@ def train(
         if seeds == 1:
             done = run.start(settings, called, options, observer=watcher, plugins=plugins)
             return Run(done.path)
-        from rayloom_pipelines.recipes.seeds import train_seeds
+        from rayloom_pipelines.groups.seeds import train_seeds
 
         return Run(train_seeds(settings, called, options, seeds, observer=watcher, plugins=plugins))
 
@@ -129,8 +130,9 @@ def resume(
             process writes to the run.
     """
     from rayloom.distributed import place
-    from rayloom_pipelines.recipes.server import name_tracking
-    from rayloom_pipelines.resolve import flag_of, placed, run_path
+    from rayloom_pipelines.config import flag_of, placed
+    from rayloom_pipelines.resolve import run_path
+    from rayloom_pipelines.run.server import name_tracking
 
     name_tracking(overrides)
     found = ref if isinstance(ref, Run) else Run(run_path(ref))
@@ -140,15 +142,15 @@ def resume(
     kind = found.about.get("kind", "run")
     with placed(lambda path: flag_of(path, overrides)):
         if kind == "sweep":
-            from rayloom_pipelines.recipes import sweep as search
+            from rayloom_pipelines.groups import sweep as search
 
             search.resume_sweep(found.path, overrides, plugins=plugins, observer=watcher)
         elif kind == "seeds":
-            from rayloom_pipelines.recipes import seeds
+            from rayloom_pipelines.groups import seeds
 
             seeds.resume_seeds(found.path, overrides, plugins=plugins, observer=watcher)
         else:
-            from rayloom_pipelines.recipes import run
+            from rayloom_pipelines.run import start as run
 
             run.resume(found.path, overrides, plugins=plugins, observer=watcher)
     return Run(found.path)
@@ -177,9 +179,9 @@ def sweep(
         UserError: The config is wrong, or there is nothing to search.
     """
     from rayloom_pipelines import known
-    from rayloom_pipelines.recipes import own
-    from rayloom_pipelines.recipes import sweep as search
-    from rayloom_pipelines.resolve import placed
+    from rayloom_pipelines.config import placed
+    from rayloom_pipelines.groups import sweep as search
+    from rayloom_pipelines.run import own
 
     resolved = _resolved(config, overrides, search=True)
     if track:
@@ -269,8 +271,8 @@ def _resolved(
     from rayloom.config.resolved import resolve, to_dict
     from rayloom.config.sections import RunConfig
     from rayloom_pipelines import known
-    from rayloom_pipelines.recipes import own
-    from rayloom_pipelines.resolve import pinned, resolve_config
+    from rayloom_pipelines.config import pinned, resolve_config
+    from rayloom_pipelines.run import own
 
     changes = [*own.replace_by_own(model, env), *overrides]
     told = known.of_trials if search else known.here

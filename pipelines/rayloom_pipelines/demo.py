@@ -10,7 +10,7 @@ from rayloom.core.errors import RayloomError, UserError
 from rayloom_pipelines import api
 from rayloom_pipelines.console import Console, duration
 from rayloom_pipelines.facade import Run
-from rayloom_pipelines.recipes.quiet import quiet
+from rayloom_pipelines.run.quiet import quiet
 
 PICTURES = ("fashion-mnist", "mnist-10k", "digits")  # the first that can be had
 CONFIGS = {
@@ -71,7 +71,7 @@ def train_model(wanted: str | None, console: Console, *, smoke: bool) -> Run:
 
 def show(model: Run, agent: Run, out: Path, took: float) -> None:
     """Write samples, reconstructions and the film; print what to open."""
-    from rayloom_pipelines.recipes.sample import write
+    from rayloom_pipelines.load.sample import write
 
     out.mkdir(parents=True, exist_ok=True)
     with quiet(None):

@@ -65,7 +65,7 @@ class Run:
     def config(self) -> "RunConfig":
         """Its config."""
         from rayloom.config.resolved import config_from_dict
-        from rayloom_pipelines.recipes.recorded import ready, resolved_of
+        from rayloom_pipelines.load.recorded import ready, resolved_of
 
         now = self.about.get("config_now")
         if now:
@@ -195,7 +195,7 @@ class Run:
         Raises:
             CheckpointError: No checkpoint verifies.
         """
-        from rayloom_pipelines.recipes import copies, weights
+        from rayloom_pipelines.load import copies, weights
 
         values, member = self._weights(which), self._member()
         config = weights.config_of_folder(member.path)
@@ -227,7 +227,7 @@ class Run:
         Raises:
             UserError: It is not a generative run, or its model cannot sample.
         """
-        from rayloom_pipelines.recipes.sample import draw
+        from rayloom_pipelines.load.sample import draw
 
         return draw(self._generative(which), num, seed=seed)
 
@@ -247,7 +247,7 @@ class Run:
             which: Checkpoint.
             split: Models: of the data set; None: the run's `data.eval_split`.
         """
-        from rayloom_pipelines.recipes import evaluate
+        from rayloom_pipelines.load import evaluate
 
         return evaluate.afresh(self, episodes=episodes, seed=seed, which=which, split=split)
 
@@ -290,7 +290,7 @@ class Run:
         return self.best_run or self
 
     def _weights(self, which: Which | int) -> "dict[str, torch.Tensor]":
-        from rayloom_pipelines.recipes import copies
+        from rayloom_pipelines.load import copies
 
         return copies.of_run(self._member().path, which)
 
@@ -301,7 +301,7 @@ class Run:
 
     def _policy(self, which: Which | int) -> tuple[Any, Mapping[str, Any]]:
         from rayloom.rl.envs.making import spec_of
-        from rayloom_pipelines.recipes import weights
+        from rayloom_pipelines.load import weights
 
         path = self._member().path
         config = weights.config_of_folder(path)

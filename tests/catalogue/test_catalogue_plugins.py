@@ -325,7 +325,7 @@ def test_an_installed_plugin_that_is_not_there(install, folder):
 
 def test_a_run_depends_on_the_installed_plugins_that_it_uses(install):
     from rayloom.config.resolved import resolve
-    from rayloom_pipelines.recipes.own import loaded_plugins
+    from rayloom_pipelines.run.own import loaded_plugins
 
     install(SOURCE.replace('"mine"', '"used"'), "my_used_pack")
     (plugin,) = load_installed()

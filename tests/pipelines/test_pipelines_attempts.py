@@ -22,7 +22,7 @@ def text(run):
 
 def test_a_killed_resume_of_a_finished_run_is_not_finished(run, monkeypatch):
     """Nothing of the first attempt's end is told of the second one; both are remembered."""
-    from rayloom_pipelines.recipes import attempt, ending
+    from rayloom_pipelines.run import attempt, ending
 
     first = run.about
     with monkeypatch.context() as patch:  # a kill: nothing is written down any more

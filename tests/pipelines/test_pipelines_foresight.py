@@ -2,8 +2,8 @@
 
 import pytest
 
-from rayloom_pipelines.recipes import foresight
-from rayloom_pipelines.recipes.folder import Options
+from rayloom_pipelines.run import foresight
+from rayloom_pipelines.run.folder import Options
 
 
 class Hears:

@@ -102,10 +102,10 @@ def test_a_resume_by_a_job_notes_its_own_origin(job, work, place, monkeypatch):
 
 def test_a_trial_carries_what_its_sweep_knows(job, work, place, tmp_path, monkeypatch):
     """It runs in a worker of Ray: another folder, and a command that nobody typed."""
-    from rayloom_pipelines.recipes.folder import Options, make_folder
-    from rayloom_pipelines.recipes.sweep_plan import settle
-    from rayloom_pipelines.recipes.trial import payload_of, train_trial
-    from rayloom_pipelines.resolve import resolve_config
+    from rayloom_pipelines.config import resolve_config
+    from rayloom_pipelines.groups.sweep_plan import settle
+    from rayloom_pipelines.groups.trial import payload_of, train_trial
+    from rayloom_pipelines.run.folder import Options, make_folder
 
     words = [*SMALL, f"storage={place / 'runs'}", "optimizer.lr=choice(1e-3,1e-4)"]
     resolved = resolve_config("autoencoders/vae-digits", words, search=True)

@@ -15,10 +15,10 @@ from rayloom.records import RunFolder
 from rayloom.tracking import address
 from rayloom_pipelines import cli
 from rayloom_pipelines.facade import Run
-from rayloom_pipelines.recipes.folder import Options
-from rayloom_pipelines.recipes.publish import register, send_rest
-from rayloom_pipelines.recipes.recorded import config_of_folder
-from rayloom_pipelines.recipes.server import mlflow_of, name_tracking, named_mlflow
+from rayloom_pipelines.load.recorded import config_of_folder
+from rayloom_pipelines.run.folder import Options
+from rayloom_pipelines.run.publish import register, send_rest
+from rayloom_pipelines.run.server import mlflow_of, name_tracking, named_mlflow
 
 SOURCE = """\
 from typing import Literal

@@ -3,7 +3,7 @@
 import pytest
 
 from rayloom.core.errors import UserError
-from rayloom_pipelines.resolve import resolve_config
+from rayloom_pipelines.config import resolve_config
 from rayloom_pipelines.shipped import config_folders, config_names, find_config, whole_name
 
 

@@ -18,7 +18,7 @@ from rayloom.core.errors import ConfigError, UserError
 from rayloom.core.protocols import Player, parameters_sha256
 from rayloom.records import RunFolder
 from rayloom.testing import check_model
-from rayloom_pipelines.recipes.trial import train_trial
+from rayloom_pipelines.groups.trial import train_trial
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "faults"))
 from kill_harness import Site, journal_points, killed, summary
@@ -162,7 +162,7 @@ def test_a_trial_of_a_sweep_finds_its_first_stage(vae, place, tmp_path):
     from dataclasses import asdict
 
     from rayloom.config.resolved import resolve
-    from rayloom_pipelines.recipes.run import Options
+    from rayloom_pipelines.run.start import Options
 
     tree = resolve(PRIOR, [f"model.first_stage=choice({vae.id}, {vae.path})"], search=True)
     folder = RunFolder.create(tmp_path, "sweep", config={}, info={"kind": "sweep"})

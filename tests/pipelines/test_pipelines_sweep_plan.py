@@ -8,9 +8,9 @@ from rayloom.distributed.ledger import Ledger
 from rayloom.distributed.sweep import SweepResult
 from rayloom.records import RunFolder
 from rayloom_pipelines import api
-from rayloom_pipelines.recipes.across import across, table
-from rayloom_pipelines.recipes.sweep_plan import ending, settle
-from rayloom_pipelines.recipes.trial import _best
+from rayloom_pipelines.groups.across import across, table
+from rayloom_pipelines.groups.sweep_plan import ending, settle
+from rayloom_pipelines.groups.trial import _best
 
 DQN = {"algorithm": {"name": "dqn"}, "env": {"name": "CartPole-v1"}, "train": {"env_steps": 1_000}}
 

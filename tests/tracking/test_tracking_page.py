@@ -12,7 +12,7 @@ from rayloom.tracking import MlflowFollower, sync_run
 from rayloom.tracking.client import ensure_experiment
 from rayloom.tracking.page import NAMES_TAG, newest_key, run_name, shown_key
 from rayloom_pipelines.console import Silent
-from rayloom_pipelines.recipes.sweep_plan import Board
+from rayloom_pipelines.groups.sweep_plan import Board
 
 STAYS = ("eval/elbo_nats", "eval/return_mean", "loss/total", "time/elapsed_s", "sweep/best")
 

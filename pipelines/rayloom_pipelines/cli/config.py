@@ -30,7 +30,7 @@ def _show(argv: Sequence[str]) -> int:
     parser.json_option()
     given = parser.read(argv)
     from rayloom_pipelines import known
-    from rayloom_pipelines.resolve import resolve_config
+    from rayloom_pipelines.config import resolve_config
 
     resolved = resolve_config(given.config, given.overrides, search=True, known=known.everywhere)
     if given.why is not None:
@@ -52,7 +52,7 @@ def _schema(argv: Sequence[str]) -> int:
     if given.config is None:
         print(json.dumps(json_schema(), indent=1))
         return 0
-    from rayloom_pipelines.resolve import resolve_config
+    from rayloom_pipelines.config import resolve_config
 
     config = resolve_config(given.config, given.overrides, search=True).config
     print(json.dumps(json_schema(config), indent=1))
@@ -66,7 +66,7 @@ def _diff(argv: Sequence[str]) -> int:
     parser.json_option()
     given = parser.read(argv)
     from rayloom.config.resolved import diff
-    from rayloom_pipelines.resolve import config_of
+    from rayloom_pipelines.config import config_of
 
     found = diff(config_of(given.left), config_of(given.right))
     if given.json:

@@ -15,7 +15,7 @@ def run(argv: Sequence[str]) -> int:
     made.json_option()
     given = made.read(argv)
     from rayloom_pipelines import api
-    from rayloom_pipelines.recipes.quiet import quiet
+    from rayloom_pipelines.run.quiet import quiet
 
     with quiet(None):
         metrics = api.load(given.run, storage=given.storage).evaluate(

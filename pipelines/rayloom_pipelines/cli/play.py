@@ -13,7 +13,7 @@ def run(argv: Sequence[str]) -> int:
     made.add_argument("--seed", type=int, default=0, metavar="S")
     given = made.read(argv)
     from rayloom_pipelines import api
-    from rayloom_pipelines.recipes.quiet import quiet
+    from rayloom_pipelines.run.quiet import quiet
 
     with quiet(None):
         returns = api.load(given.run, storage=given.storage).play(

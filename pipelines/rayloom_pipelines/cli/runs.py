@@ -205,10 +205,10 @@ def _sync(argv: Sequence[str]) -> int:
     from rayloom.tracking import name_server, refused_of, resolve_uri
     from rayloom.tracking.address import server_of
     from rayloom_pipelines.cli.watch import watch
-    from rayloom_pipelines.recipes.group import children_of
-    from rayloom_pipelines.recipes.publish import send_rest
-    from rayloom_pipelines.recipes.server import mlflow_of
+    from rayloom_pipelines.groups.group import children_of
     from rayloom_pipelines.resolve import run_path
+    from rayloom_pipelines.run.publish import send_rest
+    from rayloom_pipelines.run.server import mlflow_of
 
     first = RunFolder.open(run_path(given.run, given.storage))
     if given.uri:

@@ -21,8 +21,9 @@ def run(argv: Sequence[str]) -> int:
     if out.suffix not in (".png", ".npy", ".npz", ".safetensors"):
         raise UserError(f"--out {out}: must end in .png, .npy, .npz or .safetensors")
     from rayloom_pipelines import api
-    from rayloom_pipelines.recipes.quiet import quiet
-    from rayloom_pipelines.recipes.sample import draw_on_workers, write
+    from rayloom_pipelines.load.sample import write
+    from rayloom_pipelines.load.sample_workers import draw_on_workers
+    from rayloom_pipelines.run.quiet import quiet
 
     with quiet(None):
         found, chosen = api.load(given.run, storage=given.storage), which(given.checkpoint)

@@ -51,8 +51,8 @@ def _config_job(verb: str, words: Sequence[str], given: argparse.Namespace) -> i
     from rayloom.records.run_folder import new_run_id
     from rayloom_pipelines import known
     from rayloom_pipelines.cli import sweep, train
-    from rayloom_pipelines.recipes import own
-    from rayloom_pipelines.resolve import resolve_config
+    from rayloom_pipelines.config import resolve_config
+    from rayloom_pipelines.run import own
 
     inner = (train if verb == "train" else sweep).parser().read(words)
     flags = train.resource_flags(inner.workers, None)
@@ -107,7 +107,7 @@ def _resume_job(verb: str, words: Sequence[str], given: argparse.Namespace) -> i
 
 def _mlflow_that_is_named(found: Any) -> str | None:
     """The run's MLflow, if the user names it."""
-    from rayloom_pipelines.recipes.server import mlflow_of
+    from rayloom_pipelines.run.server import mlflow_of
 
     try:
         return mlflow_of(found.about, found.config)

@@ -7,7 +7,7 @@ from typing import Any
 
 from rayloom.config.resolved import to_dict
 from rayloom.config.sections import RunConfig
-from rayloom_pipelines.recipes.ending import CAUSE_TAG
+from rayloom_pipelines.run.ending import CAUSE_TAG
 
 
 def begin(

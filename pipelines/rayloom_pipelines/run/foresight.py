@@ -102,7 +102,7 @@ def foresee(observer: RunObserver, options: Any, workers: int) -> RunObserver:
 
     Args:
         observer: Who watches.
-        options: `recipes.folder.Options`.
+        options: `run.folder.Options`.
         workers: Where the run has Ray workers, starting them needs every core at first.
     """
     if not options.track:

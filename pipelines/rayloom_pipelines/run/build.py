@@ -13,8 +13,8 @@ from rayloom.core.collective import Solo
 from rayloom.core.errors import UserError
 from rayloom.core.protocols import Collective, Collector, DataSpec, Trainable, Updater
 from rayloom.core.seeding import stream_seed
-from rayloom_pipelines.recipes import machine
-from rayloom_pipelines.recipes.fitting import fit_weights
+from rayloom_pipelines.load.fitting import fit_weights
+from rayloom_pipelines.run import machine
 
 Stages = Mapping[str, torch.nn.Module]  # frozen first stages, by the config field that names each
 
@@ -25,7 +25,7 @@ def build_model(config: RunConfig, spec: DataSpec, stages: Stages | None = None)
     Args:
         config: Resolved config.
         spec: Of the data.
-        stages: The frozen first stages that the config names; see `recipes.stages`.
+        stages: The frozen first stages that the config names; see `load.stages`.
 
     Raises:
         UserError: The model cannot be built from these, or does not keep a stage.

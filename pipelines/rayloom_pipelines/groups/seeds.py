@@ -7,12 +7,12 @@ from typing import Any
 from rayloom.config.resolved import config_from_dict, to_dict
 from rayloom.config.sections import RunConfig
 from rayloom_pipelines.console import RunObserver
-from rayloom_pipelines.recipes import run
-from rayloom_pipelines.recipes.across import across, table
-from rayloom_pipelines.recipes.checked import checked
-from rayloom_pipelines.recipes.folder import Options, make_folder
-from rayloom_pipelines.recipes.group import child_options, children_of, open_group, promote
-from rayloom_pipelines.recipes.prepare import Prepared
+from rayloom_pipelines.groups.across import across, table
+from rayloom_pipelines.groups.group import child_options, children_of, open_group, promote
+from rayloom_pipelines.run import start as run
+from rayloom_pipelines.run.checked import checked
+from rayloom_pipelines.run.folder import Options, make_folder
+from rayloom_pipelines.run.prepare import Prepared
 
 
 def train_seeds(
@@ -45,7 +45,7 @@ def resume_seeds(
     """Go on with the seeds that have not finished; with overrides, with all of them."""
     from rayloom.catalogue.plugins import require_plugins
     from rayloom.records import RunFolder
-    from rayloom_pipelines.recipes.weights import config_of_folder
+    from rayloom_pipelines.load.weights import config_of_folder
 
     folder = RunFolder.open(path, say=observer.on_message)
     about = folder.read()

@@ -15,9 +15,9 @@ from rayloom.config.sections import RunConfig
 from rayloom.config.yaml_text import flag
 from rayloom.core.errors import ConfigError, Problem, UserError
 from rayloom.core.protocols import DataSpec
-from rayloom_pipelines.recipes.copies import STAGES, Stage, load_stage, write_slim
-from rayloom_pipelines.recipes.recorded import resolved_of
-from rayloom_pipelines.recipes.weights import spec_from
+from rayloom_pipelines.load.copies import STAGES, Stage, load_stage, write_slim
+from rayloom_pipelines.load.recorded import resolved_of
+from rayloom_pipelines.load.weights import spec_from
 from rayloom_pipelines.resolve import run_path, storage_path, tracking_uri, version_path
 
 

@@ -21,7 +21,7 @@ class Prepared:
         trainable: What to drive in this process; None where workers build it.
         protocol: What the reported nats are about, such as `bernoulli, dynamic binarisation`; ""
             where the model does not say.
-        stages: First stages as found for a new run, by config field; see `recipes.stages`.
+        stages: First stages as found for a new run, by config field; see `load.stages`.
         metrics: What an evaluation will have.
         default_metric: What the model calls its best, if it says so.
     """
@@ -47,7 +47,7 @@ def prepare(
 
     Args:
         config: Resolved config.
-        options: `recipes.folder.Options`.
+        options: `run.folder.Options`.
         choices: Earlier decisions, which a resume keeps.
         path: Run folder of a resume, which has its own copies of first stages.
 
@@ -57,7 +57,8 @@ def prepare(
     with garbage.paused():
         import torch
 
-        from rayloom_pipelines.recipes import build, copies, machine, stages, weights
+        from rayloom_pipelines.load import copies, stages, weights
+        from rayloom_pipelines.run import build, machine
 
     kept = dict(choices or {})
     kept["device"] = machine.choose_device(config)
@@ -88,7 +89,7 @@ def prepare(
         return made
     from rayloom.data import open_dataset, require_splits
     from rayloom.training.preflight import check_model, evaluation_names
-    from rayloom_pipelines.recipes.fitting import fit_weights
+    from rayloom_pipelines.load.fitting import fit_weights
 
     assert config.data is not None
     dataset = open_dataset(config.data)

@@ -14,11 +14,11 @@ from rayloom.core.scores import best_index, mean
 from rayloom.core.secrets import mask_urls
 from rayloom.records.origin import carry
 from rayloom_pipelines.console import Silent
-from rayloom_pipelines.recipes import run
-from rayloom_pipelines.recipes.folder import Options
-from rayloom_pipelines.recipes.group import child_options, children_of
-from rayloom_pipelines.recipes.server import named_mlflow
-from rayloom_pipelines.recipes.smoke import shorten
+from rayloom_pipelines.groups.group import child_options, children_of
+from rayloom_pipelines.run import start as run
+from rayloom_pipelines.run.folder import Options
+from rayloom_pipelines.run.server import named_mlflow
+from rayloom_pipelines.run.smoke import shorten
 
 
 def payload_of(folder: Any, resolved: Resolved, options: Options, spec: Any) -> dict[str, Any]:

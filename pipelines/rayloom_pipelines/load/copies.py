@@ -10,7 +10,7 @@ from rayloom.config.references import references
 from rayloom.core.errors import UserError
 from rayloom.core.protocols import parameters_sha256
 from rayloom.nn.frozen import freeze
-from rayloom_pipelines.recipes.weights import (
+from rayloom_pipelines.load.weights import (
     Weights,
     Which,
     config_of_folder,

@@ -7,9 +7,9 @@ from typing import Any
 from rayloom.catalogue.plugins import load_plugins, paths_of
 from rayloom.config.resolved import config_from_dict, to_dict
 from rayloom.core.protocols import Collective
-from rayloom_pipelines.recipes.next_step import last_words
+from rayloom_pipelines.run.next_step import last_words
 
-ENTRY = "rayloom_pipelines.recipes.workers:train_worker"
+ENTRY = "rayloom_pipelines.run.workers:train_worker"
 
 
 def train_generative(folder: Any, task: Any) -> dict[str, Any]:
@@ -83,7 +83,8 @@ def train_worker(payload: Mapping[str, Any], collective: Collective) -> dict[str
     from rayloom.distributed.train import stop_signal
     from rayloom.records import RunFolder
     from rayloom.training import Nowhere, Plan, drive
-    from rayloom_pipelines.recipes import build, copies
+    from rayloom_pipelines.load import copies
+    from rayloom_pipelines.run import build
 
     load_plugins(payload["plugins"], remember=False)
     config, plan = config_from_dict(payload["config"]), config_from_dict(payload["plan"])
@@ -122,7 +123,8 @@ def train_rl(folder: Any, task: Any) -> dict[str, Any]:
     config, options, observer = task.config, task.options, task.observer
     from rayloom.distributed.rllib import remote_parts
     from rayloom.training import Plan, drive
-    from rayloom_pipelines.recipes import build, copies, weights
+    from rayloom_pipelines.load import copies, weights
+    from rayloom_pipelines.run import build
 
     plugins = paths_of(folder.read().get("plugins", []))
     base = task.prepared.config

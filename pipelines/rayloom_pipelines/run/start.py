@@ -10,12 +10,12 @@ from rayloom.config.sections import RunConfig
 from rayloom.core import interrupt
 from rayloom.core.errors import UserError
 from rayloom_pipelines.console import RunObserver
-from rayloom_pipelines.recipes.attempt import Task, make_attempt
-from rayloom_pipelines.recipes.checked import check_rules, check_same_data, checked
-from rayloom_pipelines.recipes.folder import Options, make_folder
-from rayloom_pipelines.recipes.foresight import foresee
-from rayloom_pipelines.recipes.prepare import Prepared, prepare
-from rayloom_pipelines.recipes.quiet import quiet
+from rayloom_pipelines.run.attempt import Task, make_attempt
+from rayloom_pipelines.run.checked import check_rules, check_same_data, checked
+from rayloom_pipelines.run.folder import Options, make_folder
+from rayloom_pipelines.run.foresight import foresee
+from rayloom_pipelines.run.prepare import Prepared, prepare
+from rayloom_pipelines.run.quiet import quiet
 
 RESUMABLE = ("train.epochs", "train.grad_steps", "train.env_steps", "train.stop",
              "train.early_stopping", "train.time_limit_s", "resources", "tracking")  # fmt: skip
@@ -54,7 +54,7 @@ def start(
     began = time.monotonic()
     prepared = prepared or checked(config, options)
     interrupt.check()
-    from rayloom_pipelines.recipes import stages
+    from rayloom_pipelines.load import stages
 
     watcher = foresee(observer, options, config.resources.workers)
     folder = make_folder(
@@ -102,8 +102,8 @@ def resume(
     from rayloom.catalogue.plugins import require_plugins
     from rayloom.config.resolved import config_from_dict, with_overrides
     from rayloom.records import RunFolder
-    from rayloom_pipelines.recipes.publish import send_rest
-    from rayloom_pipelines.recipes.recorded import config_of_folder
+    from rayloom_pipelines.load.recorded import config_of_folder
+    from rayloom_pipelines.run.publish import send_rest
 
     began = time.monotonic()
     folder = RunFolder.open(path, say=observer.on_message)

@@ -53,7 +53,7 @@ def checked_plan(resolved: Resolved, options: Any) -> Resolved:
     from rayloom.core.errors import ConfigError
     from rayloom.training.plan import DEFAULT_METRICS
     from rayloom.training.preflight import absent
-    from rayloom_pipelines.recipes.checked import checked
+    from rayloom_pipelines.run.checked import checked
 
     start = {path: space.ends[0] for path, space in resolved.spaces.items()}
     kinds = [start]

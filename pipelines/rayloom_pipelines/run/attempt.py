@@ -9,12 +9,12 @@ from rayloom.config.hyperparameters import hyperparameters
 from rayloom.config.sections import RunConfig
 from rayloom.core.errors import UserError
 from rayloom_pipelines.console import RunObserver
-from rayloom_pipelines.recipes.beginning import begin
-from rayloom_pipelines.recipes.ending import finish, give_up
-from rayloom_pipelines.recipes.folder import Options
-from rayloom_pipelines.recipes.prepare import Prepared
-from rayloom_pipelines.recipes.quiet import quiet
-from rayloom_pipelines.recipes.server import mlflow_of
+from rayloom_pipelines.run.beginning import begin
+from rayloom_pipelines.run.ending import finish, give_up
+from rayloom_pipelines.run.folder import Options
+from rayloom_pipelines.run.prepare import Prepared
+from rayloom_pipelines.run.quiet import quiet
+from rayloom_pipelines.run.server import mlflow_of
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Task:
     Attributes:
         config: What holds now: length, rules, resources and tracking may differ from the first.
         options: Of the command.
-        prepared: See `recipes.prepare`.
+        prepared: See `run.prepare`.
         observer: Who watches.
         should_stop: Another source of stop requests.
         resume: Whether there was an attempt before.
@@ -112,7 +112,7 @@ def train(folder: Any, task: Task) -> dict[str, Any]:
     """
     config: RunConfig = task.config
     if config.resources.workers > 0:
-        from rayloom_pipelines.recipes import workers
+        from rayloom_pipelines.run import workers
 
         run = workers.train_rl if config.task == "rl" else workers.train_generative
         return run(folder, task)

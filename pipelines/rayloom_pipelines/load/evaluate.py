@@ -44,7 +44,8 @@ def afresh(
         return dict(found.metrics())
     if episodes is not None:
         raise UserError("--episodes is for agents; a model is evaluated on its whole split")
-    from rayloom_pipelines.recipes import build, copies, machine
+    from rayloom_pipelines.load import copies
+    from rayloom_pipelines.run import build, machine
 
     data = config.data if split is None else config.data.model_copy(update={"eval_split": split})
     given = config.model_copy(update={"seed": config.seed if seed is None else seed, "data": data})

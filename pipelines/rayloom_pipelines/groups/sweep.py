@@ -8,16 +8,16 @@ from rayloom.config.resolved import Resolved
 from rayloom.core.errors import UserError
 from rayloom_pipelines.console import RunObserver
 from rayloom_pipelines.facade import Run
-from rayloom_pipelines.recipes.folder import Options, make_folder
-from rayloom_pipelines.recipes.group import open_group, promote
-from rayloom_pipelines.recipes.next_step import last_words
-from rayloom_pipelines.recipes.sweep_plan import Board, checked_plan, ending, settle
-from rayloom_pipelines.recipes.trial import payload_of
+from rayloom_pipelines.groups.group import open_group, promote
+from rayloom_pipelines.groups.sweep_plan import Board, checked_plan, ending, settle
+from rayloom_pipelines.groups.trial import payload_of
+from rayloom_pipelines.run.folder import Options, make_folder
+from rayloom_pipelines.run.next_step import last_words
 
 if TYPE_CHECKING:
     import pandas as pd
 
-TRIAL = "rayloom_pipelines.recipes.trial:train_trial"
+TRIAL = "rayloom_pipelines.groups.trial:train_trial"
 
 
 class Sweep(Run):
@@ -78,7 +78,7 @@ def resume_sweep(
     """
     from rayloom.catalogue.plugins import require_plugins
     from rayloom.records import RunFolder
-    from rayloom_pipelines.recipes.recorded import resolved_of
+    from rayloom_pipelines.load.recorded import resolved_of
 
     folder = RunFolder.open(path, say=observer.on_message)
     about = folder.read()

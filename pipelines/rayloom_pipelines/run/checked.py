@@ -5,8 +5,8 @@ from typing import Any
 
 from rayloom.config.sections import RunConfig
 from rayloom.core.errors import ConfigError, UserError
-from rayloom_pipelines.recipes.prepare import Prepared, prepare
-from rayloom_pipelines.recipes.quiet import quiet
+from rayloom_pipelines.run.prepare import Prepared, prepare
+from rayloom_pipelines.run.quiet import quiet
 
 
 def check_rules(config: RunConfig, made: Prepared) -> None:

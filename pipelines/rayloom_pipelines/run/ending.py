@@ -11,7 +11,7 @@ from rayloom.core.causes import paragraph, traceback_of
 from rayloom.core.errors import RayloomError, UserError
 from rayloom.records.attempts import withdraw
 from rayloom_pipelines.console import RunObserver
-from rayloom_pipelines.recipes.next_step import go_on
+from rayloom_pipelines.run.next_step import go_on
 
 CAUSE_TAG = "rayloom.cause"
 END_TRIES = 60  # a second apart
@@ -54,8 +54,8 @@ def finish(
     with garbage.paused():  # it would look through all that was imported meanwhile
         if status == "finished" and options.register and not options.smoke:
             if follower.flush(CLOSE_S):
-                from rayloom_pipelines.recipes import foresight
-                from rayloom_pipelines.recipes.publish import publish
+                from rayloom_pipelines.run import foresight
+                from rayloom_pipelines.run.publish import publish
 
                 foresight.settle()
                 publish(folder, config, observer)

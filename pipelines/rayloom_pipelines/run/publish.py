@@ -11,10 +11,8 @@ from rayloom.core.protocols import DataSpec, parameters_sha256
 from rayloom.records.hiding import outgoing
 from rayloom.records.scratch import scratch
 from rayloom_pipelines.console import RunObserver
-from rayloom_pipelines.recipes.build import Stages
-from rayloom_pipelines.recipes.copies import stages_of, write_slim
-from rayloom_pipelines.recipes.server import mlflow_of
-from rayloom_pipelines.recipes.weights import (
+from rayloom_pipelines.load.copies import stages_of, write_slim
+from rayloom_pipelines.load.weights import (
     Weights,
     learner_of,
     model_of,
@@ -22,6 +20,8 @@ from rayloom_pipelines.recipes.weights import (
     read_state,
     spec_from,
 )
+from rayloom_pipelines.run.build import Stages
+from rayloom_pipelines.run.server import mlflow_of
 
 
 def publish(folder: Any, config: RunConfig, observer: RunObserver) -> None:
@@ -50,7 +50,7 @@ def send_rest(folder: Any, observer: RunObserver) -> bool:
         UserError: Nobody named the server that the run folder names.
     """
     from rayloom.tracking import sync_run
-    from rayloom_pipelines.recipes.recorded import config_of_folder
+    from rayloom_pipelines.load.recorded import config_of_folder
 
     about = folder.read()
     uri = mlflow_of(about)

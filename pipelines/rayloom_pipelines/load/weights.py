@@ -10,9 +10,9 @@ from rayloom.config.sections import RunConfig
 from rayloom.core.errors import CheckpointError, UserError
 from rayloom.core.protocols import DataSpec
 from rayloom.nn.frozen import averaged_buffers
-from rayloom_pipelines.recipes.build import Stages, build_model
-from rayloom_pipelines.recipes.fitting import check_fit, fit_weights
-from rayloom_pipelines.recipes.recorded import config_of_folder, spec_from
+from rayloom_pipelines.load.fitting import check_fit, fit_weights
+from rayloom_pipelines.load.recorded import config_of_folder, spec_from
+from rayloom_pipelines.run.build import Stages, build_model
 
 __all__ = ["config_of_folder", "copy_parameters", "learner_of", "model_of", "of_state",
            "put_into", "read_state", "spec_from"]  # fmt: skip

@@ -8,11 +8,11 @@ from typing import Any
 
 from rayloom.config.sections import RunConfig
 from rayloom_pipelines.console import RunObserver
-from rayloom_pipelines.recipes.attempt import start_follower
-from rayloom_pipelines.recipes.beginning import open_attempt
-from rayloom_pipelines.recipes.ending import CAUSE_TAG, give_up, now
-from rayloom_pipelines.recipes.folder import Options
-from rayloom_pipelines.recipes.quiet import quiet
+from rayloom_pipelines.run.attempt import start_follower
+from rayloom_pipelines.run.beginning import open_attempt
+from rayloom_pipelines.run.ending import CAUSE_TAG, give_up, now
+from rayloom_pipelines.run.folder import Options
+from rayloom_pipelines.run.quiet import quiet
 
 _STATUS = {0: "finished", 130: "interrupted", 143: "interrupted"}
 
@@ -80,8 +80,8 @@ def _close(folder: Any, end: Mapping[str, Any], status: str, follower: Any | Non
 def promote(folder: Any, child: Path, observer: RunObserver) -> dict[str, str] | None:
     """Register the model of a group's best run; gives what `run.json` notes of it."""
     from rayloom.records import RunFolder
-    from rayloom_pipelines.recipes.publish import register
-    from rayloom_pipelines.recipes.weights import config_of_folder
+    from rayloom_pipelines.load.weights import config_of_folder
+    from rayloom_pipelines.run.publish import register
 
     best = RunFolder.open(child)
     if not (best.read().get("tracking") or {}).get("uri"):

@@ -1,0 +1,1 @@
+"""Runs that belong together: K seeds, the trials of a sweep."""

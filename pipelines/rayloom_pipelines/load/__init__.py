@@ -1,0 +1,1 @@
+"""Runs as others use them: their weights, stages, samples and evaluations."""

@@ -1,0 +1,1 @@
+"""One training run: made ready, begun, driven, ended, published. Wiring only."""
