@@ -40,7 +40,7 @@ docs: $(STAMP)  ## write the pages that are made from the code
 	$(BIN)/python -m rayloom_pipelines.benchmarks.results
 
 pytest: $(STAMP)
-	$(BIN)/python -m pytest -q -m "$(FAST)" -n $(JOBS) --dist loadgroup
+	$(BIN)/python -m pytest -q -m "$(FAST)" -n $(JOBS)
 
 learn: $(STAMP)  ## train to scores (minutes to an hour)
 	$(BIN)/python -m pytest -q -s -m learning

@@ -3,6 +3,7 @@
 import os
 import sys
 import tempfile
+from pathlib import Path
 
 # Nobody's settings are read, and what a test allows (plugins, servers) is allowed for it alone.
 os.environ["XDG_CONFIG_HOME"] = tempfile.mkdtemp(prefix="rayloom-tests-")
@@ -64,18 +65,29 @@ def _own_world(monkeypatch, request):
 SERVERS = ("distributed", "faults", "pipelines", "tracking", "workers")  # Ray, jobs, MLflow
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
-    """What runs in one process (`--dist loadgroup`): the folders of `SERVERS`, and each file.
+    """The long group comes first, so that no process waits for it at the end."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: item.path.parent.name not in SERVERS)
 
-    The long group comes first, so that no process waits for it at the end.
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """What runs in one process: the folders of `SERVERS`, in their order, and each other file.
+
+    Not by marks and `--dist loadgroup`: xdist 3.8 writes the group into a field of an item that
+    pytest 9.2 no longer reads, and spreads everything.
     """
-    if not hasattr(config, "workerinput"):
-        return
-    items.sort(key=lambda item: item.path.parent.name not in SERVERS)
-    for item in items:
-        served = item.path.parent.name in SERVERS
-        item.add_marker(pytest.mark.xdist_group("servers" if served else item.path.stem))
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFolder(LoadScopeScheduling):
+        """Work is cut by folder or file."""
+
+        def _split_scope(self, nodeid):
+            path = nodeid.partition("::")[0]
+            return "servers" if Path(path).parent.name in SERVERS else path
+
+    return ByFolder(config, log)
 
 
 def pytest_terminal_summary(terminalreporter):
