@@ -185,6 +185,7 @@ def test_an_error_of_a_runner_is_told_not_retried(ray_cluster):
         RLTrainable(remote(tree, 1), collector=collector, updater=updater)
 
 
+@pytest.mark.faults  # as above
 def test_a_learner_that_dies_while_it_is_built_is_told_in_a_sentence(ray_cluster, killed_at_birth):
     killed_at_birth("_WrappedExecutable")
     words = "^the learner died while it was being built: its process was killed.*is lost$"
