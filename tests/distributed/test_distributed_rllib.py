@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from toy_entries import all_is_free
 
 from rayloom.catalogue.plugins import load_plugins
 from rayloom.config.resolved import config_from_dict
@@ -185,12 +186,12 @@ def test_an_error_of_a_runner_is_told_not_retried(ray_cluster):
         RLTrainable(remote(tree, 1), collector=collector, updater=updater)
 
 
-@pytest.mark.faults  # as above
 def test_a_learner_that_dies_while_it_is_built_is_told_in_a_sentence(ray_cluster, killed_at_birth):
     killed_at_birth("_WrappedExecutable")
     words = "^the learner died while it was being built: its process was killed.*is lost$"
     with pytest.raises(RayloomError, match=words), remote_parts(remote(DQN, 1)):
         pass
+    assert wait_until(all_is_free, timeout_s=20)  # also of the env runner that did come up
 
 
 def test_read_only_arrays_become_writable():

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from toy_entries import all_is_free
 
 from rayloom.config.sections import ResourcesConfig
 from rayloom.core.causes import paragraph, traceback_of
@@ -70,7 +71,6 @@ def test_workers_that_keep_dying_end_the_run(ray_cluster):
         run_workers("toy_entries:always_dies", {}, workers=1, max_failures=1)
 
 
-@pytest.mark.faults  # it leaves something in the shared Ray that hides a later shortage
 def test_a_worker_that_dies_while_it_starts_is_told_and_counted(ray_cluster, killed_at_birth):
     """Ray Train itself counts no such death: it would start workers again for ever."""
     said = []
@@ -81,6 +81,7 @@ def test_a_worker_that_dies_while_it_starts_is_told_and_counted(ray_cluster, kil
         "a worker died while it was starting: its process was killed, or ran out of memory, and no"
         " restart is left"
     ]
+    assert wait_until(all_is_free, timeout_s=20)
 
 
 def test_more_workers_than_the_cluster_holds_is_the_users_mistake(ray_cluster):

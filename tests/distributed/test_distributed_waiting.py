@@ -81,7 +81,7 @@ def test_a_shortage_is_read_from_rays_own_tables(ray_cluster):
             found[:] = [waiting.shortage()]
             return found[0] is not None and len(found[0].pieces) == 3
 
-        assert wait_until(seen, timeout_s=90), found
+        assert wait_until(seen, timeout_s=20), found
         assert sorted(piece["CPU"] for piece in found[0].pieces) == [1.0, 1.0, 2.0]
         assert found[0].used["CPU"] == 3.0
         assert found[0].users == [("this run", {"CPU": 3.0})]

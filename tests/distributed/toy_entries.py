@@ -12,6 +12,13 @@ from rayloom.core.errors import NonFiniteError, UserError
 from rayloom.distributed.train import emit, stop_signal
 
 
+def all_is_free():
+    """Whether nothing of the tests' Ray is booked."""
+    import ray
+
+    return ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"]
+
+
 def total(payload, collective):
     """Sum over ranks of (rank + 1) * factor, threads, folder."""
     value = torch.tensor([float(collective.rank + 1)], dtype=torch.float64)

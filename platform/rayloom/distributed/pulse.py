@@ -10,7 +10,7 @@ import signal
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager, suppress
 
 from rayloom.core.errors import RayloomError
@@ -159,16 +159,43 @@ def is_worker() -> bool:
     return bool(worker.global_worker.mode == worker.WORKER_MODE)
 
 
-def end_own_actors() -> None:
-    """Kill the actors that this process made, and with them theirs."""
-    import ray
+def own_actors() -> set[bytes]:
+    """Ids of the actors that this process made and that are not dead."""
     from ray._private.worker import global_worker
     from ray.core.generated import gcs_pb2 as pb
 
-    for row in tables().actors:
-        alive = row.state != pb.ActorTableData.ActorState.DEAD
-        if alive and row.owner_address.worker_id == global_worker.worker_id:
-            global_worker.core_worker.kill_actor(ray.ActorID(row.actor_id), True)
+    return {
+        row.actor_id
+        for row in tables().actors
+        if row.state != pb.ActorTableData.ActorState.DEAD
+        and row.owner_address.worker_id == global_worker.worker_id
+    }
+
+
+def end_own_actors(spared: Set[bytes] = frozenset()) -> None:
+    """Kill the actors that this process made, and with them theirs; those `spared` stay."""
+    import ray
+    from ray._private.worker import global_worker
+
+    for actor in own_actors() - spared:
+        global_worker.core_worker.kill_actor(ray.ActorID(actor), True)
+
+
+def end_orphaned_groups() -> None:
+    """Free the room of this job's placement groups whose maker, an actor, is dead.
+
+    Ray keeps them for as long as the job lives, which may be a notebook that goes on.
+    """
+    import ray
+    from ray.core.generated import gcs_pb2 as pb
+    from ray.util.placement_group import PlacementGroup, remove_placement_group
+
+    own = ray.get_runtime_context().get_job_id()
+    for row in tables().groups:
+        removed = row.state == pb.PlacementGroupTableData.PlacementGroupState.REMOVED
+        orphaned = row.creator_actor_dead and row.creator_actor_id.strip(b"\xff")  # not a driver's
+        if row.creator_job_id.hex() == own and orphaned and not removed:
+            remove_placement_group(PlacementGroup(ray.PlacementGroupID(row.placement_group_id)))
 
 
 @contextmanager

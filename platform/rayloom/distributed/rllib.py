@@ -24,7 +24,13 @@ from rayloom.core.errors import RayloomError
 from rayloom.core.protocols import GroupTask, State
 from rayloom.distributed.cluster import start_ray
 from rayloom.distributed.deaths import death_of
-from rayloom.distributed.pulse import ClusterLostError, Pulse, explained
+from rayloom.distributed.pulse import (
+    ClusterLostError,
+    Pulse,
+    end_own_actors,
+    explained,
+    own_actors,
+)
 from rayloom.distributed.quiet import first_line, muted_stderr
 from rayloom.distributed.supervision import Watch
 from rayloom.distributed.waiting import tables, watched
@@ -97,7 +103,7 @@ def remote_parts(
         watch = Watch("env runner", here, say)
         with explained(watch.pulse):
             with muted_stderr():  # "has constructor arguments in the object store", which is so
-                with watched(watch.waiting), _deaths_told():
+                with watched(watch.waiting), _deaths_told(watch.pulse):
                     algorithm = host.build_algo()
                     _until_up(algorithm.collector.runners, watch.pulse)
             interrupt.check()
@@ -116,13 +122,20 @@ def remote_parts(
 
 
 @contextmanager
-def _deaths_told() -> Iterator[None]:
-    """An actor that dies while it is built is told in a sentence, not by Ray's page about it."""
+def _deaths_told(pulse: Pulse) -> Iterator[None]:
+    """An actor that dies while it is built is told in a sentence, and those beside it are ended.
+
+    Ray would keep them, and their CPUs, for as long as somebody holds the error.
+    """
     import ray
 
+    before = own_actors()
     try:
         yield
     except ray.exceptions.RayError as error:
+        if (lost := pulse.explain(error)) is not None:
+            raise lost from error
+        end_own_actors(spared=before)
         if not (why := death_of(error)):
             raise
         who = "an env runner" if "GroupRunner" in str(error) else "the learner"

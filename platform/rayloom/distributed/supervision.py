@@ -21,6 +21,7 @@ from rayloom.distributed.place import end_processes, end_workers
 from rayloom.distributed.pulse import (
     ClusterLostError,
     Pulse,
+    end_orphaned_groups,
     end_own_actors,
     end_own_job,
     is_worker,
@@ -195,6 +196,8 @@ def _ended(thread: threading.Thread, watch: Watch, wait_s: float = 30.0) -> Iter
         if lost:
             _end_rest(watch)
             thread.join(timeout=max(0.0, end - time.monotonic()))
+        elif isinstance(error, Exception):  # a signal ends the process, and the job with it
+            end_orphaned_groups()
         raise
 
 
