@@ -1,5 +1,6 @@
 """Where configs live: a path of one's own, a checkout's `configs/`, or those in the wheel."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from rayloom.core.errors import UserError, nearest
@@ -40,7 +41,10 @@ def whole_name(word: str) -> str:
     """
     if Path(word).suffix in (".yaml", ".yml") or Path(word).is_file():
         return word
-    known = config_names()
+    return _whole(word, config_names())
+
+
+def _whole(word: str, known: Mapping[str, Path]) -> str:
     folder, _, stem = word.rpartition("/")
     for name in (word, f"{_MOVED.get(folder, folder)}/{stem}"):
         if name in known:
@@ -68,7 +72,7 @@ def find_config(name: str) -> Path:
             raise UserError(f"{name}: there is no such config file")
         return path
     known = config_names()
-    whole = whole_name(name)
+    whole = _whole(name, known)
     if whole in known:
         return known[whole]
     short = {known_name.rpartition("/")[2]: known_name for known_name in known}

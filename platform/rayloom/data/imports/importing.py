@@ -1,4 +1,4 @@
-"""One's own data: what the three ways in share, and the door that picks one by the path.
+"""One's own data: the door that picks the way in by the path.
 
 Splits: given by folder or file names where those say `train`, `test` or `validation`; else
 `test_fraction` of the examples, chosen by a hash, so that the same data split the same way
