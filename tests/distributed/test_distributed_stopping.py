@@ -65,7 +65,7 @@ def test_who_takes_steps_is_waited_for_until_it_rests(ray_cluster, fit, mailbox,
     def also():
         seen.append(set(watch.working))
         if len(seen) == 12:
-            mailbox.post.remote([{"_ray": "rests", "who": "0003"}])
+            mailbox.post.remote([{"_ray": "rests", "who": "0003"}], "trial", 0)
 
     def should_stop():
         asked.append(bool(watch.working))

@@ -6,13 +6,16 @@ any other process they do nothing, so that the same code runs with `workers: 0`.
 """
 
 import asyncio
+import logging
 import threading
+import uuid
 from collections import deque
 from typing import Any
 
 from rayloom.core import interrupt
 
 Event = dict[str, Any]
+log = logging.getLogger(__name__)
 OWN = "_ray"  # key of the events that are for the driver process itself
 
 
@@ -21,6 +24,8 @@ class Mailbox:
 
     def __init__(self) -> None:
         self.events: deque[Event] = deque()
+        self.early: dict[str, dict[int, list[Event]]] = {}  # of a sender, by number
+        self.turns: dict[str, int] = {}  # the next number of a sender
         self.signal = 0
         self.fatal: dict[str, Any] | None = None
         self.outcome: dict[str, Any] | None = None
@@ -33,10 +38,26 @@ class Mailbox:
         self.events.append({OWN: "began"})
         return self.attempts - 1, self.fatal is not None
 
-    async def post(self, events: list[Event]) -> int:
-        """Keep events for the driver; gives the stop signal."""
-        self.events.extend(events)
-        return self.signal
+    async def post(self, events: list[Event], sender: str, number: int) -> None:
+        """Keep events for the driver, each sender's in the order in which it numbered them.
+
+        Ray may begin one coroutine before another that was sent earlier.
+        """
+        early = self.early.setdefault(sender, {})
+        early[number] = events
+        turn = self.turns.get(sender, 0)
+        while turn in early:
+            self.events.extend(early.pop(turn))
+            turn += 1
+        self.turns[sender] = turn
+
+    async def arrived(self, sender: str, count: int, wait_s: float = 10.0) -> bool:
+        """Whether the first `count` posts of a sender are here; waits a while for them."""
+        waited = 0.0
+        while self.turns.get(sender, 0) < count and waited < wait_s:
+            await asyncio.sleep(0.02)
+            waited += 0.02
+        return self.turns.get(sender, 0) >= count
 
     async def drain(self, wait_s: float = 0.0) -> list[Event]:
         """All events since the last call; waits up to `wait_s` for the first."""
@@ -89,6 +110,9 @@ class Line:
     def __init__(self, mailbox: Any, who: str = "", *, period_s: float = 0.2) -> None:
         self._mailbox = mailbox
         self._untold = who
+        self._name = uuid.uuid4().hex
+        self._count = 0
+        self._numbering = threading.Lock()
         self._period_s = period_s
         self._closed = threading.Event()
         self.signal = 0
@@ -106,7 +130,10 @@ class Line:
 
     def post(self, events: list[Event]) -> None:
         """Send events on, without waiting."""
-        self._mailbox.post.remote(events)
+        with self._numbering:
+            number, self._count = self._count, self._count + 1
+        self._mailbox.post.remote(events, self._name, number)
+
 
     def asked(self) -> int:
         """The stop signal; whoever asks for the first time is at work, and the driver hears it."""
@@ -116,7 +143,14 @@ class Line:
         return self.signal
 
     def close(self) -> None:
-        """End the thread."""
+        """Wait until all that was sent is in the mailbox, and end the thread."""
+        import ray
+
+        try:
+            if self._count and not ray.get(self._mailbox.arrived.remote(self._name, self._count)):
+                log.warning("some events of this worker did not reach the driver")
+        except ray.exceptions.RayError:  # the driver has gone, and nobody reads them
+            pass
         self._closed.set()
         self._thread.join(timeout=2)
 
