@@ -134,7 +134,6 @@ class Line:
             number, self._count = self._count, self._count + 1
         self._mailbox.post.remote(events, self._name, number)
 
-
     def asked(self) -> int:
         """The stop signal; whoever asks for the first time is at work, and the driver hears it."""
         if self._untold:
