@@ -1,9 +1,10 @@
-"""Events of a worker reach the driver in order, whatever the order in which Ray starts the posts."""
+"""Events of a worker reach the driver in order, whatever Ray starts first."""
 
 import asyncio
 import itertools
 
 import pytest
+
 from rayloom.distributed.mailbox import Mailbox
 
 
