@@ -50,6 +50,7 @@ MOVED = {
     "rayloom.generative.beta_vae": "rayloom.models.autoencoders.beta_vae",
     "rayloom.generative.importance": "rayloom.models.autoencoders.importance",
     "rayloom.generative.vae": "rayloom.models.autoencoders.vae",
+    "rayloom.nn.networks": "rayloom.nn.network",
     "rayloom.rl.dqn": "rayloom.rl.algorithms.dqn",
     "rayloom.rl.env_packages": "rayloom.rl.envs.packages",
     "rayloom.rl.env_state": "rayloom.rl.envs.state",

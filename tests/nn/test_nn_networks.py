@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rayloom.core.errors import UserError
-from rayloom.nn.networks import (
+from rayloom.nn.network import (
     ACTIVATIONS,
     MLP,
     ConvDecoder,
@@ -23,7 +23,7 @@ SHAPES = [(1, 8, 8), (1, 28, 28), (3, 32, 32), (2, 7, 9), (1, 13, 5), (1, 2, 2)]
 @pytest.mark.parametrize("widths", [(4,), (4, 6), (4, 6, 8)])
 def test_convolutions_return_to_the_size_they_came_from(shape, widths):
     if min(shape[1:]) < 2 ** len(widths):
-        with pytest.raises(UserError, match=r"model\.widths"):
+        with pytest.raises(UserError, match=r"model.network.channels"):
             ConvEncoder(shape, widths)
         return
     encoder, decoder = ConvEncoder(shape, widths), ConvDecoder(5, shape, widths)

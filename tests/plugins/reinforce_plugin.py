@@ -12,7 +12,7 @@ from torch import nn
 from rayloom.config.sections import PositiveInt
 from rayloom.core.seeding import stream_seed
 from rayloom.functional.rl import policy_gradient_loss, returns_to_go
-from rayloom.nn.networks import MLP
+from rayloom.nn.mlp import MLP
 from rayloom.optim import FlatParameters, make_optimizer, make_schedule
 from rayloom.rl.learner import AlgorithmConfig
 from rayloom.rl.policies import Categorical, NumpyMLP

@@ -22,6 +22,7 @@ MAX_EXTENDS_FILES = 64
 SUFFIXES = (".yaml", ".yml")
 SHIPPED = re.compile(r"[A-Za-z0-9][\w-]*(?:/[A-Za-z0-9][\w-]*)*\Z")
 NAMED = ("model", "data", "algorithm", "env", "optimizer")
+OPEN = ("model.", "algorithm.")  # sections whose words may be short for a section
 LENGTHS = ("epochs", "grad_steps", "env_steps")
 SITE_KEYS = (
     "tracking.uri",
@@ -51,8 +52,13 @@ def merge(base: Node, over: Node, path: str = "") -> Node:
 
     A mapping whose `name` differs replaces the whole section, so that no stale key survives. A
     search space and a per-player optimizer never mix with what they replace; a training length
-    takes the place of one given in another unit.
+    takes the place of one given in another unit. A plain word on a section of a model is its name:
+    `network: conv` on `network: {name: conv, channels: [8]}` keeps the channels.
     """
+    if not path:
+        over = _ranked(over, 1 + _rank(base))
+    elif path.startswith(OPEN):
+        base, over = _named(base, over), _named(over, base)
     if not isinstance(base.value, dict) or not isinstance(over.value, dict):
         return over
     if "search" in base.value or "search" in over.value:
@@ -72,6 +78,23 @@ def merge(base: Node, over: Node, path: str = "") -> Node:
         inner = f"{path}.{key}" if path else key
         merged[key] = merge(merged[key], node, inner) if key in merged else node
     return Node(merged, over.where or base.where)
+
+
+def _named(word: Node, other: Node) -> Node:
+    """A word beside a section: the mapping that it is short for. Anything else as it is."""
+    section = isinstance(other.value, dict) and "search" not in other.value
+    return Node({"name": word}, word.where) if section and isinstance(word.value, str) else word
+
+
+def _rank(node: Node) -> int:
+    inner = node.value.values() if isinstance(node.value, dict) else ()
+    return max([node.rank, *(_rank(child) for child in inner)])
+
+
+def _ranked(node: Node, rank: int) -> Node:
+    if isinstance(node.value, dict):
+        return Node({k: _ranked(v, rank) for k, v in node.value.items()}, node.where, rank)
+    return Node(node.value, node.where, rank)
 
 
 def _says(node: Node, key: str) -> bool:

@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 from rayloom.config import names
 from rayloom.config.merge import Find, Reading, flags, merge, passwords, site_files, with_defaults
+from rayloom.config.renamed import modern, targets
 from rayloom.config.schema_walk import OPEN_SECTIONS, Layout
 from rayloom.config.sections import Config, RunConfig
 from rayloom.config.spaces import Space, extract
@@ -87,10 +88,19 @@ class Resolved:
         if value is _ABSENT:
             near = nearest(path, sorted(_prefixes(leaves(plain))))
             hint = f"; did you mean {near!r}?" if near else ""
+            now = self._now(path)
+            hint = f"; it is {now} now" if now else hint
             raise UserError(f"the config has no key {shown(path)}{hint}")
         if isinstance(value, dict) and value and path not in self.spaces:
             return "\n".join(f"{leaf}: {self._leaf(leaf, plain)}" for leaf in leaves(value, path))
         return self._leaf(path, plain)
+
+    def _now(self, path: str) -> str | None:
+        """The path that a key of before has now."""
+        section, _, key = path.partition(".")
+        own = getattr(self.config, section) if section in OPEN_SECTIONS else None
+        new = targets(type(own), {**own.model_dump(), key: None}).get(key) if own else None
+        return f"{section}.{new}" if new else None
 
     def place(self, path: str) -> str:
         """Where a key was set, for messages: `file:line` or a flag; "" if nothing sets it."""
@@ -118,6 +128,10 @@ class Resolved:
             *above, last = path.split(".")
             for part in above:
                 holder = holder[part]
+            now = self._now(path)
+            if now is not None:  # an old key beside a section that is searched for
+                *inside, key = now.split(".")
+                _at(plain, inside).pop(key, None)
             holder[last] = space.to_dict()
         return plain
 
@@ -358,6 +372,7 @@ def _resolve(
     if layers is not None:
         tree, image = with_defaults(tree, *layers, problems)
         problems += passwords(tree)
+    tree = modern(tree, problems)
     bare, spaces, unusable = extract(tree, problems, allowed=search)
     check = partial(_build, known=known)
     config, found = check(bare)

@@ -129,7 +129,7 @@ def extract(
                 problems.append(problem)
             spaces[path] = space
             first = node.value["values"].value[0] if space.kind == "choice" else node.value["low"]
-            return Node(first.value, node.where)
+            return Node(first.value, node.where, node.rank)
         if isinstance(node.value, dict):
             inner = {}
             for key, value in node.value.items():

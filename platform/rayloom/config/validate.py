@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from rayloom.config.renamed import modern
 from rayloom.config.schema_walk import (
     OPEN_SECTIONS,
     Layout,
@@ -59,6 +60,7 @@ class _Building:
 def build(tree: Node) -> tuple[RunConfig | None, list[Problem]]:
     """The config of a tree without search spaces, or None and all its mistakes."""
     problems: list[Problem] = []
+    tree = modern(tree, problems)
     sections: dict[str, Any] = {}
     given = {key: node for key, node in tree.value.items() if node.value is not None}
     classes: dict[str, type[BaseModel]] = {}

@@ -13,7 +13,7 @@ Ordinary anchors and aliases work; merge keys (`<<`, YAML 1.1) do not: use `exte
 import math
 import re
 import stat
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +44,12 @@ class Node:
     Attributes:
         value: None, bool, int, float, str, a list of nodes or a dict of nodes.
         where: `file:line` of its key (of itself in a list), the flag or the variable that set it.
+        rank: Grows with each layer that was laid on top; says which of two keys is the later.
     """
 
     value: Any
     where: str = ""
+    rank: int = field(default=0, compare=False)
 
     def plain(self) -> Any:
         """The value without places: JSON-like."""

@@ -14,14 +14,14 @@ Dimension key: B examples, C channels, H height, W width, PC channels times para
 """
 
 import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float, UInt8
 from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 
-from rayloom.config.sections import Config
+from rayloom.config.sections import Config, by_name
 from rayloom.core.noise import Noise
 from rayloom.distributions.pixels import (
     BernoulliPixels,
@@ -70,18 +70,13 @@ class DiscretisedLogisticConfig(Config):
     )
 
 
-def _by_name(value: Any) -> Any:
-    """`likelihood: gaussian` is short for `likelihood: {name: gaussian}`."""
-    return {"name": value} if isinstance(value, str) else value
-
-
 _Section = Annotated[
     BernoulliConfig | GaussianConfig | DiscretisedLogisticConfig, Field(discriminator="name")
 ]
 LikelihoodConfig = Annotated[
     _Section,
     BeforeValidator(
-        _by_name,
+        by_name,
         json_schema_input_type=_Section | Literal["bernoulli", "gaussian", "discretised-logistic"],
     ),
 ]

@@ -14,13 +14,14 @@ here draws from a global generator.
 Dimension key: B images, C channels, H height, W width, D latent dimensions, K importance samples.
 """
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from rayloom.config.renamed import plainly
 from rayloom.config.sections import Config, PositiveInt
 from rayloom.core.noise import Noise
 from rayloom.core.protocols import Batch, DataSpec, Player
@@ -28,35 +29,26 @@ from rayloom.distributions.base import Distribution
 from rayloom.distributions.gaussian import DiagonalGaussian, DiagonalGaussianHead
 from rayloom.distributions.likelihoods import BernoulliConfig, LikelihoodConfig, make_likelihood
 from rayloom.functional.likelihood import bits_per_dim
+from rayloom.media.latents import COLUMNS, interpolations, latent_pictures, traversals
 from rayloom.models.autoencoders.importance import CHUNK_ROWS, importance_weighted_log_prob
-from rayloom.nn.networks import (
-    Activation,
-    ConvDecoder,
-    ConvEncoder,
-    MLPDecoder,
-    MLPEncoder,
-)
-
-COLUMNS = 8  # pictures of one row of an interpolation or a traversal
-_DEFAULT_WIDTHS = {"mlp": (512,), "conv": (32, 64)}
+from rayloom.nn.network import BESIDE, MLPNetwork, NetworkConfig, make_decoder, make_encoder
 
 
 class VAESettings(Config):
     """What every VAE here can be told."""
 
+    old_keys: ClassVar = BESIDE
     name: str = Field("", description="catalogue name; the models narrow it")
     latent_dim: PositiveInt = Field(16, description="D, dimensions of z")
-    network: Literal["mlp", "conv"] = Field("mlp", description="encoder and decoder")
-    widths: tuple[PositiveInt, ...] | None = Field(
-        None,
-        min_length=1,
-        description="mlp: hidden widths; conv: channels of the stages, each of which halves the "
-        "image; the decoder mirrors them; null: [512] or [32, 64]",
-    )
-    activation: Activation = Field("relu", description="between layers")
+    network: NetworkConfig = Field(MLPNetwork(), description="encoder; the decoder mirrors it")
     likelihood: LikelihoodConfig = Field(
         BernoulliConfig(), description="p(x|z), and what is done to the pixels before"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _old_keys(cls, values: Any) -> Any:
+        return plainly(cls, values)
 
 
 class VAEConfig(VAESettings):
@@ -73,7 +65,7 @@ class VAE(nn.Module):
         spec: The data; its field `image` fixes C, H and W.
 
     Raises:
-        UserError: The data hold no pictures (`core.fields`), or too small ones for the widths.
+        UserError: The data hold no pictures (`core.fields`), or too small ones for the network.
     """
 
     config_class: ClassVar[type] = VAEConfig
@@ -84,17 +76,10 @@ class VAE(nn.Module):
         self.config = config
         self.image_shape = (channels, height, width)
         self.likelihood = make_likelihood(config.likelihood)
-        widths = config.widths or _DEFAULT_WIDTHS[config.network]
         out_shape = (channels * self.likelihood.params_per_channel, height, width)
-        conv, activation = config.network == "conv", config.activation
-        encoder = (ConvEncoder if conv else MLPEncoder)(
-            self.image_shape, widths, activation=activation
-        )
-        self.encoder = encoder
-        self.posterior = DiagonalGaussianHead(encoder.out_dim, config.latent_dim)
-        self.decoder = (ConvDecoder if conv else MLPDecoder)(
-            config.latent_dim, out_shape, widths, activation=activation
-        )
+        self.encoder = make_encoder(config.network, self.image_shape)
+        self.posterior = DiagonalGaussianHead(self.encoder.out_dim, config.latent_dim)
+        self.decoder = make_decoder(config.network, config.latent_dim, out_shape)
 
     @property
     def players(self) -> tuple[Player, ...]:
@@ -222,72 +207,31 @@ class VAE(nn.Module):
     def interpolate(
         self, first: Tensor, second: Tensor, *, steps: int = COLUMNS
     ) -> Float[Tensor, "B steps C H W"]:
-        """Pictures along the straight line between the posterior means of pairs of images.
-
-        Args:
-            first: Images at one end, (B, C, H, W).
-            second: Images at the other.
-            steps: Pictures per pair, ends included.
-        """
-        return self.decode_line(self.encode(first).mean, self.encode(second).mean, steps=steps)
-
-    def decode_line(
-        self, start: Float[Tensor, "B D"], stop: Float[Tensor, "B D"], *, steps: int = COLUMNS
-    ) -> Float[Tensor, "B steps C H W"]:
-        """Pictures along straight lines in latent space, ends included."""
-        weight = torch.linspace(0.0, 1.0, steps).to(start).view(1, steps, 1)
-        return self.decode_picture(torch.lerp(start[:, None], stop[:, None], weight))
+        """Pictures along the straight line between the posterior means of pairs of images."""
+        start, stop = self.encode(first).mean, self.encode(second).mean
+        return interpolations(self.decode_picture, start, stop, steps=steps)
 
     @torch.no_grad()
     def traverse(
         self, image: Tensor, dims: list[int], *, span: float = 2.5, steps: int = COLUMNS
     ) -> Float[Tensor, "rows steps C H W"]:
-        """Pictures as one latent dimension moves over the prior's range, the others at rest.
-
-        Args:
-            image: One image, (1, C, H, W); its posterior mean is the resting place.
-            dims: Latent dimensions to move, a row of pictures for each.
-            span: Prior standard deviations to either side.
-            steps: Pictures per row.
-        """
-        return self.decode_axes(self.encode(image).mean, dims, span=span, steps=steps)
-
-    def decode_axes(
-        self,
-        rest: Float[Tensor, "1 D"],
-        dims: list[int],
-        *,
-        span: float = 2.5,
-        steps: int = COLUMNS,
-    ) -> Float[Tensor, "rows steps C H W"]:
-        """Pictures along latent axes through a point; see `traverse`."""
-        z = rest.expand(len(dims), -1)[:, None].repeat(1, steps, 1)  # (rows, steps, D)
-        z[torch.arange(len(dims)), :, dims] = torch.linspace(-span, span, steps).to(rest)
-        return self.decode_picture(z)
+        """Pictures as one dimension at a time moves away from one image's posterior mean."""
+        rest = self.encode(image).mean
+        return traversals(self.decode_picture, rest, dims, span=span, steps=steps)
 
     @torch.no_grad()
     def pictures(self, batch: Batch, *, rng: Noise) -> dict[str, Tensor]:
-        """Samples, reconstructions, interpolations and traversals, (K, C, H, W) in [0, 1] each.
+        """Samples and what `latent_pictures` draws, (K, C, H, W) in [0, 1] each.
 
-        Rows of 8: an original beside its reconstruction, four pairs a row; a row per pair of
-        images (none for a single image); a row per latent dimension, those of the largest KL on
-        this batch first.
+        Traversals show the dimensions of the largest KL on this batch.
         """
         x = self.observe(batch["image"], rng)
         posterior = self.posterior_of(x)
-        mean, num_rows = posterior.mean, min(COLUMNS, len(x) // 2)
-        shown = self.likelihood.to_picture(x)
-        pairs = torch.stack([shown, self.decode_picture(mean)], 1)[: 4 * COLUMNS]
-        dims = posterior.kl_per_dim().mean(0).argsort(descending=True)[:COLUMNS].tolist()
-        pictures = {
+        shown, important = self.likelihood.to_picture(x), posterior.kl_per_dim().mean(0)
+        return {
             "samples": self.sample(COLUMNS * COLUMNS, rng=rng),
-            "reconstructions": pairs.flatten(0, 1),
-            "traversals": self.decode_axes(mean[:1], dims).flatten(0, 1),
+            **latent_pictures(self.decode_picture, shown, posterior.mean, important),
         }
-        if num_rows:
-            start, stop = mean[:num_rows], mean[num_rows : 2 * num_rows]
-            pictures["interpolations"] = self.decode_line(start, stop).flatten(0, 1)
-        return pictures
 
     def export_module(self) -> nn.Module:
         """Images, uint8 or floating in [0, 1], to the mean of q(z|x); for `torch.export`."""

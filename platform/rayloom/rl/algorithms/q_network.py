@@ -11,7 +11,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from rayloom.functional.rl import dueling_q
-from rayloom.nn.networks import MLP
+from rayloom.nn.mlp import MLP
 from rayloom.rl.envs.spaces import EnvSpec
 from rayloom.rl.policies import NumpyMLP
 

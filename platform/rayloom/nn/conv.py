@@ -1,122 +1,21 @@
-"""Multilayer perceptrons and strided convolutions for images of any size.
+"""Strided convolutions from pictures and to pictures of any size.
 
-Initial weights come from torch's global generator, as in every torch layer: whoever builds a
-network seeds that generator first (inside `torch.random.fork_rng`), the library does not.
+Initial weights come from torch's global generator; see `rayloom.nn.mlp`.
 
-Dimension key: B examples, C channels, H height, W width, F features.
+Dimension key: B examples, C channels, H height, W width, F features, D latent dimensions.
 """
 
 from collections.abc import Sequence
-from typing import Literal
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from rayloom.core.errors import UserError
-
-Activation = Literal["relu", "leaky-relu", "silu", "elu", "gelu", "tanh"]
-ACTIVATIONS: dict[str, type[nn.Module]] = {
-    "relu": nn.ReLU,
-    "leaky-relu": nn.LeakyReLU,
-    "silu": nn.SiLU,
-    "elu": nn.ELU,
-    "gelu": nn.GELU,
-    "tanh": nn.Tanh,
-}
+from rayloom.nn.activation import make_activation
 
 # Kernel 4 with stride 2: each output of the transposed convolution sees the same number of
 # inputs, which avoids checkerboards (Odena, Dumoulin and Olah, 2016, doi:10.23915/distill.00003).
 _KERNEL, _STRIDE, _PADDING = 4, 2, 1
-
-
-def make_activation(name: str) -> nn.Module:
-    """The activation called `name`.
-
-    Raises:
-        ValueError: There is no such activation.
-    """
-    if name not in ACTIVATIONS:
-        raise ValueError(f"activation {name!r} is none of {', '.join(ACTIVATIONS)}")
-    return ACTIVATIONS[name]()
-
-
-class MLP(nn.Sequential):
-    """Linear layers with an activation between them: (*, in_dim) to (*, out_dim).
-
-    Args:
-        in_dim: Width of the input.
-        widths: Widths of the hidden layers; none makes it one linear layer.
-        out_dim: Width of the output; None leaves out the last linear layer.
-        activation: Name in `ACTIVATIONS`.
-    """
-
-    def __init__(
-        self,
-        in_dim: int,
-        widths: Sequence[int],
-        out_dim: int | None = None,
-        *,
-        activation: str = "relu",
-    ) -> None:
-        layers: list[nn.Module] = []
-        for width in widths:
-            layers += [nn.Linear(in_dim, width), make_activation(activation)]
-            in_dim = width
-        if out_dim is not None:
-            layers.append(nn.Linear(in_dim, out_dim))
-            in_dim = out_dim
-        super().__init__(*layers)
-        self.out_dim = in_dim
-
-
-class MLPEncoder(nn.Module):
-    """Flattened images through a perceptron: (B, C, H, W) to (B, F).
-
-    Args:
-        image_shape: (C, H, W).
-        widths: Hidden widths; the last one is F.
-        activation: Name in `ACTIVATIONS`.
-    """
-
-    def __init__(
-        self, image_shape: tuple[int, int, int], widths: Sequence[int], *, activation: str = "relu"
-    ) -> None:
-        super().__init__()
-        channels, height, width = image_shape
-        self.layers = MLP(channels * height * width, widths, activation=activation)
-        self.out_dim = self.layers.out_dim
-
-    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B F"]:
-        """Features of images."""
-        return self.layers(x.flatten(1))
-
-
-class MLPDecoder(nn.Module):
-    """Latents through a perceptron: (B, D) to (B, C, H, W).
-
-    Args:
-        in_dim: D, latent dimensions.
-        out_shape: (C, H, W); C counts the parameters of the likelihood.
-        widths: Hidden widths, in the order of the encoder (they are reversed here).
-        activation: Name in `ACTIVATIONS`.
-    """
-
-    def __init__(
-        self,
-        in_dim: int,
-        out_shape: tuple[int, int, int],
-        widths: Sequence[int],
-        *,
-        activation: str = "relu",
-    ) -> None:
-        super().__init__()
-        self.out_shape = out_shape
-        channels, height, width = out_shape
-        self.layers = MLP(in_dim, widths[::-1], channels * height * width, activation=activation)
-
-    def forward(self, z: Float[Tensor, "B D"]) -> Float[Tensor, "B C H W"]:
-        """Parameters of the pixels."""
-        return self.layers(z).unflatten(1, self.out_shape)  # (B, C, H, W)
 
 
 def conv_sizes(height: int, width: int, num_stages: int) -> list[tuple[int, int]]:
@@ -129,8 +28,8 @@ def conv_sizes(height: int, width: int, num_stages: int) -> list[tuple[int, int]
     for _ in range(num_stages):
         if min(sizes[-1]) < 2:
             raise UserError(
-                f"model.widths asks for {num_stages} halvings, but a {height}x{width} image "
-                f"allows {len(sizes) - 1}; give fewer widths or take network: mlp"
+                f"model.network.channels asks for {num_stages} halvings, but a {height}x{width} "
+                f"image allows {len(sizes) - 1}; give fewer, or take network: mlp"
             )
         h, w = sizes[-1]
         sizes.append((h // 2, w // 2))
