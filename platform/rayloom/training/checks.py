@@ -7,6 +7,7 @@ from torch import nn
 
 from rayloom.config.sections import Config, RunConfig
 from rayloom.core.errors import UserError, nearest
+from rayloom.nn.dropout import unbound_noise
 from rayloom.nn.frozen import frozen_parts
 
 EXTRA_METRICS = ("nll",)  # `evaluation.metrics`: methods of the model
@@ -70,3 +71,18 @@ def check_batch_statistics(model: nn.Module, accumulate: int, world: int) -> Non
                 f"train.accumulate is {accumulate}, but {name} ({type(part).__name__}) needs the "
                 "whole batch at once; set train.accumulate=1"
             )
+
+
+def check_noise(model: nn.Module) -> None:
+    """No layer may draw from torch's global generator.
+
+    Raises:
+        UserError: Some would: N workers would not equal one, nor a resumed run an unbroken one.
+    """
+    drawing = unbound_noise(model)
+    if drawing:
+        raise UserError(
+            f"{', '.join(drawing[:5])}{' and more' if len(drawing) > 5 else ''} would draw from "
+            "torch's global generator: workers and resumed runs would train another model; take "
+            "rayloom.nn.dropout.Dropout, and dropout=0 inside recurrent layers and attention"
+        )

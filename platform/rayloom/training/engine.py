@@ -39,7 +39,12 @@ from rayloom.nn.batch_norm import set_collective
 from rayloom.nn.ema import EMA
 from rayloom.nn.frozen import averaged_buffers, frozen_parts, frozen_state
 from rayloom.optim import make_schedule
-from rayloom.training.checks import check_batch_statistics, check_metrics, optimizer_of
+from rayloom.training.checks import (
+    check_batch_statistics,
+    check_metrics,
+    check_noise,
+    optimizer_of,
+)
 from rayloom.training.compiled import compile_networks
 from rayloom.training.evaluate import evaluate_split, scorer
 from rayloom.training.meter import Part, merge_names
@@ -94,6 +99,7 @@ class Engine:
         check_players(model, players)
         check_batch_statistics(model, config.train.accumulate, self.collective.world)
         check_metrics(model, config)
+        check_noise(model)
         set_collective(model, self.collective)
         self.grad_step = 0
         self.batch_number = 0  # of the next batch
