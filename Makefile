@@ -36,7 +36,7 @@ format: $(STAMP)  ## let ruff format and fix
 test: check pytest  ## all checks, and every test that needs minutes at most
 
 docs: $(STAMP)  ## write the pages that are made from the code
-	$(BIN)/python -c "from rayloom.core.metric_table import markdown; print(markdown(), end=\"\")" > docs/metrics.md
+	$(BIN)/python -c "from rayloom.catalogue.declarations import metrics_page as page; print(page(), end=\"\")" > docs/metrics.md
 	$(BIN)/python -m rayloom_pipelines.benchmarks.results
 
 pytest: $(STAMP)

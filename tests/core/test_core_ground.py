@@ -343,8 +343,3 @@ def test_core_imports_nothing_heavy(module, light):
     code = f"import sys, {module}; print(*[m for m in {light!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
-
-
-def test_the_metrics_page_is_made_from_the_table():
-    page = (ROOT / "docs" / "metrics.md").read_text()
-    assert page == metric_table.markdown(), "run `make docs`"

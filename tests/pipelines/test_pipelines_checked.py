@@ -10,7 +10,9 @@ import rayloom
 from rayloom import catalogue
 from rayloom.config.sections import Config
 from rayloom.core.errors import ConfigError, UserError
+from rayloom.core.metric_table import Metric
 from rayloom.core.protocols import Player
+from rayloom.records.told_metrics import told_metrics
 from rayloom_pipelines.cli import main
 
 VAE = {
@@ -54,6 +56,7 @@ def own():
     """The model's class, its settings put back afterwards."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(OwnMetric, "default_metric", None)
+        patch.setattr(OwnMetric, "metrics", (), raising=False)
         yield OwnMetric
     catalogue.CATALOGUE["models"].pop("own-metric", None)
 
@@ -142,8 +145,9 @@ def test_a_sweep_is_refused_before_its_first_trial(flags, said, empty):
 @pytest.mark.parametrize(
     ("default", "keys", "said"),
     [
-        ("eval/fid", ("accuracy",), "its default_metric, 'eval/fid', is not in its evaluation"),
-        ("eval/accuracy", ("accuracy",), "its default_metric, 'eval/accuracy', has no known dir"),
+        ("eval/kid", ("accuracy",), "its default_metric, 'eval/kid', is not in its evaluation"),
+        ("eval/charm", ("charm",), "OwnMetric.default_metric is 'eval/charm', a metric without a"),
+        (["eval/loss"], ("loss",), r"OwnMetric.default_metric is \['eval/loss'\], a metric"),
         (None, ("acc%",), r"its metric 'eval/acc%' cannot be tracked: MLflow takes no such key"),
     ],
 )
@@ -152,6 +156,105 @@ def test_a_model_s_own_metrics_are_asked_for(default, keys, said, own, empty, mo
     monkeypatch.setattr(own, "keys", keys)
     with pytest.raises(ConfigError, match=said):
         rayloom.train({**VAE, "model": {"name": "own-metric"}}, model=own)
+
+
+CHARM = Metric("eval/charm", "1", "max", "how it is liked")
+TREE = {**VAE, "model": {"name": "own-metric"}}
+
+
+@pytest.mark.parametrize(
+    ("metrics", "said"),
+    [
+        (("eval/charm",), "metrics must be a tuple of Metric .* it is tuple"),
+        ({"eval/charm": "max"}, "metrics must be a tuple of Metric .* it is dict"),
+        ((CHARM, CHARM), "metrics has 'eval/charm' twice"),
+        (
+            (Metric("eval/accuracy", "share", "min", "errors"),),
+            r"metrics says of .* what the shared table does not: take it by shared\('eval/acc",
+        ),
+    ],
+)
+def test_a_declaration_that_makes_no_sense_is_told(metrics, said, own, empty, monkeypatch):
+    monkeypatch.setattr(own, "metrics", metrics)
+    with pytest.raises(ConfigError, match=rf"model\.name: OwnMetric\.{said}"):
+        rayloom.train(TREE, model=own)
+
+
+def test_directions_of_own_metrics_are_those_declared(own, place, tmp_path, monkeypatch):
+    """Best, stop rules and early stopping; the run tells of them without the class."""
+    monkeypatch.setattr(own, "metrics", (CHARM,))
+    monkeypatch.setattr(own, "keys", ("charm",))
+    flags = [f"storage={tmp_path}", "train.grad_steps=8", "evaluation.every=2", "optimizer.lr=0.1"]
+    early = "train.early_stopping={metric: eval/charm, patience: 2}"
+    rules = ["train.stop={eval/charm: 1e9}", early, "checkpoint.metric=eval/charm"]
+    run = rayloom.train(TREE, [*flags, *rules], model=own, track=False)
+    assert "has not improved for 2" in run.about["reason"], "it falls, and higher is better"
+    assert run.best["step"] == 2
+    assert told_metrics(run.about) == {"eval/charm": CHARM}
+    assert {one.direction for one in run.folder.checkpoints().complete()} == {"max"}
+    with pytest.raises(ConfigError, match=r"'eval/charn' is no metric .*did you mean 'eval/charm'"):
+        rayloom.train(TREE, ["checkpoint.metric=eval/charn"], model=own)
+    with pytest.raises(ConfigError, match=r"checkpoint.mode: is 'min', but of 'eval/charm' higher"):
+        rayloom.train(TREE, ["checkpoint={metric: eval/charm, mode: min}"], model=own)
+    with pytest.raises(ConfigError, match=r"checkpoint.mode: says nothing without"):
+        rayloom.train(TREE, ["checkpoint={mode: min}"], model=own)
+
+
+def test_no_default_metric_keeps_the_last_checkpoint(own, place, tmp_path, monkeypatch):
+    monkeypatch.setattr(own, "keys", ("loss",))
+    flags = [f"storage={tmp_path}", "train.grad_steps=4", "evaluation.every=2"]
+    run = rayloom.train(TREE, flags, model=own, track=False)
+    assert run.best is None
+    assert [one.score for one in run.folder.checkpoints().complete()] == [None, None]
+    monkeypatch.delattr(own, "default_metric")
+    run = rayloom.train(TREE, flags, model=own, track=False)
+    assert run.best["metric"] == "eval/loss"
+
+
+def plan_of(tree, *flags, model=None):
+    from rayloom.config.resolved import resolve
+    from rayloom_pipelines.groups.sweep_checks import checked_plan
+    from rayloom_pipelines.run import own as owned
+    from rayloom_pipelines.run.folder import Options
+
+    more = [*owned.replace_by_own(model, None), "optimizer.lr=uniform(0.1, 0.2)", *flags]
+    return checked_plan(resolve(tree, more, search=True), Options(track=False)).config
+
+
+@pytest.mark.parametrize(
+    ("flags", "metric", "mode"),
+    [
+        ([], "eval/elbo_nats", "max"),
+        (["sweep.metric=eval/loss"], "eval/loss", "min"),
+        (["checkpoint.metric=eval/bpd"], "eval/bpd", "min"),
+        (["sweep={metric: eval/kl_nats, mode: max}"], "eval/kl_nats", "max"),
+        (["checkpoint={metric: eval/kl_nats, mode: min}"], "eval/kl_nats", "min"),
+    ],
+)
+def test_trials_and_their_checkpoints_are_judged_alike(flags, metric, mode, empty):
+    config = plan_of(VAE, *flags)
+    assert (config.sweep.metric, config.sweep.mode) == (metric, mode)
+    assert (config.checkpoint.metric, config.checkpoint.mode) == (metric, mode)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["sweep.metric=eval/loss", "checkpoint.metric=eval/bpd"], "but checkpoint.metric is 'ev"),
+        (["sweep.mode=min"], "sweep.mode: is 'min', but of 'eval/elbo_nats' higher is better"),
+        (["sweep={metric: eval/loss, mode: max}"], "of 'eval/loss' lower is better"),
+    ],
+)
+def test_a_sweep_judged_in_two_ways_is_refused(flags, said, empty):
+    with pytest.raises(ConfigError, match=said):
+        rayloom.sweep(VAE, ["optimizer.lr=uniform(0.1, 0.2)", *flags])
+
+
+def test_a_sweep_of_a_method_without_a_default_must_say_its_metric(own, empty, monkeypatch):
+    monkeypatch.setattr(own, "keys", ("loss",))
+    with pytest.raises(ConfigError, match=r"sweep.metric: is needed: OwnMetric names no metric"):
+        plan_of(TREE, model=own)
+    assert plan_of(TREE, "sweep.metric=eval/loss", model=own).checkpoint.metric == "eval/loss"
 
 
 def test_all_mistakes_of_a_config_come_at_once(empty, capsys):

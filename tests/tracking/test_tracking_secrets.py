@@ -86,7 +86,8 @@ def test_no_file_of_the_run_folder_holds_one(run):
 
 def test_no_file_of_a_sweep_or_of_its_trials_holds_the_password(tmp_path, monkeypatch, capfd):
     """A trial is a process of its own: the address goes there whole, and into no file."""
-    from rayloom_pipelines.groups.sweep_plan import checked_plan, settle
+    from rayloom_pipelines.groups.sweep_checks import checked_plan
+    from rayloom_pipelines.groups.sweep_plan import settle
     from rayloom_pipelines.groups.trial import payload_of, train_trial
     from rayloom_pipelines.run.folder import Options, make_folder
 

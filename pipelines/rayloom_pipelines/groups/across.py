@@ -16,6 +16,7 @@ def across(children: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     from rayloom.core.metric_table import direction
     from rayloom.core.scores import best_index, usable
     from rayloom.metrics.returns import bootstrap, iqm
+    from rayloom.records.told_metrics import told_metrics
 
     rows: list[dict[str, Any]] = []
     for about in children:
@@ -53,7 +54,8 @@ def across(children: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
     if len(last):
         metrics["seeds/last_mean"] = float(last.mean())
-    first = scored[best_index(list(values), direction(metric)) or 0]
+    own = told_metrics(children[0])
+    first = scored[best_index(list(values), direction(metric, own)) or 0]
     return {
         "metrics": metrics,
         "best": {"metric": metric, "value": first["best"], "step": first["step"]},

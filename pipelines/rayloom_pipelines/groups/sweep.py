@@ -9,7 +9,8 @@ from rayloom.core.errors import UserError
 from rayloom_pipelines.console import RunObserver
 from rayloom_pipelines.facade import Run
 from rayloom_pipelines.groups.group import open_group, promote
-from rayloom_pipelines.groups.sweep_plan import Board, checked_plan, ending, settle
+from rayloom_pipelines.groups.sweep_checks import checked_plan
+from rayloom_pipelines.groups.sweep_plan import Board, ending, settle
 from rayloom_pipelines.groups.trial import payload_of
 from rayloom_pipelines.run.folder import Options, make_folder
 from rayloom_pipelines.run.next_step import last_words

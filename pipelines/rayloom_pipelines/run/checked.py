@@ -21,7 +21,7 @@ def check_rules(config: RunConfig, made: Prepared) -> None:
     """
     from rayloom.training.preflight import rule_problems
 
-    problems = rule_problems(config, made.metrics, made.default_metric)
+    problems = rule_problems(config, made.metrics, made.default_metrics)
     if problems:
         raise ConfigError(problems)
 

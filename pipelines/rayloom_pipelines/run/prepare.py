@@ -1,12 +1,14 @@
 """What is made and checked before a run folder exists."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rayloom.config.sections import RunConfig
 from rayloom.core import garbage
+from rayloom.core.declared import USUAL, declared_metrics, default_metrics
+from rayloom.core.metric_table import Metric
 
 
 @dataclass
@@ -23,7 +25,8 @@ class Prepared:
             where the model does not say.
         stages: First stages as found for a new run, by config field; see `load.stages`.
         metrics: What an evaluation will have.
-        default_metric: What the model calls its best, if it says so.
+        default_metrics: What its best means: the first of these that an evaluation has.
+        own_metrics: What the method declares of its metrics, by key.
     """
 
     config: RunConfig
@@ -33,7 +36,8 @@ class Prepared:
     protocol: str = ""
     stages: dict[str, Any] = field(default_factory=dict)
     metrics: list[str] = field(default_factory=list)
-    default_metric: str | None = None
+    default_metrics: Sequence[str] = USUAL
+    own_metrics: Mapping[str, Metric] = field(default_factory=dict)
 
 
 def prepare(
@@ -72,9 +76,8 @@ def prepare(
     start = copies.of_run(Path(options.init)) if options.init else None
     workers = config.resources.workers
     if config.task == "rl":
-        from rayloom.rl.collect import make_learner
+        from rayloom.rl.collect import algorithm_class, make_learner
         from rayloom.rl.evaluation import metric_names
-        from rayloom.rl.loop import RLTrainable
 
         settle_threads()
         if workers == 0:
@@ -85,7 +88,9 @@ def prepare(
             learner = make_learner(config)
             if start is not None:
                 weights.copy_parameters(learner.parameters(), start)
-        made.metrics, made.default_metric = metric_names(), RLTrainable.default_metric
+        learner_class = algorithm_class(config)
+        made.metrics, made.default_metrics = metric_names(), default_metrics(learner_class)
+        made.own_metrics = declared_metrics(learner_class)
         return made
     from rayloom.data import open_dataset, require_splits
     from rayloom.training.preflight import check_model, evaluation_names
@@ -125,7 +130,7 @@ def prepare(
     held_out = dataset.split(config.data.eval_split)
     few = held_out.take(torch.arange(min(2, len(held_out))))
     made.metrics = evaluation_names(model, config, few)
-    made.default_metric = getattr(model, "default_metric", None)
+    made.default_metrics, made.own_metrics = default_metrics(model), declared_metrics(model)
     made.protocol = getattr(model, "protocol", "")
     if made.protocol and "nll" in config.evaluation.metrics:
         made.protocol += f"; {config.evaluation.importance_samples} importance samples"

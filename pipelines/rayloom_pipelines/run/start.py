@@ -9,6 +9,7 @@ from rayloom.config.resolved import to_dict
 from rayloom.config.sections import RunConfig
 from rayloom.core import interrupt
 from rayloom.core.errors import UserError
+from rayloom.records.told_metrics import tell_metrics
 from rayloom_pipelines.console import RunObserver
 from rayloom_pipelines.run.attempt import Task, make_attempt
 from rayloom_pipelines.run.checked import check_rules, check_same_data, checked
@@ -68,6 +69,7 @@ def start(
             "data": prepared.data,
             "choices": prepared.choices,
             **({"protocol": prepared.protocol} if prepared.protocol else {}),
+            **({"metrics": told} if (told := tell_metrics(prepared.own_metrics.values())) else {}),
             **({"trial": trial} if trial is not None else {}),
             **({"stages": stages.record(prepared.stages)} if prepared.stages else {}),
         },

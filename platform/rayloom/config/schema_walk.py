@@ -12,6 +12,7 @@ from rayloom import catalogue
 from rayloom.catalogue import Kind
 from rayloom.config.sections import Config, RunConfig
 from rayloom.config.yaml_marks import Node, shown
+from rayloom.core.declared import declared_metrics, default_metrics
 from rayloom.core.errors import Problem, UserError, nearest
 
 OPEN_SECTIONS: dict[str, Kind] = {"model": "models", "algorithm": "algorithms"}
@@ -202,7 +203,8 @@ def config_class(kind: Kind, name: str) -> type[Config]:
     """The `config_class` of a catalogue entry.
 
     Raises:
-        UserError: It cannot be imported, or has no usable `config_class`.
+        UserError: It cannot be imported, has no usable `config_class`, or declares metrics that
+            make no sense.
     """
     source = catalogue.lookup(kind, name).source
     try:
@@ -224,6 +226,8 @@ def config_class(kind: Kind, name: str) -> type[Config]:
             f"{name!r} (from {source}): the field `name` of {found.__name__} must be "
             f"Literal[{name!r}]"
         )
+    declared_metrics(target)  # what it says of itself makes sense
+    default_metrics(target)
     return found
 
 

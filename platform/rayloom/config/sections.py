@@ -169,7 +169,8 @@ class TrainConfig(Config):
     compile: bool = False
     time_limit_s: PositiveFloat | None = Field(None, description="wall clock of one attempt, s")
     stop: dict[str, float] = Field(
-        default_factory=dict, description="metric: threshold; the metric table knows the direction"
+        default_factory=dict,
+        description="metric: threshold; the method or the table knows the direction",
     )
     early_stopping: EarlyStoppingConfig | None = None
     log_every: PositiveInt | None = Field(
@@ -215,7 +216,10 @@ class CheckpointConfig(Config):
     )
     keep_last: PositiveInt = 2
     keep_best: NonNegativeInt = 1
-    metric: str | None = Field(None, description="what 'best' means; null: the task's own")
+    metric: str | None = Field(None, description="what 'best' means; null: the method's own")
+    mode: Literal["min", "max"] | None = Field(
+        None, description="which is better of it; null: what the method or the table says"
+    )
 
 
 class ResourcesConfig(Config):
@@ -250,8 +254,12 @@ class TrackingConfig(Config):
 class SweepConfig(Config):
     """How to search. The spaces stand on the leaves that they replace."""
 
-    metric: str | None = Field(None, description="null: the task's own")
-    mode: Literal["min", "max"] | None = Field(None, description="null: from the metric table")
+    metric: str | None = Field(
+        None, description="what trials and their checkpoints are judged by; null: the method's own"
+    )
+    mode: Literal["min", "max"] | None = Field(
+        None, description="which is better of it; null: what the method or the table says"
+    )
     trials: PositiveInt = 20
     searcher: Literal["random", "grid", "optuna"] = "optuna"
     scheduler: Literal["none", "asha"] = "asha"

@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from rayloom.config.metric_rules import metric_problems
 from rayloom.config.renamed import modern
 from rayloom.config.schema_walk import (
     OPEN_SECTIONS,
@@ -22,7 +23,6 @@ from rayloom.config.schema_walk import (
 )
 from rayloom.config.sections import OPTIMIZERS, RunConfig
 from rayloom.config.yaml_marks import MERGE_KEY, Node, printable, shown
-from rayloom.core import metric_table
 from rayloom.core.errors import Problem, nearest
 
 LENGTHS = ("epochs", "grad_steps", "env_steps")
@@ -76,7 +76,7 @@ def build(tree: Node) -> tuple[RunConfig | None, list[Problem]]:
     own = {"model", "algorithm", "optimizer"}
     rest = {key: node.plain() for key, node in given.items() if key not in own}
     shell = _validated(RunConfig, rest, (), work)
-    problems += _contradictions(tree, given) + _names(given) + _metrics(given)
+    problems += _contradictions(tree, given) + _names(given) + metric_problems(given, classes)
     problems = _unique(problems)
     if problems or shell is None:
         return None, problems
@@ -335,32 +335,6 @@ def _names(given: dict[str, Node]) -> list[Problem]:
         elif isinstance(name.value, str) and not WRAPPER.match(name.value):
             message = f"{_value(name.value)} is no wrapper name; import strings are refused"
             problems.append(Problem(f"env.wrappers.{place}", message, name.where))
-    return problems
-
-
-def _metrics(given: dict[str, Node]) -> list[Problem]:
-    """Metrics that are compared must have a direction in the metric table."""
-    named: list[tuple[str, Any, str]] = []
-    train = given.get("train")
-    stop = train.at("stop") if train is not None else None
-    if stop is not None and isinstance(stop.value, dict):
-        named += [(f"train.stop.{key}", key, node.where) for key, node in stop.value.items()]
-    early = train.at("early_stopping.metric") if train is not None else None
-    if early is not None and isinstance(early.value, str):
-        named.append(("train.early_stopping.metric", early.value, early.where))
-    for section in ("checkpoint", "sweep"):
-        chosen = given[section].at("metric") if section in given else None
-        if chosen is None or not isinstance(chosen.value, str):
-            continue
-        mode = given[section].at("mode")  # of a sweep: it says the direction itself
-        if mode is None or mode.value is None:
-            named.append((f"{section}.metric", chosen.value, chosen.where))
-    problems = []
-    known = [key for key, metric in metric_table.METRICS.items() if metric.direction != "none"]
-    for path, key, where in named:
-        if metric_table.direction(key) == "none":
-            message = f"{shown(key)} is no metric with a direction (docs/metrics.md lists them)"
-            problems.append(Problem(printable(path), message, where, nearest(key, known)))
     return problems
 
 

@@ -204,6 +204,7 @@ class _About(_Facts):
     progress: dict[Short, Number] | None = None
     parameters_sha256: Short | None = None
     protocol: Short | None = None
+    metrics: dict[Short, dict[Short, Short]] | None = None
     options: _Options | None = None
     choices: _Choices | None = None
     data: _Data | None = None

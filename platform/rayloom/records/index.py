@@ -289,6 +289,7 @@ def compare(paths: Iterable[Path], *, say: Say | None = None) -> Comparison:
     """
     from rayloom.core.metric_table import direction, is_deterministic
     from rayloom.records.journal_reader import history
+    from rayloom.records.told_metrics import told_metrics
 
     runs: list[RunSummary] = []
     curves, reason = [], ""
@@ -308,6 +309,7 @@ def compare(paths: Iterable[Path], *, say: Say | None = None) -> Comparison:
     configs = [config_of(run.path) for run in runs]
     keys = sorted(set().union(*configs)) if configs else []
     rows = {key: [config.get(key) for config in configs] for key in keys}
+    own = {key: one for run in runs for key, one in told_metrics(run.about).items()}
     metrics: dict[str, list[tuple[float, float, int] | None]] = {}
     for key in sorted(set().union(*curves)) if curves else []:
         if not is_deterministic(key):
@@ -315,7 +317,7 @@ def compare(paths: Iterable[Path], *, say: Say | None = None) -> Comparison:
         metrics[key] = [None] * len(runs)
         for i, curve in enumerate(curves):
             if key in curve:
-                metrics[key][i] = _ends(*curve[key][:2], direction(key))
+                metrics[key][i] = _ends(*curve[key][:2], direction(key, own))
     return Comparison(runs, {k: row for k, row in rows.items() if len(set(row)) > 1}, metrics)
 
 

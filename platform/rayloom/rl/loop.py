@@ -15,7 +15,9 @@ from torch import Tensor, nn
 
 from rayloom.config.sections import RunConfig
 from rayloom.core import failpoints
+from rayloom.core.declared import declared_metrics, default_metrics
 from rayloom.core.errors import UserError
+from rayloom.core.metric_table import Metric
 from rayloom.core.protocols import Clock, Collector, GroupTask, Sink, State, Updater
 from rayloom.core.protocols import parameters_sha256 as sha256_of
 from rayloom.core.seeding import stream_seed
@@ -52,12 +54,10 @@ class RLTrainable:
 
     Attributes:
         show_at: Videos are drawn at the end of the run only.
-        default_metric: What "best" means.
     """
 
     clock: Clock = "env_step"
     show_at = "end"
-    default_metric = "eval/return_mean"
 
     def __init__(
         self,
@@ -83,6 +83,18 @@ class RLTrainable:
         self.sums: dict[str, float] = {}  # of the learner's metrics since the last log
         self.counts: dict[str, int] = {}
         self._timer: tuple[float, int] | None = None
+
+    # What its results mean ----------------------------------------------------------------------
+
+    @property
+    def metrics(self) -> Mapping[str, Metric]:
+        """What the learner declares of its metrics, by key."""
+        return declared_metrics(self.learner_class)
+
+    @property
+    def default_metrics(self) -> tuple[str, ...]:
+        """What "best" means: the first of these that an evaluation has."""
+        return default_metrics(self.learner_class)
 
     # The clock ----------------------------------------------------------------------------------
 

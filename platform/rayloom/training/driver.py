@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from rayloom.core.collective import Solo
+from rayloom.core.declared import USUAL
 from rayloom.core.protocols import Collective, Scalars, Sink, State, Trainable
 from rayloom.records import Checkpoints, RunFolder
 from rayloom.training.plan import EVALUATIONS, Cadence, Judge, Plan
@@ -89,7 +90,8 @@ def drive(
 
     Args:
         trainable: What to train; see `core.protocols.Trainable`. Optional, looked up by name:
-            `default_metric` (what "best" means), `show_at` (`evaluation` or `end`), and
+            `default_metrics` (what "best" means), `metrics` (what the method declares of its own),
+            `show_at` (`evaluation` or `end`), and
             `decide()`, which settles what must be measured and tells what came out (then a
             checkpoint is written before the first step).
         plan: Length, cadences and rules.
@@ -141,7 +143,8 @@ class _Drive:
         self.checkpoints: Checkpoints | None = None
         if folder is not None:
             self.checkpoints = folder.checkpoints(read_only=not self.chief)
-        self.judge = Judge(plan, getattr(trainable, "default_metric", None))
+        defaults = getattr(trainable, "default_metrics", USUAL)
+        self.judge = Judge(plan, defaults, getattr(trainable, "metrics", None))
         self.fixed: dict[str, Any] = {"amount": plan.amount}  # of the first start
         self.saved_at: int | None = None
         self.evaluated_at: int | None = None

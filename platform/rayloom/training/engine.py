@@ -9,7 +9,7 @@ Dimension key: B examples of the local slice, N of the global batch.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, cast
@@ -19,8 +19,10 @@ from torch import Tensor, nn
 
 from rayloom.config.sections import RunConfig
 from rayloom.core.collective import Solo
+from rayloom.core.declared import declared_metrics, default_metrics
 from rayloom.core.errors import UserError
 from rayloom.core.failpoints import hit
+from rayloom.core.metric_table import Metric
 from rayloom.core.noise import Noise
 from rayloom.core.protocols import (
     Batch,
@@ -198,9 +200,14 @@ class Engine:
         return self.grad_step
 
     @property
-    def default_metric(self) -> str | None:
-        """What "best" means for this model, if it says so (`model.default_metric`)."""
-        return getattr(self.model, "default_metric", None)
+    def metrics(self) -> Mapping[str, Metric]:
+        """What the model declares of its metrics, by key."""
+        return declared_metrics(self.model)
+
+    @property
+    def default_metrics(self) -> tuple[str, ...]:
+        """What "best" means for this model: the first of these that an evaluation has."""
+        return default_metrics(self.model)
 
     def progress(self) -> dict[str, int]:
         """`grad_step`, `epoch` (completed) and `batch` (batches used)."""

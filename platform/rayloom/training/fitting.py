@@ -131,7 +131,7 @@ def fit(
     if held_out is not None:
         few = {name: value[:2] for name, value in held_out.batch(0).fields.items()}
         names = evaluation_names(model, config, few)
-        problems = rule_problems(config, names, engine.default_metric)
+        problems = rule_problems(config, names, engine.default_metrics)
         if problems:
             raise ConfigError(problems)
     sink = MemorySink()

@@ -1,18 +1,18 @@
 """How long to train, when to look and when to stop: what a config's sections say to the driver."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from rayloom.config.sections import EarlyStoppingConfig, RunConfig
-from rayloom.core.errors import UserError, nearest
-from rayloom.core.metric_table import METRICS, direction
+from rayloom.core.declared import USUAL
+from rayloom.core.errors import UserError, did_you_mean
+from rayloom.core.metric_table import Metric, direction, judged
 from rayloom.core.protocols import Trainable
 from rayloom.core.scores import is_better, usable
 
 EVALUATIONS = 20  # per budget, where `evaluation.every` is null
-DEFAULT_METRICS = ("eval/return_mean", "eval/elbo_nats", "eval/nll_nats", "eval/loss")
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ class Plan:
         checkpoint_every: In `unit`; None: at every evaluation.
         keep_last: Newest checkpoints to keep.
         keep_best: Best checkpoints to keep; with some, every new best is written.
-        metric: What "best" means; None: the trainable's `default_metric`, else the first of
-            `DEFAULT_METRICS` that an evaluation has.
-        mode: Its direction; None: the metric table's.
+        metric: What "best" means; None: the first of the trainable's `default_metrics` that an
+            evaluation has.
+        mode: Its direction; None: what the method declares or the metric table says.
         stop: Metric to threshold; one that is reached ends the run.
         early_stopping: Ends the run when a metric no longer improves.
         time_limit_s: Wall clock of this attempt, seconds.
@@ -49,12 +49,6 @@ class Plan:
     def __post_init__(self) -> None:
         if not (math.isfinite(self.amount) and self.amount > 0):
             raise UserError(f"the budget must be positive, not {self.amount} {self.unit}")
-        for metric in self.stop:
-            metric_direction(metric, "train.stop")
-        if self.early_stopping is not None:
-            metric_direction(self.early_stopping.metric, "train.early_stopping.metric")
-        if self.metric is not None and self.mode is None:
-            metric_direction(self.metric, "checkpoint.metric")
 
     @classmethod
     def from_config(cls, config: RunConfig) -> "Plan":
@@ -68,24 +62,30 @@ class Plan:
             keep_last=config.checkpoint.keep_last,
             keep_best=config.checkpoint.keep_best,
             metric=config.checkpoint.metric,
+            mode=config.checkpoint.mode,
             stop=dict(config.train.stop),
             early_stopping=config.train.early_stopping,
             time_limit_s=config.train.time_limit_s,
         )
 
 
-def metric_direction(metric: str, where: str) -> Literal["min", "max"]:
-    """The metric table's direction.
+def metric_direction(
+    metric: str, where: str, own: Mapping[str, Metric] | None = None
+) -> Literal["min", "max"]:
+    """The direction that the method or the metric table gives a metric.
+
+    Args:
+        metric: Its key.
+        where: The setting that names it, for the message.
+        own: What the method declares.
 
     Raises:
-        UserError: The metric has none; names the nearest one that has.
+        UserError: It has none; names the nearest metric that has one.
     """
-    found = direction(metric)
+    found = direction(metric, own)
     if found == "none":
-        known = [m.key for m in METRICS.values() if m.direction != "none"]
-        near = nearest(metric, known)
-        hint = f"; did you mean {near!r}?" if near else ""
-        raise UserError(f"{where}: no direction is known for {metric!r}{hint}")
+        hint = did_you_mean(metric, judged(own))
+        raise UserError(f"{where}: no direction is known for {metric!r}{hint.rstrip('.')}")
     return found
 
 
@@ -125,8 +125,7 @@ def required(metrics: Mapping[str, float], metric: str, where: str) -> float:
         UserError: The evaluation has no such metric; lists those it has.
     """
     if metric not in metrics:
-        near = nearest(metric, metrics)
-        hint = f"; did you mean {near!r}?" if near else ""
+        hint = did_you_mean(metric, metrics).rstrip(".")
         have = ", ".join(sorted(metrics)) or "none"
         raise UserError(f"{where}: the evaluation has no {metric!r}{hint} It has: {have}")
     return metrics[metric]
@@ -140,17 +139,36 @@ class Judge:
 
     Args:
         plan: The rules.
-        default_metric: What "best" means if the plan does not say.
+        default_metrics: What "best" means if the plan does not say: the first of these that an
+            evaluation has. None: no evaluation is the best, the last checkpoint is kept.
+        own: What the method declares of its metrics, by key.
+
+    Raises:
+        UserError: A rule names a metric without a direction.
     """
 
-    def __init__(self, plan: Plan, default_metric: str | None) -> None:
-        self.plan, self.default_metric = plan, default_metric
+    def __init__(
+        self,
+        plan: Plan,
+        default_metrics: Sequence[str] = USUAL,
+        own: Mapping[str, Metric] | None = None,
+    ) -> None:
+        self.plan, self.default_metrics, self.own = plan, default_metrics, own or {}
+        for metric in plan.stop:
+            self._direction(metric, "train.stop")
+        if plan.early_stopping is not None:
+            self._direction(plan.early_stopping.metric, "train.early_stopping.metric")
+        if plan.metric is not None and plan.mode is None:
+            self._direction(plan.metric, "checkpoint.metric")
         self.metric: str | None = plan.metric
         self.mode: Literal["min", "max"] = plan.mode or "max"
         self.best: dict[str, Any] | None = None  # metric, value, step
         self.metrics: dict[str, float] = {}  # of the last evaluation
         self.early_best: float | None = None
         self.early_bad = 0
+
+    def _direction(self, metric: str, where: str) -> Literal["min", "max"]:
+        return metric_direction(metric, where, self.own)
 
     def hear(self, step: int, metrics: Mapping[str, float]) -> bool:
         """Take in an evaluation; returns whether it is the best so far.
@@ -166,7 +184,7 @@ class Judge:
         if early is not None:
             where = "train.early_stopping.metric"
             value = required(metrics, early.metric, where)
-            mode = metric_direction(early.metric, where)
+            mode = self._direction(early.metric, where)
             if is_better(value, self.early_best, mode, by=early.min_delta):
                 self.early_best, self.early_bad = value, 0
             else:
@@ -177,12 +195,11 @@ class Judge:
         if not metrics:
             return False
         if self.metric is None:
-            wanted = [self.default_metric] if self.default_metric else list(DEFAULT_METRICS)
-            self.metric = next((m for m in wanted if m in metrics), None)
+            self.metric = next((m for m in self.default_metrics if m in metrics), None)
             if self.metric is None:
                 return False
         if self.plan.mode is None:
-            self.mode = metric_direction(self.metric, "checkpoint.metric")
+            self.mode = self._direction(self.metric, "checkpoint.metric")
         value = required(metrics, self.metric, "checkpoint.metric")
         if not is_better(value, self.best["value"] if self.best else None, self.mode):
             return False
@@ -200,7 +217,7 @@ class Judge:
             value = usable(self.metrics.get(metric))
             if value is None:
                 continue
-            downwards = metric_direction(metric, "train.stop") == "min"
+            downwards = self._direction(metric, "train.stop") == "min"
             if value <= threshold if downwards else value >= threshold:
                 return f"{metric} is {value:.6g} and reached train.stop {threshold:g}"
         early = self.plan.early_stopping

@@ -4,7 +4,7 @@ A stop rule for a metric that no evaluation gives would otherwise be told at the
 minutes or hours into the run.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from rayloom.config.names import key_problem
 from rayloom.config.sections import RunConfig
+from rayloom.core.declared import USUAL
 from rayloom.core.errors import Problem, nearest
-from rayloom.core.metric_table import direction
 from rayloom.core.noise import Noise
 from rayloom.training.checks import check_batch_statistics, check_metrics, optimizer_of
 from rayloom.training.evaluate import key_of, scorer
@@ -67,14 +67,14 @@ def evaluation_names(model: nn.Module, config: RunConfig, batch: Mapping[str, Te
 
 
 def rule_problems(
-    config: RunConfig, names: Collection[str], default_metric: str | None = None
+    config: RunConfig, names: Collection[str], defaults: Sequence[str] = USUAL
 ) -> list[Problem]:
     """What is wrong with the metrics that a config names, and with those of the model itself.
 
     Args:
         config: Stop rules, early stopping and `checkpoint.metric`.
         names: What an evaluation has.
-        default_metric: What the model calls its best, if it says so.
+        defaults: What the model calls its best; see `core.declared.default_metrics`.
     """
     early, wanted = config.train.early_stopping, config.checkpoint.metric
     rules = [(f"train.stop.{metric}", metric) for metric in config.train.stop]
@@ -84,8 +84,10 @@ def rule_problems(
         rules.append(("checkpoint.metric", wanted))
     found = [absent(path, metric, names) for path, metric in rules]
     problems = [problem for problem in found if problem is not None]
-    if wanted is None and default_metric is not None:
-        problems += _default_problems(default_metric, names)
+    if wanted is None and defaults and not set(defaults) & set(names) and defaults != USUAL:
+        have = ", ".join(sorted(names)) or "none"
+        text = f"its default_metric, {defaults[0]!r}, is not in its evaluation, which has: {have}"
+        problems.append(Problem("model", text))
     for name in names:
         wrong = key_problem(name)
         if wrong is not None:
@@ -102,14 +104,3 @@ def absent(path: str, metric: str, names: Collection[str]) -> Problem | None:
     if metric == NLL:
         return Problem(path, f"{message}; evaluation.metrics=[nll] adds it")
     return Problem(path, message, suggestion=nearest(metric, names))
-
-
-def _default_problems(metric: str, names: Collection[str]) -> list[Problem]:
-    what = f"its default_metric, {metric!r}"
-    if metric not in names:
-        have = ", ".join(sorted(names)) or "none"
-        return [Problem("model", f"{what}, is not in its evaluation, which has: {have}")]
-    if direction(metric) == "none":
-        text = "has no known direction (docs/metrics.md); name another one in checkpoint.metric"
-        return [Problem("model", f"{what}, {text}")]
-    return []

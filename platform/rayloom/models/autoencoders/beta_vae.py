@@ -23,6 +23,7 @@ from pydantic import Field
 from torch import Tensor
 
 from rayloom.config.sections import PositiveFloat
+from rayloom.core.metric_table import Metric
 from rayloom.core.protocols import DataSpec
 from rayloom.functional.variational import multiplier_step
 from rayloom.models.autoencoders.vae import VAE, VAESettings
@@ -52,6 +53,12 @@ class BetaVAE(VAE):
     """
 
     config_class: ClassVar[type] = BetaVAEConfig
+    metrics: ClassVar[tuple[Metric, ...]] = (
+        *VAE.metrics,
+        Metric("loss/multiplier", "1", "none", "beta, where it is found"),
+        Metric("loss/kl_residual_nats", "nats/example", "none", "KL - delta"),
+        Metric("loss/slackness_nats", "nats/example", "none", "beta (KL - delta): 0 at a solution"),
+    )
     multiplier: Float[Tensor, ""]
 
     def __init__(self, config: BetaVAEConfig, spec: DataSpec) -> None:

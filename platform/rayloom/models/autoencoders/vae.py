@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from rayloom.config.renamed import plainly
 from rayloom.config.sections import Config, PositiveInt
+from rayloom.core.metric_table import Metric, shared
 from rayloom.core.noise import Noise
 from rayloom.core.protocols import Batch, DataSpec, Player
 from rayloom.distributions.base import Distribution
@@ -69,6 +70,13 @@ class VAE(nn.Module):
     """
 
     config_class: ClassVar[type] = VAEConfig
+    metrics: ClassVar[tuple[Metric, ...]] = (
+        *shared("eval/loss", "eval/elbo_nats", "eval/reconstruction_nats", "eval/kl_nats"),
+        *shared("eval/bpd", "eval/nll_nats"),
+        Metric("loss/reconstruction_nats", "nats/example", "min", "-E_q log p(x|z)"),
+        Metric("loss/kl_nats", "nats/example", "none", "KL(q(z|x) || p(z))"),
+    )
+    default_metric: ClassVar[str | None] = "eval/elbo_nats"
 
     def __init__(self, config: VAESettings, spec: DataSpec) -> None:
         super().__init__()

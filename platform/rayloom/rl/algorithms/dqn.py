@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from rayloom.config.sections import Config, NonNegativeInt, PositiveInt
 from rayloom.core.errors import NonFiniteError, UserError
+from rayloom.core.metric_table import Metric, shared
 from rayloom.core.protocols import State
 from rayloom.core.seeding import numpy_stream, stream_seed
 from rayloom.functional.rl import importance_weights
@@ -103,6 +104,15 @@ class DQN:
     """
 
     config_class: ClassVar[type[AlgorithmConfig]] = DQNConfig
+    metrics: ClassVar[tuple[Metric, ...]] = (
+        *shared("eval/return_mean", "eval/return_iqm", "eval/return_low", "eval/return_high"),
+        *shared("eval/return_std", "eval/length_mean", "eval/episodes"),
+        Metric("loss/td", "reward^2", "min", "mean Huber TD loss"),
+        Metric("q/taken", "reward", "none", "mean Q of the actions in the batch"),
+        Metric("q/target", "reward", "none", "mean TD target"),
+        Metric("train/epsilon", "probability", "none", "exploration rate"),
+    )
+    default_metric: ClassVar[str | None] = "eval/return_mean"
 
     def __init__(self, context: LearnerContext) -> None:
         config, spec = context.config, context.spec
