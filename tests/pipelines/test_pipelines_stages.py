@@ -16,6 +16,7 @@ from rayloom.config.references import RunReference
 from rayloom.config.sections import Config
 from rayloom.core.errors import ConfigError, UserError
 from rayloom.core.protocols import Player, parameters_sha256
+from rayloom.media import Images
 from rayloom.records import RunFolder
 from rayloom.testing import check_model
 from rayloom_pipelines.groups.trial import train_trial
@@ -105,7 +106,9 @@ def test_the_registered_module_holds_both_stages(prior):
     module = mlflow.pytorch.load_model(prior.model_uri)
     images = torch.randint(0, 256, (5, 1, 8, 8), dtype=torch.uint8)
     with torch.no_grad():
-        torch.testing.assert_close(module(images), prior.model().export_module()(images))
+        torch.testing.assert_close(
+            module(images), prior.model().exports()["code_density"].module(images)
+        )
 
 
 def test_killed_without_the_first_run_and_resumed_equals_unbroken(vae, place, tmp_path):
@@ -250,11 +253,11 @@ class Shift(nn.Module):
     def sample(self, num, *, rng):
         return self.base.sample(num, rng=rng)
 
-    def pictures(self, batch, *, rng):
-        return {"samples": self.sample(4, rng=rng)}
+    def show(self, batch, *, rng):
+        return {"samples": Images(self.sample(4, rng=rng))}
 
-    def export_module(self):
-        return self.base.export_module()
+    def exports(self):
+        return self.base.exports()
 
 
 def test_stages_of_stages_travel_too(prior, tmp_path):

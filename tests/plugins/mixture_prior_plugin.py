@@ -17,7 +17,8 @@ from rayloom.config.references import RunReference
 from rayloom.config.sections import Config, PositiveInt
 from rayloom.core.errors import UserError
 from rayloom.core.noise import Noise
-from rayloom.core.protocols import Player
+from rayloom.core.protocols import Export, Player
+from rayloom.media import Images
 
 
 class MixturePriorConfig(Config):
@@ -72,11 +73,12 @@ class MixturePrior(nn.Module):
         return self.first_stage.decode_picture(self.mean[which] + noise * self.log_std.exp()[which])
 
     @torch.no_grad()
-    def pictures(self, batch, *, rng):
-        return {"samples": self.sample(16, rng=rng)}
+    def show(self, batch, *, rng):
+        return {"samples": Images(self.sample(16, rng=rng))}
 
-    def export_module(self):
-        return CodeDensity(self)
+    def exports(self):
+        example = self.first_stage.exports()["encoder"].example
+        return {"code_density": Export(CodeDensity(self), example)}
 
 
 class CodeDensity(nn.Module):
@@ -84,7 +86,7 @@ class CodeDensity(nn.Module):
 
     def __init__(self, model):
         super().__init__()
-        self.encoder, self.model = model.first_stage.export_module(), model
+        self.encoder, self.model = model.first_stage.exports()["encoder"].module, model
 
     def forward(self, image):
         return self.model.log_prob(self.encoder(image))

@@ -12,6 +12,7 @@ from rayloom.core.collective import Solo
 from rayloom.core.errors import NonFiniteError, UserError
 from rayloom.core.noise import Noise
 from rayloom.core.protocols import Player, Trainable
+from rayloom.media import Film, Images, Table, Text
 from rayloom.media.grid import tile, visible
 from rayloom.training import Engine
 from rayloom.training.fitting import MemorySink
@@ -380,17 +381,25 @@ def test_unknown_metrics_are_refused():
 
 
 class Pictured(Regression):
-    def pictures(self, batch, *, rng):
+    def show(self, batch, *, rng):
         assert not self.training
         return {
-            "noise": rng.uniform("u", 1, 4, 5)[:5],
-            "rows": torch.linspace(0, 1, 6 * 3 * 4 * 4).view(2, 3, 3, 4, 4),
+            "noise": Images(rng.uniform("u", 1, 4, 5)[:5]),
+            "rows": Images(torch.linspace(0, 1, 6 * 3 * 4 * 4).view(2, 3, 3, 4, 4)),
+            "walk": Film(torch.linspace(0, 1, 6 * 3 * 4 * 4).view(2, 3, 3, 4, 4)),
+            "said": Text(["ROMEO:", "what light"]),
+            "counts": Table({"name": ["a", "b"], "share": [0.25, 0.75]}),
         }
 
 
-def test_pictures_are_the_same_each_time():
+class KeepingSink(MemorySink):
+    def file(self, step, key, path):
+        self.files.append((key + path.suffix, path.read_bytes()))
+
+
+def test_what_is_shown_is_the_same_each_time():
     engine = engine_for(Pictured(), batch_size=16)
-    first, second = MemorySink(), MemorySink()
+    first, second = KeepingSink(), KeepingSink()
     engine.show(first)
     engine.advance(2, sink=second, interrupted=never)
     engine.show(second)
@@ -400,6 +409,27 @@ def test_pictures_are_the_same_each_time():
     assert np.array_equal(picture, first.images["pictures/noise"][1])
     assert picture.shape == ((4 + 4) * 14, (5 * 7 + 2) * 14, 3)
     assert second.images["pictures/rows"][1].shape[:2] == (14 * 14, 20 * 14)
+    assert second.files == first.files, "equal content, equal bytes"
+    files = dict(second.files)
+    assert set(files) == {"films/walk.gif", "texts/said.txt", "tables/counts.csv"}
+    assert files["films/walk.gif"].startswith(b"GIF89a")
+    assert files["texts/said.txt"].startswith(b"ROMEO:\n")
+    assert files["tables/counts.csv"] == b"name,share\na,0.25\nb,0.75\n"
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("pictures", "write show\\(batch"), ("export_module", "write exports\\(\\)")]
+)
+def test_old_names_are_refused_by_the_new_ones(old, new):
+    model = type("Aged", (Regression,), {old: lambda self: None})()
+    with pytest.raises(UserError, match=f"Aged.{old}.*{new}"):
+        engine_for(model)
+
+
+def test_what_is_shown_must_be_media():
+    model = type("Bare", (Regression,), {"show": lambda self, batch, *, rng: {"x": torch.ones(1)}})
+    with pytest.raises(UserError, match=r"Bare\.show.*Tensor as 'x'.*Images"):
+        engine_for(model()).show(MemorySink())
 
 
 def test_tiles_show_the_pixels():
@@ -408,8 +438,12 @@ def test_tiles_show_the_pixels():
     assert grid.shape == (64, 5 * 62 + 2, 3)
     assert [int(grid[30, 30 + 62 * n, 0]) for n in range(5)] == [0, 255, 128, 0, 255]
     with pytest.raises(ValueError, match="pictures must be"):
-        tile(torch.zeros(2, 2, 8, 8))
-    odd = torch.rand(2, 5, 4, 8, 8)
+        tile(torch.zeros(2, 8, 8))
+    clear = torch.tensor([1.0, 0.0, 0.0, 0.5]).view(1, 4, 1, 1).expand(1, 4, 60, 60)
+    assert tile(clear)[30, 30].tolist() == [255, 128, 128], "colour over white"
+    assert tile(clear, alpha=True)[30, 30].tolist() == [255, 0, 0, 128]
+    assert tile(clear, alpha=True)[0, 0].tolist() == [0, 0, 0, 0], "the ground is transparent"
+    odd = torch.rand(2, 5, 5, 8, 8)
     assert torch.equal(visible(odd), odd[:, :, :3])
     assert torch.equal(visible(odd[:, :, :2]), odd[:, :, :1])
     assert visible(odd[:, :, :3]).shape[2] == 3

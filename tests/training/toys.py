@@ -24,7 +24,7 @@ from rayloom.config.sections import (
     SGDConfig,
     TrainConfig,
 )
-from rayloom.core.protocols import Player
+from rayloom.core.protocols import Export, Player
 from rayloom.data import from_arrays, make_source
 from rayloom.nn.batch_norm import GlobalBatchNorm
 from rayloom.nn.frozen import freeze
@@ -55,8 +55,8 @@ class Regression(nn.Module):
         error = (self.net(x) - batch["y"]).square()
         return {"loss": error.sum(1), "first": error[:, 0], "hits": (error[:, 0] < 1).long()}
 
-    def export_module(self):
-        return self.net
+    def exports(self):
+        return {"net": Export(self.net, torch.zeros(2, DIM))}
 
 
 class Adversaries(nn.Module):

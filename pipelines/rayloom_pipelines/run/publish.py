@@ -7,7 +7,7 @@ import torch
 
 from rayloom.config.sections import RunConfig
 from rayloom.core.errors import RayloomError
-from rayloom.core.protocols import DataSpec, parameters_sha256
+from rayloom.core.protocols import DataSpec, Export, parameters_sha256
 from rayloom.records.hiding import outgoing
 from rayloom.records.scratch import scratch
 from rayloom_pipelines.console import RunObserver
@@ -74,7 +74,8 @@ def register(folder: Any, config: RunConfig, *, say: Callable[[str], Any]) -> An
     state, info = read_state(folder.path, "best")
     spec, stages = spec_from(about) if about.get("data") else None, stages_of(folder.path)
     weights = of_state(config, state, spec, stages)
-    module, example = exported(config, weights, spec, stages)
+    exports = exported(config, weights, spec, stages)
+    main = next(iter(exports.values()), None)
     with scratch() as room:
         env_step = int(state.get("env_step", 0))
         write_slim(folder.path, room, weights, info, env_step=env_step)
@@ -83,8 +84,9 @@ def register(folder: Any, config: RunConfig, *, say: Callable[[str], Any]) -> An
                 file.write_bytes(outgoing(file.name, file.read_bytes()))
         return register_model(
             folder.path,
-            module,
-            example,
+            main and main.module,
+            main and main.example,
+            others={name: export for name, export in exports.items() if export is not main},
             name=config.tracking.register_as or about["name"],
             files={file.name: file for file in room.iterdir()},
             sha256=parameters_sha256(weights),
@@ -113,20 +115,18 @@ def _measure(about: Mapping[str, Any], config: RunConfig) -> str:
 
 def exported(
     config: RunConfig, weights: Weights, spec: DataSpec | None, stages: Stages | None = None
-) -> tuple[torch.nn.Module, torch.Tensor]:
-    """The tensor-to-tensor part and an example of its input, two rows of zeros."""
+) -> dict[str, Export]:
+    """The tensor-to-tensor parts by name, the main one first; of some models none."""
     if config.task == "rl":
         from rayloom.rl.envs.making import spec_of
 
         env = spec_of(config.env)
         shape, dtype = tuple(env.obs_shape), torch.as_tensor(_zero(env.obs_dtype)).dtype
-        return learner_of(config, weights).export_module(), torch.zeros((2, *shape), dtype=dtype)
+        module = learner_of(config, weights).export_module()
+        return {"policy": Export(module, torch.zeros((2, *shape), dtype=dtype))}
     assert spec is not None
     model = model_of(config, spec, weights, stages)
-    name = "image" if "image" in spec.fields else next(iter(spec.fields))
-    field = spec.fields[name]
-    example = torch.zeros((2, *field.shape), dtype=getattr(torch, field.dtype))
-    return model.export_module(), example  # type: ignore[operator]
+    return dict(model.exports()) if hasattr(model, "exports") else {}  # type: ignore[operator]
 
 
 def _zero(dtype: Any) -> Any:

@@ -38,7 +38,7 @@ ACCEPTED = (
     Accepted(
         "image",
         "(C, H, W), every size 1 or more: C is 1 for grey, 3 for colour; of two channels MLflow's "
-        "pictures show the first, of four and more the first three",
+        "pictures show the first, four are colour and alpha, of more they show the first three",
         "uint8, or float16, float32, float64 in [0, 1]",
         "every model of images, from the field `image`",
     ),

@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from rayloom.media.kinds import Images
+
 COLUMNS = 8  # pictures of one row
 
 Decode = Callable[[Tensor], Tensor]
@@ -51,10 +53,10 @@ def latent_pictures(
     images: Float[Tensor, "B C H W"],
     latents: Float[Tensor, "B D"],
     importance: Float[Tensor, " D"],
-) -> dict[str, Float[Tensor, "K C H W"]]:
+) -> dict[str, Images]:
     """Reconstructions, interpolations and traversals of some images.
 
-    Rows of 8: an original beside its reconstruction, four pairs a row; a row per pair of images
+    An original beside its reconstruction, four pairs a row; a row per pair of images
     (none for a single image); a row per latent dimension, the most important ones first.
 
     Args:
@@ -66,11 +68,11 @@ def latent_pictures(
     pairs = torch.stack([images, decode(latents)], 1)[: 4 * COLUMNS]  # (pairs, 2, C, H, W)
     dims = importance.argsort(descending=True)[:COLUMNS].tolist()
     pictures = {
-        "reconstructions": pairs.flatten(0, 1),
-        "traversals": traversals(decode, latents[:1], dims).flatten(0, 1),
+        "reconstructions": Images(pairs.flatten(0, 1), columns=COLUMNS),
+        "traversals": Images(traversals(decode, latents[:1], dims)),
     }
     rows = min(COLUMNS, len(images) // 2)
     if rows:
         lines = interpolations(decode, latents[:rows], latents[rows : 2 * rows])
-        pictures["interpolations"] = lines.flatten(0, 1)
+        pictures["interpolations"] = Images(lines)
     return pictures

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from rayloom.core.noise import Noise
-from rayloom.core.protocols import Batch, DataSpec, FieldSpec, Model
+from rayloom.core.protocols import Batch, DataSpec, Export, FieldSpec, Model
+from rayloom.media.kinds import Film, Images, Media
 from rayloom.nn.frozen import freeze
 
 IMAGES = DataSpec(
@@ -85,8 +86,8 @@ def check_model(
         for player in model.players:
             _check_loss(model, batch, player.name, per_example=per_example)
         _check_evaluation(model, batch)
-        _check_pictures(model, batch)
-        _check_export(model, build(1), batch)
+        _check_shown(model, batch)
+        _check_exports(model, build(1))
         assert torch.equal(state, torch.get_rng_state()), (
             "torch's global generator was used: draw from `rng`, or a run cannot be repeated"
         )
@@ -187,17 +188,20 @@ def _check_evaluation(model: Any, batch: Batch) -> None:
 
 
 @torch.no_grad()
-def _check_pictures(model: Any, batch: Batch) -> None:
+def _check_shown(model: Any, batch: Batch) -> None:
     model.eval()
     num = len(next(iter(batch.values())))
-    for name, value in model.pictures(batch, rng=_noise(num)).items():
-        assert [*value.shape[1:2]] in ([1], [3]), (
-            f"pictures()[{name!r}] has shape {tuple(value.shape)}, not (K, 1 or 3, H, W)"
+    shown = model.show(batch, rng=_noise(num)) if hasattr(model, "show") else {}
+    for name, medium in shown.items():
+        assert isinstance(medium, Media), (
+            f"show()[{name!r}] is a {type(medium).__name__}, none of rayloom.media's"
         )
-        assert value.ndim == 4, f"pictures()[{name!r}] has {value.ndim} axes, not (K, C, H, W)"
-        low, high = float(value.min()), float(value.max())
+        if not isinstance(medium, Images | Film):
+            continue
+        pixels = medium.pixels if isinstance(medium, Images) else medium.frames
+        low, high = float(pixels.min()), float(pixels.max())
         inside = low >= 0 and high <= 1
-        assert inside, f"pictures()[{name!r}] lies in [{low}, {high}], not [0, 1]"
+        assert inside, f"show()[{name!r}] lies in [{low}, {high}], not [0, 1]"
     if hasattr(model, "sample"):
         first, second = (model.sample(4, rng=_noise(4)) for _ in range(2))
         assert len(first) == 4, f"sample(4) gave {len(first)} examples"
@@ -205,12 +209,18 @@ def _check_pictures(model: Any, batch: Batch) -> None:
 
 
 @torch.no_grad()
-def _check_export(model: Any, other: Any, batch: Batch) -> None:
-    module = model.export_module()
-    assert isinstance(module, nn.Module), "export_module() must give a torch.nn.Module"
+def _check_exports(model: Any, other: Any) -> None:
+    if not hasattr(model, "exports"):
+        return
     other.load_state_dict(model.state_dict())
     model.eval()
     other.eval()
-    name = "image" if "image" in batch else next(iter(batch))
-    first, second = module(batch[name]), other.export_module()(batch[name])
-    assert torch.equal(first, second), "state_dict() does not hold all that export_module() uses"
+    again = other.exports()
+    for name, export in model.exports().items():
+        assert isinstance(export, Export), f"exports()[{name!r}] is no Export(module, example)"
+        assert isinstance(export.module, nn.Module), f"exports()[{name!r}] has no torch.nn.Module"
+        first, second = export.module(export.example), again[name].module(export.example)
+        assert len(first) == len(export.example), (
+            f"exports()[{name!r}] gave {len(first)} rows for {len(export.example)}"
+        )
+        assert torch.equal(first, second), f"state_dict() does not hold all that {name!r} uses"

@@ -20,7 +20,7 @@ from rayloom.records.scratch import scratch
 from rayloom.tracking.client import make_client
 from rayloom.tracking.memory import read_memory
 from rayloom.tracking.patience import asked
-from rayloom.tracking.tracing import save
+from rayloom.tracking.tracing import save, save_graph
 from rayloom.tracking.versions import RUN_TAG
 
 if TYPE_CHECKING:
@@ -28,9 +28,11 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
     from torch import Tensor, nn
 
+    from rayloom.core.protocols import Export
+
 Result = TypeVar("Result")
 _Ask = Callable[[Callable[[], Result]], Result]
-FILES = "rayloom"
+FILES, EXPORTS = "rayloom", "exports"
 _SHA_TAG, _SCORE_TAG = "rayloom.sha256", "rayloom.score"
 _MEASURE_TAG = "rayloom.measure"
 
@@ -72,12 +74,13 @@ def registered_name(name: str) -> str:
 
 def register_model(
     run_path: str | Path,
-    module: "nn.Module",
-    example: "Tensor",
+    module: "nn.Module | None",
+    example: "Tensor | None",
     *,
     name: str,
     files: Mapping[str, Path],
     sha256: str,
+    others: "Mapping[str, Export] | None" = None,
     uri: str | None = None,
     alias: str = "champion",
     score: float | None = None,
@@ -91,12 +94,14 @@ def register_model(
 
     Args:
         run_path: The run folder; its `tracking.json` names the MLflow run.
-        module: Tensor to tensor (`Model.export_module`); traced on the CPU in eval mode.
+        module: Tensor to tensor (the first of `Model.exports`); traced on the CPU in eval mode.
+            None: the version holds no graph, and what is in `files` alone serves.
         example: One input batch, (B, ...), with at least one row; B becomes free.
         name: Registered model name or config name.
         files: Name below `rayloom/` to a file or folder that is copied there (`config.yaml`, a
             checkpoint).
         sha256: Identity of the parameters (`parameters_sha256`).
+        others: More parts, traced too, as `rayloom/exports/NAME.pt2`.
         uri: Tracking URI; None: the run's own.
         alias: Alias that the version gets, unless the one that has it scored better.
         score: What versions are compared by; None takes the alias only from a version without a
@@ -125,8 +130,11 @@ def register_model(
     if version is None:
         with scratch() as room:
             path = room / "model"
-            save(module, example, path, dict(metadata or {}))
+            if module is not None and example is not None:
+                save(module, example, path, dict(metadata or {}))
             _copy(files, path / FILES)
+            for part, export in (others or {}).items():
+                save_graph(export.module, export.example, path / FILES / EXPORTS / f"{part}.pt2")
             size = sum(file.stat().st_size for file in path.rglob("*"))
             asked(uri, lambda: client.log_artifacts(run_id, str(path), place), size=size)
         root = ask(lambda: client.get_run(run_id).info.artifact_uri.rstrip("/"))

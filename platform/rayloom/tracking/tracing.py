@@ -85,6 +85,38 @@ def save(module: "nn.Module", example: "Tensor", path: Path, metadata: dict[str,
         module.train(training)
 
 
+def save_graph(module: "nn.Module", example: "Tensor", path: Path) -> None:
+    """Trace a part and write its graph alone (`torch.export.load` reads it).
+
+    Args:
+        module: Tensor to tensor.
+        example: One input, (B, ...); B becomes free.
+        path: Of the file; its folder is made.
+
+    Raises:
+        RayloomError: It cannot be traced.
+    """
+    import torch
+
+    load()
+    example = example.detach().to("cpu")
+    example = torch.cat([example, example]) if len(example) == 1 else example
+    training = module.training
+    module = module.to("cpu").eval()
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            free = ({0: torch.export.Dim.DYNAMIC},)
+            graph = torch.export.export(module, (example,), dynamic_shapes=free)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.export.save(graph, path)
+    except (RuntimeError, torch._dynamo.exc.TorchDynamoException) as error:
+        first = str(error).strip().partition("\n")[0]
+        raise RayloomError(f"{path.stem} cannot be exported (torch.export): {first}") from error
+    finally:
+        module.train(training)
+
+
 @contextlib.contextmanager
 def _installed(packages: tuple[str, ...]) -> Iterator[None]:
     """Spare MLflow a look through every file of every installed package.

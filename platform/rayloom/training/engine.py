@@ -36,7 +36,6 @@ from rayloom.core.protocols import (
     parameters_sha256,
 )
 from rayloom.core.seeding import stream_seed
-from rayloom.media.grid import tile, visible
 from rayloom.nn.batch_norm import set_collective
 from rayloom.nn.ema import EMA
 from rayloom.nn.frozen import averaged_buffers, frozen_parts, frozen_state
@@ -53,6 +52,7 @@ from rayloom.training.meter import Part, merge_names
 from rayloom.training.player import PlayerStep, check_players, rounds_for
 from rayloom.training.precision import probe, under_precision
 from rayloom.training.profile import StepProfiler
+from rayloom.training.showing import check_names, check_shown, send
 
 LOG_POINTS = 200  # per budget, where `train.log_every` is null
 PROFILE_AFTER = 5  # grad_steps
@@ -98,6 +98,7 @@ class Engine:
         self.train_source, self.evaluation_source = train, evaluation
         self.overfit_batch = overfit_batch
         players: tuple[Player, ...] = tuple(self.model.players)
+        check_names(model)
         check_players(model, players)
         check_batch_statistics(model, config.train.accumulate, self.collective.world)
         check_metrics(model, config)
@@ -382,8 +383,8 @@ class Engine:
         return self.ema.swapped() if self.ema is not None else nullcontext()
 
     def show(self, sink: Sink) -> None:
-        """The model's pictures of the first evaluation batch, with the same noise every time."""
-        make = getattr(self.model, "pictures", None)
+        """What the model shows of the first evaluation batch, with the same noise every time."""
+        make = getattr(self.model, "show", None)
         if make is None or self.collective.rank != 0:
             return
         source = self.evaluation_source or self.train_source
@@ -395,8 +396,9 @@ class Engine:
             dtype=self.dtype,
         )
         with self._looking(), torch.no_grad():
-            for name, images in make(self._to_device(local), rng=noise).items():
-                sink.image(self.grad_step, f"pictures/{name}", tile(visible(images)))
+            shown = make(self._to_device(local), rng=noise)
+        check_shown(self.model, shown)
+        send(shown, sink, self.grad_step)
 
     def close(self) -> None:
         """The run is over: a profile that was to be longer is written."""

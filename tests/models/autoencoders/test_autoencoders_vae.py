@@ -123,7 +123,7 @@ def test_loss_is_a_function_of_its_noise_alone(make_model):
     assert torch.equal(first, loss(0))
     assert not torch.equal(first, loss(1))
     torch.set_rng_state(before)
-    loss(2), model.pictures(batch, rng=Noise(0, total=8))
+    loss(2), model.show(batch, rng=Noise(0, total=8))
     assert torch.equal(before, torch.get_rng_state())
 
 
@@ -155,20 +155,22 @@ def test_metrics_belong_together(make_model):
 @make_models
 def test_pictures_are_pictures(make_model):
     model = make_model()
-    pictures = model.pictures(images(20), rng=Noise(0, total=20))
-    counts = {"samples": 64, "reconstructions": 40, "interpolations": 64, "traversals": 3 * 8}
-    assert set(pictures) == set(counts)
-    for name, count in counts.items():
-        assert pictures[name].shape == (count, 1, 8, 8), name
-        assert pictures[name].min() >= 0, name
-        assert pictures[name].max() <= 1, name
+    shown = model.show(images(20), rng=Noise(0, total=20))
+    shapes = {"samples": (64,), "reconstructions": (40,), "interpolations": (8, 8)}
+    shapes["traversals"] = (3, 8)
+    assert set(shown) == set(shapes)
+    for name, shape in shapes.items():
+        pixels = shown[name].pixels
+        assert pixels.shape == (*shape, 1, 8, 8), name
+        assert pixels.min() >= 0, name
+        assert pixels.max() <= 1, name
 
 
 def test_pictures_of_one_image():
     model = build(VAE, VAEConfig(latent_dim=2, widths=(4,)))
-    pictures = model.pictures(images(1), rng=Noise(0, total=1))
-    assert pictures["reconstructions"].shape == (2, 1, 8, 8)
-    assert "interpolations" not in pictures  # there is no pair
+    shown = model.show(images(1), rng=Noise(0, total=1))
+    assert shown["reconstructions"].pixels.shape == (2, 1, 8, 8)
+    assert "interpolations" not in shown  # there is no pair
 
 
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32), (2, 7, 9), (1, 8, 8)])
@@ -244,7 +246,7 @@ for network in ("mlp", "conv"):
     for likelihood in ("bernoulli", "gaussian", "discretised-logistic"):
         torch.manual_seed(0)
         model = VAE(VAEConfig(network=network, widths=(6,), likelihood=likelihood), spec).eval()
-        module = model.export_module()
+        module = model.exports()["encoder"].module
         x = torch.randint(0, 256, (5, 1, 8, 8), dtype=torch.uint8)
         batch = torch.export.Dim("batch", min=1)
         program = torch.export.export(module, (x,), dynamic_shapes=({0: batch},))

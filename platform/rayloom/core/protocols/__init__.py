@@ -9,6 +9,7 @@ from rayloom.core.protocols.data import (
     slice_of,
 )
 from rayloom.core.protocols.model import Model, Player
+from rayloom.core.protocols.operation import Export, Operation, operation, operations
 from rayloom.core.protocols.rl import Collector, GroupTask, Updater
 from rayloom.core.protocols.trainable import (
     Chunk,
@@ -29,16 +30,20 @@ __all__ = [
     "Collective",
     "Collector",
     "DataSpec",
+    "Export",
     "FieldSpec",
     "GroupTask",
     "LocalBatch",
     "Model",
+    "Operation",
     "Player",
     "Scalars",
     "Sink",
     "State",
     "Trainable",
     "Updater",
+    "operation",
+    "operations",
     "parameters_sha256",
     "slice_of",
 ]

@@ -34,8 +34,9 @@ class Model(Protocol):
     Constructed as `cls(config, spec)` with `config_class` naming the config's type; as
     `cls(config, spec, stages=stages)` where that has fields of type `RunReference`: the frozen
     models of those runs, by field. Knows nothing of devices, Ray, MLflow, YAML or files. Optional
-    methods, found by name: `evaluate_batch`, `sample`, `log_prob`, `elbo`, `encode`, `decode`,
-    `reconstruct`, `after_step`.
+    methods, found by name: `evaluate_batch`, `log_prob`, `elbo`, `encode`, `decode`, `after_step`,
+    `show(batch, *, rng) -> {name: Media}` (see `rayloom.media`), `exports() -> {name: Export}`, and
+    operations such as `sample` (see `protocols.operation`).
     """
 
     config_class: ClassVar[type]
@@ -50,12 +51,4 @@ class Model(Protocol):
 
         A masked part is a pair (sums (B,), counts (B,)) and is divided by the global count sum.
         """
-        ...
-
-    def pictures(self, batch: Batch, *, rng: Noise) -> dict[str, Tensor]:
-        """Images for MLflow, each (K, C, H, W) in [0, 1]; the engine tiles them to a grid."""
-        ...
-
-    def export_module(self) -> nn.Module:
-        """The tensor-to-tensor part that is registered."""
         ...

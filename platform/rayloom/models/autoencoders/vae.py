@@ -25,11 +25,12 @@ from rayloom.config.renamed import plainly
 from rayloom.config.sections import Config, PositiveInt
 from rayloom.core.metric_table import Metric, shared
 from rayloom.core.noise import Noise
-from rayloom.core.protocols import Batch, DataSpec, Player
+from rayloom.core.protocols import Batch, DataSpec, Export, Player
 from rayloom.distributions.base import Distribution
 from rayloom.distributions.gaussian import DiagonalGaussian, DiagonalGaussianHead
 from rayloom.distributions.likelihoods import BernoulliConfig, LikelihoodConfig, make_likelihood
 from rayloom.functional.likelihood import bits_per_dim
+from rayloom.media import Images, Media
 from rayloom.media.latents import COLUMNS, interpolations, latent_pictures, traversals
 from rayloom.models.autoencoders.importance import CHUNK_ROWS, importance_weighted_log_prob
 from rayloom.nn.network import BESIDE, MLPNetwork, NetworkConfig, make_decoder, make_encoder
@@ -83,6 +84,7 @@ class VAE(nn.Module):
         channels, height, width = spec.image.shape
         self.config = config
         self.image_shape = (channels, height, width)
+        self.image_dtype = getattr(torch, spec.image.dtype)
         self.likelihood = make_likelihood(config.likelihood)
         out_shape = (channels * self.likelihood.params_per_channel, height, width)
         self.encoder = make_encoder(config.network, self.image_shape)
@@ -228,8 +230,8 @@ class VAE(nn.Module):
         return traversals(self.decode_picture, rest, dims, span=span, steps=steps)
 
     @torch.no_grad()
-    def pictures(self, batch: Batch, *, rng: Noise) -> dict[str, Tensor]:
-        """Samples and what `latent_pictures` draws, (K, C, H, W) in [0, 1] each.
+    def show(self, batch: Batch, *, rng: Noise) -> dict[str, Media]:
+        """Samples and what `latent_pictures` draws.
 
         Traversals show the dimensions of the largest KL on this batch.
         """
@@ -237,13 +239,14 @@ class VAE(nn.Module):
         posterior = self.posterior_of(x)
         shown, important = self.likelihood.to_picture(x), posterior.kl_per_dim().mean(0)
         return {
-            "samples": self.sample(COLUMNS * COLUMNS, rng=rng),
+            "samples": Images(self.sample(COLUMNS * COLUMNS, rng=rng)),
             **latent_pictures(self.decode_picture, shown, posterior.mean, important),
         }
 
-    def export_module(self) -> nn.Module:
-        """Images, uint8 or floating in [0, 1], to the mean of q(z|x); for `torch.export`."""
-        return EncoderMean(self)
+    def exports(self) -> dict[str, Export]:
+        """`encoder`: images, uint8 or floating in [0, 1], to the mean of q(z|x)."""
+        example = torch.zeros((2, *self.image_shape), dtype=self.image_dtype)
+        return {"encoder": Export(EncoderMean(self), example)}
 
     def _like(self, noise: Tensor) -> Tensor:
         return noise.to(self.posterior.linear.weight)
