@@ -10,9 +10,9 @@ import rayloom
 from rayloom import catalogue
 from rayloom.config.sections import Config
 from rayloom.core.errors import ConfigError, UserError
-from rayloom.core.metric_table import Metric
-from rayloom.core.protocols import Player
-from rayloom.records.told_metrics import told_metrics
+from rayloom.core.metric_table import (Metric,)
+from rayloom.core.protocols import (Player, Turn,)
+from rayloom.records.told_metrics import (told_metrics,)
 from rayloom_pipelines.cli import main
 
 VAE = {
@@ -44,11 +44,11 @@ class OwnMetric(nn.Module):
     def players(self):
         return (Player("model", tuple(self.parameters())),)
 
-    def loss(self, batch, *, player, rng, step):
+    def loss(self, batch, *, rng, turn):
         return {"loss": (batch["image"].float().flatten(1).mean(1) - self.bias) ** 2}
 
     def evaluate_batch(self, batch, *, rng):
-        return {key: self.loss(batch, player="model", rng=rng, step=0)["loss"] for key in self.keys}
+        return {key: self.loss(batch, rng=rng, turn=Turn())["loss"] for key in self.keys}
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ from rayloom.config.references import RunReference
 from rayloom.config.sections import Config, PositiveInt
 from rayloom.core.errors import UserError
 from rayloom.core.noise import Noise
-from rayloom.core.protocols import Export, Player
-from rayloom.media import Images
+from rayloom.core.protocols import (Export, Player, Turn,)
+from rayloom.media import (Images,)
 
 
 class MixturePriorConfig(Config):
@@ -54,14 +54,14 @@ class MixturePrior(nn.Module):
         per_dim = -0.5 * scaled.square() - self.log_std - 0.5 * math.log(2 * math.pi)
         return torch.logsumexp(per_dim.sum(-1) + self.logits.log_softmax(0), dim=1)
 
-    def loss(self, batch, *, player, rng, step):
+    def loss(self, batch, *, rng, turn):
         with torch.no_grad():
             z = self.first_stage.encode(batch["image"], rng=rng).sample(rng, "z")  # (B, D)
         return {"loss": -self.log_prob(z)}
 
     @torch.no_grad()
     def evaluate_batch(self, batch, *, rng):
-        return self.loss(batch, player="prior", rng=rng, step=0)
+        return self.loss(batch, rng=rng, turn=Turn())
 
     @torch.no_grad()
     def sample(self, num, *, rng):

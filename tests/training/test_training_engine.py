@@ -11,8 +11,8 @@ from rayloom.config.sections import AdamConfig, EvaluationConfig, RunConfig, SGD
 from rayloom.core.collective import Solo
 from rayloom.core.errors import NonFiniteError, UserError
 from rayloom.core.noise import Noise
-from rayloom.core.protocols import Player, Trainable
-from rayloom.media import Film, Images, Table, Text
+from rayloom.core.protocols import (Player, Trainable, Turn,)
+from rayloom.media import (Film, Images, Table, Text,)
 from rayloom.media.grid import tile, visible
 from rayloom.training import Engine
 from rayloom.training.fitting import MemorySink
@@ -44,7 +44,7 @@ def test_engine_equals_a_loop_by_hand(float64, name):
     for step in range(3):
         local = source.batch(step)
         noise = Noise(engine._noise_seed, step=step, total=local.total, dtype=torch.float64)
-        loss = byhand.loss(local.fields, player="any", rng=noise, step=step)["loss"]
+        loss = byhand.loss(local.fields, rng=noise, turn=Turn(step))["loss"]
         mean = loss[0].sum() / loss[1].sum() if isinstance(loss, tuple) else loss.mean()
         assert sink.history("loss/total")[step][1] == pytest.approx(mean.item(), rel=1e-12)
         for p, gradient in zip(parameters, torch.autograd.grad(mean, parameters), strict=True):
@@ -104,7 +104,7 @@ def test_a_kill_in_the_middle_of_accumulation(name):
             raise KeyboardInterrupt
         return loss(*args, **settings)
 
-    engine._loss = dying
+    engine._losses = [dying]
     with pytest.raises(KeyboardInterrupt):
         engine.advance(9, sink=MemorySink(), interrupted=never)
     model, config, source, held_out = build(name, batch_size=7, accumulate=3)
@@ -163,7 +163,8 @@ def test_the_horizon_is_that_of_the_first_start():
     assert longer.choices["horizon"] == 400
     longer.load_state_dict(engine.state_dict())
     assert longer.choices["horizon"] == 40
-    assert longer.players[0].schedule(30) == engine.players[0].schedule(30)
+    mine, theirs = (e.players[0].segments.all[0].schedule for e in (longer, engine))
+    assert mine(30) == theirs(30)
 
 
 # Counting ---------------------------------------------------------------------------------------
@@ -191,15 +192,15 @@ def test_a_player_may_act_every_other_round():
             return critic, generator
 
     engine = engine_for(Lazy())
-    before = engine.players[1].flat.data.clone()
+    before = engine.players[1].segments.flat.data.clone()
     sink = MemorySink()
     engine.advance(1, sink=sink, interrupted=never)
-    acted = engine.players[1].flat.data.clone()
+    acted = engine.players[1].segments.flat.data.clone()
     assert not torch.equal(before, acted)
     engine.advance(3, sink=sink, interrupted=never)
-    assert torch.equal(acted, engine.players[1].flat.data)
+    assert torch.equal(acted, engine.players[1].segments.flat.data)
     engine.advance(4, sink=sink, interrupted=never)
-    assert not torch.equal(acted, engine.players[1].flat.data)
+    assert not torch.equal(acted, engine.players[1].segments.flat.data)
     assert engine.batch_number == 4 * 2 + 2
 
 
@@ -269,9 +270,9 @@ class Breaks(Regression):
         super().__init__()
         self.at, self.what = at, what
 
-    def loss(self, batch, *, player, rng, step):
-        parts = super().loss(batch, player=player, rng=rng, step=step)
-        if step == self.at:
+    def loss(self, batch, *, rng, turn):
+        parts = super().loss(batch, rng=rng, turn=turn)
+        if turn.grad_step == self.at:
             bad = torch.where(torch.arange(len(batch["x"])) == 3, float("nan"), 0.0)
             if self.what == "part":
                 parts["first"] = parts["first"].detach() + bad
@@ -466,7 +467,7 @@ def test_bf16_trains_and_auto_is_remembered():
     mine, theirs = sink.history("loss/total")[-1][1], other.history("loss/total")[-1][1]
     assert mine != theirs
     assert mine == pytest.approx(theirs, rel=0.05)
-    assert engine.players[0].flat.data.dtype == torch.float32
+    assert engine.players[0].segments.flat.data.dtype == torch.float32
     engine = Engine(*build("regression", batch_size=7, precision="auto"))
     assert engine.choices["precision"] == "auto"
     said = engine.decide()
@@ -547,11 +548,11 @@ def test_players_must_share_out_the_parameters():
 
 def test_wrong_losses_are_explained():
     class Scalar(Regression):
-        def loss(self, batch, *, player, rng, step):
-            return {"loss": super().loss(batch, player=player, rng=rng, step=step)["loss"].mean()}
+        def loss(self, batch, *, rng, turn):
+            return {"loss": super().loss(batch, rng=rng, turn=turn)["loss"].mean()}
 
     class Nothing(Regression):
-        def loss(self, batch, *, player, rng, step):
+        def loss(self, batch, *, rng, turn):
             return {"loss": batch["x"].sum(1)}
 
     with pytest.raises(ValueError, match="one number per example"):

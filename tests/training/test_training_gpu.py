@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from rayloom.core.protocols import Turn
 from rayloom.training import Engine
 from rayloom.training.fitting import MemorySink
 from training.law import never, points
@@ -42,8 +43,8 @@ def test_bf16_is_close(name):
     half, other = trained(name, precision="bf16")
     mine, theirs = other.history("loss/total")[-1][1], sink.history("loss/total")[-1][1]
     assert mine == pytest.approx(theirs, rel=0.05)
-    assert exact.players[0].flat.data.is_cuda
-    assert half.players[0].flat.data.dtype == torch.float32
+    assert exact.players[0].segments.flat.data.is_cuda
+    assert half.players[0].segments.flat.data.dtype == torch.float32
 
 
 def test_steps_do_not_wait_for_the_device():
@@ -56,6 +57,7 @@ def test_steps_do_not_wait_for_the_device():
     torch.cuda.set_sync_debug_mode("error")
     try:
         noise = engine._noise(2, local)
-        engine.players[0].step(engine._loss, local, fields, noise, grad_step=2, vote=False)
+        turn = Turn(2, player_step=2)
+        engine.players[0].step(engine._losses[0], local, fields, noise, turn=turn, vote=False)
     finally:
         torch.cuda.set_sync_debug_mode("default")

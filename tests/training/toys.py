@@ -18,16 +18,18 @@ from rayloom.config.sections import (
     AdamWConfig,
     Config,
     EMAConfig,
+    GroupConfig,
     RMSpropConfig,
     RunConfig,
     ScheduleConfig,
     SGDConfig,
     TrainConfig,
 )
-from rayloom.core.protocols import Export, Player
+from rayloom.core.protocols import (Export, Player, Group, Sum,)
 from rayloom.data import from_arrays, make_source
 from rayloom.nn.batch_norm import GlobalBatchNorm
 from rayloom.nn.frozen import freeze
+from rayloom.nn.state import keep_state
 
 ROWS = 130  # two batches of 64 and one of 2
 DIM = 6
@@ -50,7 +52,7 @@ class Regression(nn.Module):
     def players(self):
         return (Player("model", list(self.parameters())),)
 
-    def loss(self, batch, *, player, rng, step):
+    def loss(self, batch, *, rng, turn):
         x = batch["x"] + 0.1 * rng.normal("jitter", DIM)
         error = (self.net(x) - batch["y"]).square()
         return {"loss": error.sum(1), "first": error[:, 0], "hits": (error[:, 0] < 1).long()}
@@ -81,14 +83,14 @@ class Adversaries(nn.Module):
             Player("generator", list(self.generator.parameters())),
         )
 
-    def loss(self, batch, *, player, rng, step):
+    def loss(self, batch, *, rng, turn):
         real = batch["x"]
         fake = self.generator(rng.normal("latent", 3))
-        if player == "generator":
+        if turn.player == "generator":
             return {"loss": -self.critic(fake).squeeze(1)}
         fake = fake.detach()
         gap = (self.critic(fake) - self.critic(real)).squeeze(1)
-        if step % 2:
+        if turn.grad_step % 2:
             return {"loss": gap, "gap": gap}
         weight = rng.uniform("mix", 1)
         middle = (weight * real + (1 - weight) * fake).requires_grad_(True)
@@ -104,7 +106,7 @@ class PenaltyOnly(Adversaries):
     def players(self):
         return (Player("critic", list(self.critic.parameters())),)
 
-    def loss(self, batch, *, player, rng, step):
+    def loss(self, batch, *, rng, turn):
         x = batch["x"].detach().requires_grad_(True)
         (slope,) = torch.autograd.grad(self.critic(x).sum(), x, create_graph=True)
         return {"loss": (slope.square().sum(1) - 1).square()}
@@ -133,7 +135,7 @@ class BatchStatistics(nn.Module):
     def value(self, x):
         return self.last(torch.tanh(self.norm(self.first(x)))).squeeze(1)
 
-    def loss(self, batch, *, player, rng, step):
+    def loss(self, batch, *, rng, turn):
         x = batch["x"].detach().requires_grad_(True)
         y = self.value(x)
         (slope,) = torch.autograd.grad(y.sum(), x, create_graph=True)
@@ -169,7 +171,7 @@ class MaskedSequences(nn.Module):
         mask = torch.arange(1, s.shape[1])[None] < length[:, None]
         return (error * mask).sum(1), mask.sum(1).to(s.dtype)
 
-    def loss(self, batch, *, player, rng, step):
+    def loss(self, batch, *, rng, turn):
         sums, counts = self._errors(batch)
         return {"loss": (sums, counts), "per_row": sums}
 
@@ -199,7 +201,7 @@ class TwoStage(nn.Module):
     def players(self):
         return (Player("prior", list(self.prior.parameters())),)
 
-    def loss(self, batch, *, player, rng, step):
+    def loss(self, batch, *, rng, turn):
         with torch.no_grad():
             code = self.first.net(batch["x"])
         time, noise = rng.uniform("time", 1), rng.normal("noise", 2)
@@ -221,14 +223,135 @@ class Constrained(nn.Module):
     def players(self):
         return (Player("model", list(self.parameters())),)
 
-    def loss(self, batch, *, player, rng, step):
+    def loss(self, batch, *, rng, turn):
         y = self.net(batch["x"])
         rate = softplus(y).sum(1)
         error = (y - batch["y"]).square().sum(1)
         return {"loss": error + self.multiplier * rate, "rate": rate}
 
-    def after_step(self, stats, *, player, step):
-        self.multiplier.add_(0.1 * (stats["rate"] - 1.0)).clamp_(min=0)
+    def after_step(self, done):
+        self.multiplier.add_(0.1 * (done.means["rate"] - 1.0)).clamp_(min=0)
+
+
+class Moments(nn.Module):
+    """No gradient at all: second moments over an epoch, and their mean when it ends."""
+
+    config_class: ClassVar[type] = NoConfig
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(DIM))
+        keep_state(self, "seen", torch.zeros((), dtype=torch.float64))
+        keep_state(self, "added", torch.zeros(DIM, dtype=torch.float64))
+
+    @property
+    def players(self):
+        return (Player("counter"),)
+
+    def loss(self, batch, *, rng, turn):
+        x = batch["x"] + 0.1 * rng.normal("jitter", DIM)
+        error = (x - self.mean).square().sum(1)
+        return {"error": error, "x": Sum(x.sum(0)), "rows": Sum(torch.tensor(float(len(x))))}
+
+    def after_step(self, done):
+        self.added.add_(done.sums["x"])
+        self.seen.add_(done.sums["rows"])
+        if done.turn.epoch_ends:
+            self.mean.copy_(self.added / self.seen)
+            self.added.zero_()
+            self.seen.zero_()
+
+    def evaluate_batch(self, batch, *, rng):
+        return {"error": (batch["x"] - self.mean).square().sum(1)}
+
+
+class Codebook(nn.Module):
+    """A codebook moved by averages of what is assigned to it, beside an encoder with a gradient.
+
+    Gradient statistics are a `Sum` that a hook fills; dead codes take a random row's place.
+    """
+
+    config_class: ClassVar[type] = NoConfig
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.Linear(DIM, 3)
+        self.register_buffer("codes", torch.randn(5, 3))
+        keep_state(self, "sizes", torch.ones(5))
+
+    @property
+    def players(self):
+        return (Player("model", list(self.parameters())),)
+
+    def loss(self, batch, *, rng, turn):
+        z = self.encoder(batch["x"])
+        nearest = torch.cdist(z, self.codes).argmin(1)
+        one_hot = nn.functional.one_hot(nearest, 5).to(z)
+        slope = torch.zeros(3, dtype=z.dtype)
+        if z.requires_grad:
+            z.register_hook(lambda g: (slope.add_(rng.total * g.abs().sum(0)), None)[1])
+        error = (z - self.codes[nearest]).square().sum(1)
+        return {
+            "loss": error,
+            "sizes": Sum(one_hot.sum(0)),
+            "sums": Sum(one_hot.T @ z.detach()),
+            "slope": Sum(slope),
+        }
+
+    def after_step(self, done):
+        sizes, sums = done.sums["sizes"].to(self.codes), done.sums["sums"].to(self.codes)
+        self.sizes.lerp_(sizes, 0.1)
+        used = sizes > 0
+        means = sums / sizes.clamp(min=1)[:, None]
+        self.codes.copy_(torch.where(used[:, None], self.codes.lerp(means, 0.5), self.codes))
+        self.codes.add_(1e-3 * done.rng.shared("wobble", 5, 3))
+        self.codes.add_(1e-6 * done.sums["slope"].to(self.codes))
+
+
+class Sleeper(nn.Module):
+    """A second part that wakes at step 4, with a rate of its own."""
+
+    config_class: ClassVar[type] = NoConfig
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(DIM, 2), nn.Linear(DIM, 2)
+
+    @property
+    def players(self):
+        group = Group(list(self.second.parameters()), lambda turn: turn.grad_step >= 4)
+        return (Player("model", list(self.parameters()), groups={"late": group}),)
+
+    def loss(self, batch, *, rng, turn):
+        y = self.first(batch["x"]) + self.second(batch["x"])
+        return {"loss": (y - batch["y"]).square().sum(1)}
+
+
+class Bumps(nn.Module):
+    """Radial bumps with a capacity: every third step the weakest copies the strongest."""
+
+    config_class: ClassVar[type] = NoConfig
+
+    def __init__(self):
+        super().__init__()
+        self.centre = nn.Parameter(torch.randn(6, DIM))
+        self.height = nn.Parameter(torch.randn(6, 2))
+
+    @property
+    def players(self):
+        return (Player("model", list(self.parameters())),)
+
+    def loss(self, batch, *, rng, turn):
+        near = (-torch.cdist(batch["x"], self.centre).square() / DIM).exp()
+        return {"loss": (near @ self.height - batch["y"]).square().sum(1), "near": Sum(near.sum(0))}
+
+    def after_step(self, done):
+        if (done.turn.grad_step + 1) % 3 == 0:
+            near = done.sums["near"]
+            source, fresh = torch.arange(6), torch.zeros(6, dtype=torch.bool)
+            source[near.argmin()], fresh[near.argmin()] = near.argmax(), True
+            done.move_rows(source, fresh, self.centre, self.height)
+            self.centre[near.argmin()] += 0.1
 
 
 def first_stage_state() -> dict:
@@ -274,6 +397,22 @@ CASES = {
         lambda: TwoStage("run-of-the-first-stage", first_stage_state()),
         AdamConfig(lr=0.01),
         TrainConfig(grad_steps=40, log_every=3),
+    ),
+    "moments": Case(Moments, AdamConfig(), TrainConfig(grad_steps=40, log_every=3)),
+    "codebook": Case(
+        Codebook,
+        AdamConfig(lr=0.01),
+        TrainConfig(grad_steps=40, log_every=3, ema=EMAConfig(decay=0.9)),
+    ),
+    "sleeper": Case(
+        Sleeper,
+        AdamConfig(lr=0.01, weight_decay=0.1, groups={"late": GroupConfig(lr=0.03)}),
+        TrainConfig(grad_steps=40, log_every=3, ema=EMAConfig(decay=0.9)),
+    ),
+    "bumps": Case(
+        Bumps,
+        AdamConfig(lr=0.03),
+        TrainConfig(grad_steps=40, log_every=3, ema=EMAConfig(decay=0.9)),
     ),
     "constrained": Case(
         Constrained, SGDConfig(lr=0.05), TrainConfig(grad_steps=40, clip_norm=1.0, log_every=3)

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rayloom.core.noise import Noise
-from rayloom.core.protocols import DataSpec, FieldSpec
+from rayloom.core.protocols import DataSpec, FieldSpec, Turn
 from rayloom.models.autoencoders.vae import VAE, VAEConfig
 from rayloom_pipelines.benchmarks import pythae_bridge as bridge
 
@@ -82,7 +82,7 @@ def _rayloom_step(model: VAE, x: Tensor) -> Callable[[], None]:
         nonlocal step
         step += 1
         rng = Noise(0, step=step, total=len(x))
-        loss = model.loss(batch, player="model", rng=rng, step=step)["loss"].mean()
+        loss = model.loss(batch, rng=rng, turn=Turn(step))["loss"].mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

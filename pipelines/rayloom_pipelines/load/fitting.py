@@ -6,15 +6,16 @@ import torch
 
 from rayloom.core.errors import UserError
 from rayloom.nn.frozen import frozen_state
+from rayloom.nn.state import kept_state
 
 
 def fit_weights(model: torch.nn.Module, weights: dict[str, torch.Tensor]) -> None:
-    """Copy weights in; frozen parts stay as they are.
+    """Copy weights in; frozen parts stay as they are, and state of training that is not given.
 
     Raises:
         UserError: They belong to another model.
     """
-    whole = weights | frozen_state(model)
+    whole = kept_state(model) | weights | frozen_state(model)
     check_fit(model.state_dict(), whole, "model")
     model.load_state_dict(whole)
 

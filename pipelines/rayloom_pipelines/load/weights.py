@@ -9,7 +9,7 @@ import torch
 from rayloom.config.sections import RunConfig
 from rayloom.core.errors import CheckpointError, UserError
 from rayloom.core.protocols import DataSpec
-from rayloom.nn.frozen import averaged_buffers
+from rayloom.nn.state import kept_state
 from rayloom_pipelines.load.fitting import check_fit, fit_weights
 from rayloom_pipelines.load.recorded import config_of_folder, spec_from
 from rayloom_pipelines.run.build import Stages, build_model
@@ -89,15 +89,12 @@ def _of_state(
     model = build_model(config, spec, stages)
     fit_weights(model, {k: torch.as_tensor(v) for k, v in state["model"].items()})
     if "ema" in state:
-        from rayloom.nn.ema import EMA
-        from rayloom.optim.flat import FlatParameters
+        from rayloom.training.averages import put_averages
 
-        flat = [FlatParameters(player.parameters).data for player in model.players]  # type: ignore[union-attr,operator]
-        average = EMA([*flat, *averaged_buffers(model)], decay=0.5)
-        average.load_state_dict(state["ema"])
-        for tensor, shadow in zip(average.tensors, average.shadow, strict=True):
-            tensor.copy_(shadow)
-    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+        put_averages(model, state["ema"])
+    kept = kept_state(model)
+    state = model.state_dict()
+    return {name: value.detach().clone() for name, value in state.items() if name not in kept}
 
 
 def model_of(

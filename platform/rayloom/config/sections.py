@@ -78,7 +78,32 @@ class EnvConfig(Config):
     )
 
 
-class AdamWConfig(Config):
+class ScheduleConfig(Config):
+    """Factor on the learning rate. The horizon is fixed at the first start."""
+
+    name: Literal["constant", "linear", "cosine"] = "constant"
+    warmup_steps: NonNegativeInt = Field(0, description="grad_steps of linear warm-up")
+    final_factor: float = Field(0.0, ge=0, le=1, description="factor at the horizon")
+
+
+class GroupConfig(Config):
+    """What a group of a player's parameters has of its own."""
+
+    lr: PositiveFloat | None = Field(None, description="learning rate; null: the player's")
+    schedule: ScheduleConfig | None = Field(None, description="null: that of train.schedule")
+
+
+class PlayerOptimizer(Config):
+    """What the optimizer sections share: settings of one player."""
+
+    schedule: ScheduleConfig | None = Field(None, description="null: that of train.schedule")
+    clip_norm: PositiveFloat | None = Field(None, description="null: train.clip_norm")
+    groups: dict[str, GroupConfig] = Field(
+        default_factory=dict, description="by the names that the model gives its groups"
+    )
+
+
+class AdamWConfig(PlayerOptimizer):
     """AdamW (Loshchilov and Hutter, 2019, arXiv:1711.05101)."""
 
     name: Literal["adamw"] = "adamw"
@@ -88,7 +113,7 @@ class AdamWConfig(Config):
     weight_decay: float = Field(0.0, ge=0, description="decoupled decay per step, times lr")
 
 
-class AdamConfig(Config):
+class AdamConfig(PlayerOptimizer):
     """Adam (Kingma and Ba, 2015, arXiv:1412.6980)."""
 
     name: Literal["adam"] = "adam"
@@ -98,7 +123,7 @@ class AdamConfig(Config):
     weight_decay: float = Field(0.0, ge=0, description="L2 penalty")
 
 
-class SGDConfig(Config):
+class SGDConfig(PlayerOptimizer):
     """Stochastic gradient descent with momentum."""
 
     name: Literal["sgd"] = "sgd"
@@ -108,7 +133,7 @@ class SGDConfig(Config):
     weight_decay: float = Field(0.0, ge=0)
 
 
-class RMSpropConfig(Config):
+class RMSpropConfig(PlayerOptimizer):
     """RMSprop (Hinton, lecture 6e)."""
 
     name: Literal["rmsprop"] = "rmsprop"
@@ -128,14 +153,6 @@ OPTIMIZERS: dict[str, type[Config]] = {
     "sgd": SGDConfig,
     "rmsprop": RMSpropConfig,
 }
-
-
-class ScheduleConfig(Config):
-    """Factor on the learning rate. The horizon is fixed at the first start."""
-
-    name: Literal["constant", "linear", "cosine"] = "constant"
-    warmup_steps: NonNegativeInt = Field(0, description="grad_steps of linear warm-up")
-    final_factor: float = Field(0.0, ge=0, le=1, description="factor at the horizon")
 
 
 class EMAConfig(Config):

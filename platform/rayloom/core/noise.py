@@ -28,6 +28,10 @@ def _name_key(name: str) -> int:
     return zlib.crc32(name.encode()) << 20
 
 
+def _key(purpose: str) -> int:
+    return zlib.crc32(purpose.encode()) << 1 | 1
+
+
 def _mix(a: int, b: int) -> int:
     """One splitmix64 round of a + b: cheap and well spread."""
     z = (a + b * 0x9E3779B97F4A7C15) & _MASK
@@ -84,9 +88,13 @@ class Noise:
         """The noise of a whole batch of `num` rows, numbered and keyed like this one."""
         return self._of(num, 0, num)
 
-    def _of(self, total: int, start: int, stop: int) -> "Noise":
+    def under(self, purpose: str) -> "Noise":
+        """The noise of the same rows for another purpose, under names of its own."""
+        return self._of(self.total, self.start, self.stop, _mix(self.seed & _MASK, _key(purpose)))
+
+    def _of(self, total: int, start: int, stop: int, seed: int | None = None) -> "Noise":
         return Noise(
-            self.seed,
+            self.seed if seed is None else seed,
             step=self.step,
             total=total,
             start=start,

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 
 from torch import Tensor, nn
 
+from rayloom.nn.state import kept_state
+
 _MARK = "rayloom_frozen"
 
 
@@ -38,7 +40,15 @@ def frozen_state(model: nn.Module) -> dict[str, Tensor]:
     return {key: value for key, value in state.items() if key in own}
 
 
-def averaged_buffers(model: nn.Module) -> list[Tensor]:
-    """The floating buffers that training moves, for an average over steps."""
+def averaged_buffers(model: nn.Module) -> dict[str, Tensor]:
+    """The floating buffers that training moves, by name, for an average over steps.
+
+    Not those of frozen parts, and not what `nn.state.keep_state` keeps.
+    """
     still = {id(buffer) for _, part in frozen_parts(model) for buffer in part.buffers()}
-    return [b for b in model.buffers() if b.is_floating_point() and id(b) not in still]
+    still |= {id(buffer) for buffer in kept_state(model).values()}
+    return {
+        name: buffer
+        for name, buffer in model.named_buffers()
+        if buffer.is_floating_point() and id(buffer) not in still
+    }

@@ -18,7 +18,36 @@ from torch import Tensor, nn
 ALIGNMENT = 64  # bytes
 
 
-class FlatParameters:
+class FlatPiece:
+    """Some neighbouring parameters of a flat tensor: what an optimizer moves.
+
+    Attributes:
+        parameters: Which.
+        data: (n,), their values.
+        grad: (n,), their gradients.
+    """
+
+    __slots__ = ("_offsets", "data", "grad", "parameters")
+
+    def __init__(
+        self,
+        parameters: tuple[nn.Parameter, ...],
+        data: Tensor,
+        grad: Tensor,
+        offsets: Sequence[int],
+    ) -> None:
+        self.parameters, self.data, self.grad = parameters, data, grad
+        self._offsets = list(offsets)
+
+    def place(self, parameter: nn.Parameter) -> slice | None:
+        """Where a parameter's elements stand in `data`; None: it is not here."""
+        for mine, offset in zip(self.parameters, self._offsets, strict=True):
+            if mine is parameter:
+                return slice(offset, offset + parameter.numel())
+        return None
+
+
+class FlatParameters(FlatPiece):
     """Moves parameters into one contiguous tensor; the parameters become views of it.
 
     Move the module to its device and dtype first: `module.to(...)` afterwards gives the parameters
@@ -42,19 +71,18 @@ class FlatParameters:
             its memory with another one.
     """
 
-    __slots__ = ("_offsets", "_views", "buffer", "data", "grad", "parameters", "tail")
+    __slots__ = ("_views", "buffer", "tail")
 
     def __init__(self, parameters: Iterable[nn.Parameter], *, tail: int = 0) -> None:
         distinct = tuple({id(p): p for p in parameters}.values())
         _refuse_mixtures(distinct)
         like = distinct[0]
         offsets, total = _places(distinct)
-        self.parameters: tuple[nn.Parameter, ...] = distinct
-        self.data = torch.zeros(total, dtype=like.dtype, device=like.device)
+        data = torch.zeros(total, dtype=like.dtype, device=like.device)
         self.buffer = torch.zeros(total + tail, dtype=like.dtype, device=like.device)
-        self.grad, self.tail = self.buffer[:total], self.buffer[total:]
+        super().__init__(distinct, data, self.buffer[:total], offsets)
+        self.tail = self.buffer[total:]
         self._views: list[Tensor] = []
-        self._offsets = offsets
         for parameter, offset in zip(distinct, offsets, strict=True):
             end = offset + parameter.numel()
             place = self.data[offset:end].view(parameter.shape)
@@ -67,6 +95,22 @@ class FlatParameters:
     def __len__(self) -> int:
         """n, elements in all."""
         return self.data.numel()
+
+    def piece(self, parameters: Iterable[nn.Parameter]) -> FlatPiece:
+        """The piece that holds these parameters, which are neighbours in the given order.
+
+        Raises:
+            ValueError: They are not.
+        """
+        wanted = tuple({id(p): p for p in parameters}.values())
+        first = next((n for n, p in enumerate(self.parameters) if p is wanted[0]), len(self))
+        found = self.parameters[first : first + len(wanted)]
+        if [id(p) for p in found] != [id(p) for p in wanted]:
+            raise ValueError("these parameters are not neighbours in the flat tensor")
+        offsets = [*self._offsets, len(self)]
+        start, stop = offsets[first], offsets[first + len(wanted)]
+        places = [offset - start for offset in offsets[first : first + len(wanted)]]
+        return FlatPiece(wanted, self.data[start:stop], self.grad[start:stop], places)
 
     def check(self) -> None:
         """Make sure that the parameters are still views of `data`.

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from rayloom.config.sections import AdamConfig, AdamWConfig, Config, RMSpropConfig, SGDConfig
 from rayloom.core.errors import UserError
-from rayloom.optim.flat import FlatParameters
+from rayloom.optim.flat import FlatPiece
 
 
 class FlatOptimizer:
-    """One update rule on one `FlatParameters`.
+    """One update rule on one `FlatPiece`.
 
     Attributes:
         flat: What it updates, from `flat.grad`.
@@ -24,7 +24,7 @@ class FlatOptimizer:
         state: Its tensors by name.
     """
 
-    def __init__(self, flat: FlatParameters, lr: float) -> None:
+    def __init__(self, flat: FlatPiece, lr: float) -> None:
         self.flat, self.lr = flat, lr
         self.state: dict[str, Tensor] = {}
 
@@ -59,7 +59,7 @@ class FlatOptimizer:
 class _FlatAdam(FlatOptimizer):
     """Adam with an L2 penalty, or AdamW with decoupled decay."""
 
-    def __init__(self, flat: FlatParameters, config: AdamConfig | AdamWConfig) -> None:
+    def __init__(self, flat: FlatPiece, config: AdamConfig | AdamWConfig) -> None:
         super().__init__(flat, config.lr)
         decoupled = isinstance(config, AdamWConfig)
         self._kernel = cast(Any, torch._fused_adamw_ if decoupled else torch._fused_adam_)
@@ -98,7 +98,7 @@ class _FlatAdam(FlatOptimizer):
 class _FlatSGD(FlatOptimizer):
     """Gradient descent with (Nesterov) momentum, which starts as the first gradient."""
 
-    def __init__(self, flat: FlatParameters, config: SGDConfig) -> None:
+    def __init__(self, flat: FlatPiece, config: SGDConfig) -> None:
         super().__init__(flat, config.lr)
         self._momentum, self._nesterov = config.momentum, config.nesterov
         self._decay = config.weight_decay
@@ -121,7 +121,7 @@ class _FlatSGD(FlatOptimizer):
 class _FlatRMSprop(FlatOptimizer):
     """RMSprop (Hinton, lecture 6e)."""
 
-    def __init__(self, flat: FlatParameters, config: RMSpropConfig) -> None:
+    def __init__(self, flat: FlatPiece, config: RMSpropConfig) -> None:
         super().__init__(flat, config.lr)
         self._alpha, self._eps = config.alpha, config.eps
         self._momentum, self._decay = config.momentum, config.weight_decay
@@ -146,7 +146,7 @@ class _FlatRMSprop(FlatOptimizer):
             data.addcdiv_(grad, scale, value=-lr)
 
 
-def make_optimizer(config: Config, flat: FlatParameters) -> FlatOptimizer:
+def make_optimizer(config: Config, flat: FlatPiece) -> FlatOptimizer:
     """The optimizer of a config section on a player's flat parameters.
 
     Raises:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from rayloom.core.noise import Noise
-from rayloom.core.protocols import Batch, DataSpec, Export, FieldSpec, Model
-from rayloom.media.kinds import Film, Images, Media
+from rayloom.core.protocols import (Batch, DataSpec, Export, FieldSpec, Model, Carry, Done, Player, Rows, Sum, Turn,)
+from rayloom.media.kinds import (Film, Images, Media,)
 from rayloom.nn.frozen import freeze
 
 IMAGES = DataSpec(
@@ -84,7 +84,7 @@ def check_model(
         state = torch.get_rng_state()
         _check_players(model)
         for player in model.players:
-            _check_loss(model, batch, player.name, per_example=per_example)
+            _check_loss(model, batch, player, per_example=per_example)
         _check_evaluation(model, batch)
         _check_shown(model, batch)
         _check_exports(model, build(1))
@@ -122,7 +122,6 @@ def _check_players(model: Any) -> None:
     owned: set[int] = set()
     for player in model.players:
         parameters = list(player.parameters)
-        assert parameters, f"player {player.name!r} owns no parameters"
         ids = {id(p) for p in parameters}
         assert all(p.requires_grad for p in parameters), f"player {player.name!r} owns frozen ones"
         assert not ids & owned, f"player {player.name!r} shares parameters with another player"
@@ -131,48 +130,82 @@ def _check_players(model: Any) -> None:
     assert not idle, f"no player owns {', '.join(idle)}: freeze them or give them to a player"
 
 
-def _parts(values: dict[str, Any], num: int, what: str) -> dict[str, Tensor]:
-    """Named parts per example; of a masked part (sums, counts) both are checked."""
+def _parts(values: Mapping[str, Any], num: int, what: str) -> dict[str, Tensor]:
+    """Named parts: per example, or added up (their names begin with +).
+
+    Of a masked part (sums, counts) both are checked.
+    """
     flat: dict[str, Tensor] = {}
     for name, value in values.items():
-        pieces = value if isinstance(value, tuple) else (value,)
+        if isinstance(value, Sum):
+            flat[f"+{name}"] = value.value
+            continue
+        carried = isinstance(value, Carry | Rows)
+        inner = value.value if carried else value
+        pieces = inner if isinstance(inner, tuple) else (inner,)
         for place, piece in enumerate(pieces):
-            assert piece.shape == (num,), (
+            rows = piece.shape[:1] if carried else piece.shape
+            assert rows == (num,), (
                 f"{what}[{name!r}] has shape {tuple(piece.shape)}, not ({num},): one value an "
-                "example, summed over its dimensions"
+                "example, summed over its dimensions (or a Sum, a Carry)"
             )
             flat[f"{name}/{place}"] = piece
     return flat
 
 
-def _check_loss(model: Any, batch: Batch, player: str, *, per_example: bool) -> None:
-    num = len(next(iter(batch.values())))
+def done(
+    means: Mapping[str, float] | None = None,
+    sums: Mapping[str, Tensor] | None = None,
+    *,
+    turn: Turn = Turn(),  # noqa: B008 - a tuple
+    total: int = 16,
+) -> Done:
+    """What a model's `after_step` is given, made by hand.
+
+    Args:
+        means: Means of parts over the global batch.
+        sums: What the loss gave as `Sum`, added up.
+        turn: Which step it is.
+        total: N, rows of the noise.
+    """
+    tensors = {name: torch.tensor(float(value)) for name, value in (means or {}).items()}
+    return Done(turn, means=lambda: tensors, sums=sums or {}, rng=lambda: _noise(total))
+
+
+def _check_loss(model: Any, batch: Batch, player: Player, *, per_example: bool) -> None:
+    num, name, moving = len(next(iter(batch.values()))), player.name, bool(len(player.parameters))
 
     def loss(start: int, stop: int) -> dict[str, Tensor]:
         rows = {name: value[start:stop] for name, value in batch.items()}
-        values = model.loss(rows, player=player, rng=_noise(num, start, stop), step=0)
-        assert "loss" in values, f"loss() of player {player!r} has no key 'loss'"
-        return _parts(values, stop - start, f"loss() of player {player!r}")
+        values = (player.loss or model.loss)(
+            rows, rng=_noise(num, start, stop), turn=Turn(player=player.name)
+        )
+        if moving:
+            assert "loss" in values, f"loss() of player {name!r} has no key 'loss'"
+        return _parts(values, stop - start, f"loss() of player {name!r}")
 
     model.train()
     whole = loss(0, num)
-    for name, value in whole.items():
-        assert torch.isfinite(value).all(), f"part {name} of player {player!r} is not finite"
+    for part, value in whole.items():
+        assert torch.isfinite(value).all(), f"part {part} of player {name!r} is not finite"
     again = loss(0, num)
     torch.testing.assert_close(again, whole, rtol=0, atol=0, msg="two equal calls differ")
-    owned = next(p for p in model.players if p.name == player).parameters
-    gradients = torch.autograd.grad(whole["loss/0"].sum(), list(owned), allow_unused=True)
-    unreached = [i for i, g in enumerate(gradients) if g is None]
-    names = {id(p): n for n, p in model.named_parameters()}
-    missing = [names.get(id(list(owned)[i]), str(i)) for i in unreached]
-    assert not missing, f"no gradient of player {player!r} reaches {', '.join(missing)}"
+    if moving:
+        gradients = torch.autograd.grad(
+            whole["loss/0"].sum(), list(player.parameters), allow_unused=True
+        )
+        names = {id(p): n for n, p in model.named_parameters()}
+        pairs = zip(player.parameters, gradients, strict=True)
+        missing = [names.get(id(p), "?") for p, gradient in pairs if gradient is None]
+        assert not missing, f"no gradient of player {name!r} reaches {', '.join(missing)}"
     if per_example:
         cut = num // 3
-        halves = [loss(0, cut), loss(cut, num), loss(num, num)]
-        for name in whole:
-            joined = torch.cat([half[name] for half in halves])
-            assert torch.allclose(joined, whole[name], rtol=1e-9, atol=1e-9), (
-                f"part {name} of player {player!r} differs between one slice and three: draw noise "
+        slices = [loss(0, cut), loss(cut, num)]
+        for part in whole:
+            added = part.startswith("+")
+            joined = sum(s[part] for s in slices) if added else torch.cat([s[part] for s in slices])
+            assert torch.allclose(torch.as_tensor(joined), whole[part], rtol=1e-9, atol=1e-9), (
+                f"part {part} of player {name!r} differs between one slice and two: draw noise "
                 "from `rng` only, and let no example influence another"
             )
 

@@ -3,36 +3,79 @@
 The players themselves are checked in `player.check_players`.
 """
 
+import inspect
+from collections.abc import Sequence
+
+import torch
 from torch import nn
 
 from rayloom.config.sections import Config, RunConfig
-from rayloom.core.errors import UserError, nearest
-from rayloom.nn.dropout import unbound_noise
+from rayloom.core.errors import (UserError, nearest, did_you_mean,)
+from rayloom.nn.dropout import (unbound_noise,)
+from rayloom.core.protocols import (Player,)
 from rayloom.nn.frozen import frozen_parts
 
 EXTRA_METRICS = ("nll",)  # `evaluation.metrics`: methods of the model
 
 
-def optimizer_of(config: RunConfig, player: str, players: list[str]) -> Config:
-    """The optimizer section of a player.
+def optimizer_of(config: RunConfig, player: str, players: Sequence[Player]) -> Config | None:
+    """The optimizer section of a player; None for one without parameters.
 
     Raises:
-        UserError: There is none, or one for a player that the model does not have.
+        UserError: There is none, or one for a player that the model does not have or that moves
+            no parameters.
     """
     section = config.optimizer
+    moving = [one.name for one in players if len(one.parameters)]
     if not isinstance(section, dict):
-        return section
-    unknown = sorted(set(section) - set(players))
+        return section if player in moving else None
+    unknown = sorted(set(section) - set(moving))
     if unknown:
-        near = nearest(unknown[0], players)
-        hint = f" (did you mean {near!r}?)" if near else ""
+        still = unknown[0] in {one.name for one in players}
+        what = "moves no parameters" if still else "is none of the model's players"
         raise UserError(
-            f"optimizer.{unknown[0]}: the model has no such player{hint}; "
-            f"it has {', '.join(players)}"
+            f"optimizer.{unknown[0]}: it {what}{did_you_mean(unknown[0], moving)} "
+            f"Players with an optimizer: {', '.join(moving) or 'none'}"
         )
+    if player not in moving:
+        return None
     if player not in section:
         raise UserError(f"optimizer: no section for player {player!r}; give one to each player")
     return section[player]
+
+
+def talks(model: nn.Module) -> bool:
+    """Whether a module of the model exchanges numbers with the other ranks inside the loss."""
+    return any(hasattr(part, "collective") for part in model.modules())
+
+
+def floating_dtype(model: nn.Module) -> torch.dtype:
+    """The model's floating type: of its parameters, else of its buffers, else torch's default."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.is_floating_point():
+            return tensor.dtype
+    return torch.get_default_dtype()
+
+
+OLD_FORMS = {
+    "loss": ({"player", "step"}, "loss(self, batch, *, rng, turn)", "turn.player, turn.grad_step"),
+    "after_step": ({"player", "step"}, "after_step(self, done)", "done.means, done.turn"),
+}
+
+
+def check_forms(model: nn.Module) -> None:
+    """Methods must have the form of today's contract.
+
+    Raises:
+        UserError: One has the form of an earlier version; names the new one.
+    """
+    for name, (old, new, where) in OLD_FORMS.items():
+        method = getattr(model, name, None)
+        if method is not None and old <= set(inspect.signature(method).parameters):
+            raise UserError(
+                f"{type(model).__name__}.{name} has the form of an earlier rayloom; it is "
+                f"{new} now: what was in {', '.join(sorted(old))} is in {where}"
+            )
 
 
 def check_metrics(model: nn.Module, config: RunConfig) -> None:

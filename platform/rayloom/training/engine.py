@@ -33,23 +33,27 @@ from rayloom.core.protocols import (
     Player,
     Sink,
     State,
+    Turn,
     parameters_sha256,
 )
 from rayloom.core.seeding import stream_seed
 from rayloom.nn.batch_norm import set_collective
 from rayloom.nn.ema import EMA
-from rayloom.nn.frozen import averaged_buffers, frozen_parts, frozen_state
-from rayloom.optim import make_schedule
+from rayloom.nn.frozen import frozen_parts, frozen_state
+from rayloom.training.averages import make_average
 from rayloom.training.checks import (
     check_batch_statistics,
+    check_forms,
     check_metrics,
     check_noise,
+    floating_dtype,
     optimizer_of,
+    talks,
 )
 from rayloom.training.compiled import compile_networks
 from rayloom.training.evaluate import evaluate_split, scorer
-from rayloom.training.meter import Part, merge_names
-from rayloom.training.player import PlayerStep, check_players, rounds_for
+from rayloom.training.meter import merge_names
+from rayloom.training.player import LossFunction, PlayerStep, check_players, rounds_for
 from rayloom.training.precision import probe, under_precision
 from rayloom.training.profile import StepProfiler
 from rayloom.training.showing import check_names, check_shown, send
@@ -97,6 +101,7 @@ class Engine:
         self.config = config
         self.train_source, self.evaluation_source = train, evaluation
         self.overfit_batch = overfit_batch
+        check_forms(model)
         players: tuple[Player, ...] = tuple(self.model.players)
         check_names(model)
         check_players(model, players)
@@ -106,7 +111,9 @@ class Engine:
         set_collective(model, self.collective)
         self.grad_step = 0
         self.batch_number = 0  # of the next batch
-        self._turns = [(p.every, p.repeats) for p in players]
+        self._turns = [(p.every, p.repeats) for p in players if p.fresh]
+        self._talks = talks(model)
+        self._number = 0  # of the batch in use
         self._frozen = [part for _, part in frozen_parts(model)]
         self._frozen_sha256: str | None = None  # once asked for
         horizon = max(1, self.to_clock(*config.train.length))
@@ -118,27 +125,30 @@ class Engine:
             "log_every": config.train.log_every or max(1, horizon // LOG_POINTS),
             "precision": config.train.precision,
         }
-        self.players = [self._player_step(player, len(players)) for player in players]
+        self.players = [self._player_step(player) for player in players]
         self._share_start()
-        self.dtype = self.players[0].flat.data.dtype
+        self.dtype = floating_dtype(model)
+        self._alone = len(players) == 1
         self.ema = self._make_ema()
         self._noise_seed = stream_seed(config.seed, "training noise")
         self._eval_seed = stream_seed(config.seed, "evaluation noise")
-        self._loss: Callable[..., dict[str, Part]] | None = None
+        self._losses: list[LossFunction] = []  # of the players, under the run's precision
         self._prepare()
         self._training = False
         self._examples, self._seconds, self._logged_step = 0, 0.0, 0
 
     # Making it ----------------------------------------------------------------------------------
 
-    def _player_step(self, player: Player, count: int) -> PlayerStep:
+    def _player_step(self, player: Player) -> PlayerStep:
         train = self.config.train
+        optimizer = optimizer_of(self.config, player.name, self.model.players)
+        clip_norm = None if optimizer is None else cast(Any, optimizer).clip_norm
         return PlayerStep(
             player,
-            optimizer_of(self.config, player.name, [p.name for p in self.model.players]),
+            optimizer,
             collective=self.collective,
             device=self.device,
-            clip_norm=train.clip_norm,
+            clip_norm=train.clip_norm if clip_norm is None else clip_norm,
             accumulate=train.accumulate,
             log_every=self.choices["log_every"],
             after_step=getattr(self.model, "after_step", None),
@@ -148,9 +158,10 @@ class Engine:
         """Every rank starts from rank 0's parameters and buffers."""
         if self.collective.world == 1:
             return
-        owned = {id(p) for player in self.players for p in player.flat.parameters}
-        for player in self.players:
-            self.collective.broadcast(player.flat.data)
+        flats = [player.segments.flat for player in self.players if player.segments is not None]
+        owned = {id(p) for flat in flats for p in flat.parameters}
+        for flat in flats:
+            self.collective.broadcast(flat.data)
         frozen = [p.detach() for p in self.model.parameters() if id(p) not in owned]
         for tensor in [*frozen, *self.model.buffers()]:
             self.collective.broadcast(tensor)
@@ -159,15 +170,16 @@ class Engine:
         section = self.config.train.ema
         if section is None:
             return None
-        tensors = [*(p.flat.data for p in self.players), *averaged_buffers(self.model)]
-        return EMA(tensors, decay=section.decay, warmup=section.warmup)
+        flats = [player.segments.flat for player in self.players if player.segments is not None]
+        return make_average(self.model, flats, decay=section.decay, warmup=section.warmup)
 
     def _prepare(self) -> None:
         """Whatever follows from the choices: schedules and log interval."""
-        schedule = make_schedule(self.config.train.schedule, int(self.choices["horizon"]))
+        self.horizon = int(self.choices["horizon"])
         self.log_every = int(self.choices["log_every"])
         for player in self.players:
-            player.schedule = schedule
+            if player.segments is not None:
+                player.segments.set_schedules(self.config.train.schedule, self.horizon)
 
     def decide(self) -> str | None:
         """Settle what is left to measuring (precision `auto`), once per run; rank 0 decides.
@@ -180,14 +192,17 @@ class Engine:
             return None
         self._enter(True)
         local = self._local(0)
-        fields = self._to_device(local)
+        fields = self._fields(local)
 
         def run(precision: str) -> None:
-            loss = under_precision(self.model.loss, precision, self.device)
             for player in self.players:
-                noise = self._noise(0, local)
-                part = loss(fields, player=player.name, rng=noise, step=0)["loss"]
-                player.flat.backward((part[0] if isinstance(part, tuple) else part).sum())
+                if player.segments is None:
+                    continue
+                loss = under_precision(player.own_loss or self.model.loss, precision, self.device)
+                turn = Turn(player=player.name, horizon=self.horizon)
+                part = loss(fields, rng=self._noise(0, local), turn=turn)["loss"]
+                total = (part[0] if isinstance(part, tuple) else part).sum()
+                player.segments.flat.backward(total)
 
         choice, seconds = probe(self.model, run, self.device)
         self.choices["precision"] = self.collective.broadcast_json(choice)
@@ -239,11 +254,15 @@ class Engine:
         """
         self._enter(True)
         self._check_parameters()
-        if self._loss is None:
+        if not self._losses:
             self.decide()
             if self.config.train.compile:
                 compile_networks(self.model, self.device)
-            self._loss = under_precision(self.model.loss, self.choices["precision"], self.device)
+            precision = self.choices["precision"]
+            self._losses = [
+                under_precision(player.own_loss or self.model.loss, precision, self.device)
+                for player in self.players
+            ]
         solo = self.collective.world == 1
         look_every = VOTE_EVERY_GPU if self.device.type == "cuda" else 1
         started = time.perf_counter()
@@ -270,41 +289,69 @@ class Engine:
         """The model's parameters must still be those that the players hold."""
         inside = {id(p) for p in self.model.parameters()}
         for player in self.players:
-            player.flat.check()
-            if any(id(p) not in inside for p in player.flat.parameters):
+            if player.segments is None:
+                continue
+            flat = player.segments.flat
+            flat.check()
+            if any(id(p) not in inside for p in flat.parameters):
                 raise RuntimeError(
                     f"parameters of player {player.name!r} were replaced in the model after the "
-                    "engine took it over (load_state_dict with assign=True?)"
+                    "engine took it over (load_state_dict with assign=True?); parameters never "
+                    "change their shape: give them a capacity and use done.move_rows"
                 )
+            inside -= {id(p) for p in flat.parameters}
+        new = [n for n, p in self.model.named_parameters() if p.requires_grad and id(p) in inside]
+        if new:
+            raise RuntimeError(
+                f"{', '.join(new[:5])} came into the model after the engine took it over: nothing "
+                "trains them and no checkpoint fits them; make them in the constructor"
+            )
 
     def _round(self, vote: bool) -> None:
-        """One grad_step: every player whose turn it is, each on fresh batches."""
-        step, world = self.grad_step, self.collective.world
-        assert self._loss is not None
-        for player in self.players:
+        """One grad_step: every player whose turn it is, on fresh batches or on the last one."""
+        step, per_epoch = self.grad_step, self.train_source.batches_per_epoch
+        for player, loss in zip(self.players, self._losses, strict=True):
             if step % player.every:
                 continue
-            for _ in range(player.repeats):
-                number = self.batch_number
-                local = self._local(number)
-                if world == 1:
-                    noise = Noise(
-                        self._noise_seed,
-                        step=number,
-                        total=local.total,
-                        device=self.device,
-                        dtype=self.dtype,
-                    )
-                else:
-                    noise = self._noise(number, local)
-                player.step(
-                    self._loss, local, self._to_device(local), noise, grad_step=step, vote=vote
+            first = step // player.every * player.repeats
+            for repeat in range(player.repeats):
+                if player.fresh:
+                    self._take(self.batch_number)
+                epoch, place = divmod(self._number, per_epoch)
+                turn = Turn(
+                    step,
+                    first + repeat,
+                    repeat,
+                    player.name,
+                    epoch,
+                    place + 1 == per_epoch,
+                    self.horizon,
                 )
-                self.batch_number = number + 1
-                self._examples += local.total
+                player.step(
+                    loss, self._batch, self._inputs, self._batch_noise, turn=turn, vote=vote
+                )
+                if player.moved:
+                    self._follow(player)
         if self.ema is not None:
             self.ema.update()
         self.grad_step = step + 1
+
+    def _follow(self, player: PlayerStep) -> None:
+        """The averages follow rows that `after_step` moved."""
+        names = {id(p): name for name, p in self.model.named_parameters()}
+        for parameter, source, fresh in player.moved:
+            if self.ema is not None:
+                self.ema.move_rows(names[id(parameter)], source, fresh, parameter)
+        player.moved.clear()
+
+    def _take(self, number: int) -> None:
+        """Make a batch the current one, and move the cursor behind it."""
+        self._number = number
+        self._batch = local = self._local(number)
+        self._inputs = self._fields(local)
+        self._batch_noise = self._noise(number, local)
+        self.batch_number = number + 1
+        self._examples += local.total
 
     def _local(self, number: int) -> LocalBatch:
         number = 0 if self.overfit_batch else number
@@ -314,18 +361,30 @@ class Engine:
             number, rank=self.collective.rank, world=self.collective.world
         )
 
+    def _fields(self, local: LocalBatch) -> Batch:
+        """Inputs of a slice; of an empty one the batch's first row, which will have no weight.
+
+        A model whose modules talk to the other ranks gets the empty slice itself.
+        """
+        if len(local.index) or self._talks:
+            return self._to_device(local)
+        number = 0 if self.overfit_batch else self._number
+        return self._to_device(self.train_source.batch(number, rank=0, world=local.total))
+
     def _to_device(self, local: LocalBatch) -> Batch:
         if self.device.type == "cpu":
             return local.fields
         return {k: v.to(self.device, non_blocking=True) for k, v in local.fields.items()}
 
     def _noise(self, number: int, local: LocalBatch) -> Noise:
+        whole = self.collective.world == 1
+        stands_in = not (whole or len(local.index) or self._talks)
         return Noise(
             self._noise_seed,
             step=number,
             total=local.total,
-            start=local.start,
-            stop=local.stop,
+            start=0 if whole or stands_in else local.start,
+            stop=None if whole else 1 if stands_in else local.stop,
             device=self.device,
             dtype=self.dtype,
         )
@@ -337,11 +396,12 @@ class Engine:
     def _log(self, sink: Sink) -> None:
         """One point per metric since the last log point."""
         values: dict[str, float] = {}
-        alone = len(self.players) == 1
+        alone = self._alone
         for player in self.players:
             values |= merge_names(player.name, player.meter.flush(), alone=alone)
-            key = "optim/lr" if alone else f"optim/lr/{player.name}"
-            values[key] = player.optimizer.lr * player.factor
+            for group, rate in (player.segments.rates() if player.segments else {}).items():
+                parts = ["optim/lr", *([] if alone else [player.name]), *([group] if group else [])]
+                values["/".join(parts)] = rate
         values["train/epoch"] = self.batch_number / self.train_source.batches_per_epoch
         values["train/grad_steps"] = float(self.grad_step)
         if self._seconds > 0:
@@ -365,8 +425,9 @@ class Engine:
         """Metrics of the evaluation split with the averaged parameters; see `evaluate_split`."""
         if self.evaluation_source is None:
             return {}
-        names = [player.name for player in self.players]
-        score = scorer(self.model, self.config.evaluation, names, self.grad_step)
+        score = scorer(
+            self.model, self.config.evaluation, tuple(self.model.players), self.grad_step
+        )
         with self._looking():
             return evaluate_split(
                 score,
@@ -409,6 +470,7 @@ class Engine:
 
     def state_dict(self) -> State:
         """Everything that training depends on, as copies; of frozen parts, their hash alone."""
+        self._check_parameters()
         frozen = frozen_state(self.model)
         moving = {k: v for k, v in self.model.state_dict().items() if k not in frozen}
         state: State = {
@@ -455,7 +517,7 @@ class Engine:
         self.grad_step = self._logged_step = int(state["grad_step"])
         self.batch_number = int(state["batch_number"])
         self.choices = dict(state["choices"])
-        self._examples, self._seconds, self._loss = 0, 0.0, None
+        self._examples, self._seconds, self._losses = 0, 0.0, []
         self._prepare()
 
     def evaluation_state(self) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ from torch import Tensor
 from rayloom.config.sections import EvaluationConfig
 from rayloom.core.failpoints import hit
 from rayloom.core.noise import Noise
-from rayloom.core.protocols import Batch, BatchSource, Collective
+from rayloom.core.protocols import Batch, BatchSource, Carry, Collective, Player, Sum, Turn
 
 SUMS = 6  # rows, sum, count, and the sums of s^2, s c and c^2 (c = 1 for plain values: mean, M2)
 Values = dict[str, Any]  # name: (B,) or a pair (sums (B,), counts (B,))
@@ -62,14 +62,14 @@ def _combine_paired(table: np.ndarray) -> tuple[float, float]:
 
 
 def scorer(
-    model: Any, wanted: EvaluationConfig, players: Sequence[str], step: int
+    model: Any, wanted: EvaluationConfig, players: Sequence[Player], step: int
 ) -> Callable[[Batch, Noise], Values]:
     """What scores a batch: the model's `evaluate_batch`, else the loss parts of every player.
 
     Args:
         model: A `core.protocols.Model`.
         wanted: Extra metrics.
-        players: Names of its players.
+        players: Its players.
         step: The grad_step, which a loss may depend on.
     """
 
@@ -85,9 +85,12 @@ def scorer(
         """Gradients stay on, for losses that need some inside."""
         values: Values = {}
         for player in players:
-            parts = model.loss(batch, player=player, rng=rng, step=step)
+            turn = Turn(grad_step=step, player=player.name)
+            parts = (player.loss or model.loss)(batch, rng=rng, turn=turn)
             for name, value in parts.items():
-                key = name if len(players) == 1 else f"{player}_{name}"
+                if isinstance(value, Sum | Carry):
+                    continue
+                key = name if len(players) == 1 else f"{player.name}_{name}"
                 pair = isinstance(value, tuple | list)
                 values[key] = tuple(v.detach() for v in value) if pair else value.detach()
         return values

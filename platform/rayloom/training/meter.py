@@ -8,47 +8,71 @@ Dimension key: B examples of a chunk, W columns of a row (one a part, two a mask
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from rayloom.core.errors import NonFiniteError
+from rayloom.core.protocols import Carry, Part, Sum
 
-Part = Tensor | tuple[Tensor, Tensor]
 CAPACITY = 256  # rows on the device before they are folded into sums on the host
+_KINDS: dict[type, str] = {tuple: "pair", list: "pair", Sum: "sum", Carry: "carry"}
+
+
+def kinds(parts: Mapping[str, Any]) -> tuple[str, ...]:
+    """Of each part: `mean`, `pair`, `sum` or `carry`."""
+    return tuple(_KINDS.get(type(value), "mean") for value in parts.values())
 
 
 class Layout:
-    """Which parts a step reported, and where they stand in a row."""
+    """Which parts a step reported, and where those that are means stand in a row.
+
+    Attributes:
+        names: Parts that are means over examples or over counts.
+        paired: Which of them are pairs.
+        sum_names: Parts that are `Sum`s.
+        carry_names: Parts that are `Carry`s.
+        plain: Whether all parts are single means: the fast way.
+    """
 
     def __init__(self, parts: Mapping[str, Part], *, where: str) -> None:
-        self.names = list(parts)
-        self.paired = [isinstance(v, tuple | list) for v in parts.values()]
+        self.kinds = kinds(parts)
+        named = list(zip(parts, self.kinds, strict=True))
+        self.sum_names = [name for name, kind in named if kind == "sum"]
+        self.carry_names = [name for name, kind in named if kind == "carry"]
+        self.names = [name for name, kind in named if kind in ("mean", "pair")]
+        self.paired = [kind == "pair" for _, kind in named if kind in ("mean", "pair")]
         self.columns: list[int] = []
         self.width = 0
-        for name, value in parts.items():
-            for tensor in value if isinstance(value, tuple | list) else (value,):
+        for name, pair in zip(self.names, self.paired, strict=True):
+            value = cast(Any, parts[name])
+            for tensor in value if pair else (value,):
                 if not isinstance(tensor, Tensor) or tensor.ndim != 1:
                     got = tuple(tensor.shape) if isinstance(tensor, Tensor) else type(tensor)
                     raise ValueError(
                         f"{where} gave part {name!r} as {got}; a part is one number per example, "
-                        "shape (B,), or a pair (sums (B,), counts (B,))"
+                        "shape (B,), a pair (sums (B,), counts (B,)), a Sum or a Carry"
                     )
             self.columns.append(self.width)
-            self.width += 2 if self.paired[len(self.columns) - 1] else 1
+            self.width += 2 if pair else 1
         self.any_pair = any(self.paired)
+        self.extra = bool(self.sum_names or self.carry_names)
+        self.plain = not (self.any_pair or self.extra)
 
     def sums(self, parts: Mapping[str, Part], out: Tensor | None = None) -> Tensor:
         """(W,) float64 sums over the examples."""
-        if self.any_pair:
-            flat: list[Tensor] = []
-            for value in parts.values():
-                flat.extend(value) if isinstance(value, tuple | list) else flat.append(value)
+        if self.plain:
+            flat = list(parts.values())
         else:
-            flat = list(parts.values())  # type: ignore[arg-type]
-        return torch.sum(torch.stack(flat), 1, dtype=torch.float64, out=out)
+            flat = []
+            for name, pair in zip(self.names, self.paired, strict=True):
+                value = cast(Any, parts[name])
+                flat.extend(value) if pair else flat.append(value)
+            if not flat:
+                return torch.zeros(0, dtype=torch.float64) if out is None else out
+        return torch.sum(torch.stack(cast(Any, flat)), 1, dtype=torch.float64, out=out)
 
     def means(self, row: Tensor, total: int) -> dict[str, Tensor]:
         """Scalar tensors: the mean of each part over the global batch of `total`."""
@@ -65,6 +89,7 @@ class _Rows:
         self, layout: Layout, capacity: int, device: torch.device, norm: torch.dtype
     ) -> None:
         self.layout = layout
+        self.parts: list[str] = []  # all of them, in the order of the loss
         self.table = torch.zeros(capacity, layout.width, dtype=torch.float64, device=device)
         self.norms = torch.zeros(capacity, dtype=norm, device=device)
         self.row_views = self.table.unbind(0)
@@ -88,16 +113,17 @@ class Meter:
         player: Its name, for messages.
         capacity: Rows kept on the device before they are folded.
         device: Where the parts live.
-        norm_dtype: dtype of gradient norms.
+        norm_dtype: dtype of gradient norms; None: there are no gradients.
     """
 
     def __init__(
-        self, player: str, *, capacity: int, device: torch.device, norm_dtype: torch.dtype
+        self, player: str, *, capacity: int, device: torch.device, norm_dtype: torch.dtype | None
     ) -> None:
         self.player = player
         self._capacity = max(1, min(capacity, CAPACITY))
-        self._device, self._norm_dtype = device, norm_dtype
-        self._known: dict[tuple[tuple[str, ...], tuple[bool, ...]], _Rows] = {}
+        self._norms = norm_dtype is not None
+        self._device, self._norm_dtype = device, norm_dtype or torch.float32
+        self._known: dict[tuple[tuple[str, ...], tuple[str, ...]], _Rows] = {}
         self._active: list[_Rows] = []  # of this interval, in order of appearance
         self._names: list[str] = []
         self._rows: _Rows | None = None
@@ -105,18 +131,19 @@ class Meter:
     def layout(self, parts: Mapping[str, Part]) -> Layout:
         """The layout of these parts; makes room for their row."""
         rows = self._rows
-        if rows is None or rows.layout.any_pair or self._names != list(parts):
+        if rows is None or not rows.layout.plain or self._names != list(parts):
             rows = self._select(parts)
         if rows.used == self._capacity:
             self._fold(rows)
         return rows.layout
 
     def _select(self, parts: Mapping[str, Part]) -> _Rows:
-        key = (tuple(parts), tuple(isinstance(v, tuple | list) for v in parts.values()))
+        key = (tuple(parts), kinds(parts))
         rows = self._known.get(key)
         if rows is None:
             layout = Layout(parts, where=f"loss of player {self.player!r}")
             rows = _Rows(layout, self._capacity, self._device, self._norm_dtype)
+            rows.parts = list(parts)
             self._known[key] = rows
         if not any(rows is active for active in self._active):
             self._active.append(rows)
@@ -151,8 +178,9 @@ class Meter:
         layout = rows.layout
         if np.isfinite(table).all() and np.isfinite(norms).all():
             return
-        loss = layout.columns[layout.names.index("loss")]
-        broken = np.isnan(table).any(axis=1) | ~np.isfinite(table[:, loss]) | ~np.isfinite(norms)
+        broken = np.isnan(table).any(axis=1) | ~np.isfinite(norms)
+        if "loss" in layout.names:
+            broken |= ~np.isfinite(table[:, layout.columns[layout.names.index("loss")]])
         if not broken.any():
             return
         first = int(np.argmax(broken))
@@ -209,7 +237,7 @@ class Meter:
             for name, value in sums.items()
             if counts[name]
         }
-        if steps:
+        if steps and self._norms:
             means["grad_norm"] = norm / steps
         return means
 
@@ -217,8 +245,8 @@ class Meter:
         """The interval so far, to the bit."""
         return {
             str(number): {
-                "names": list(rows.layout.names),
-                "paired": list(rows.layout.paired),
+                "names": list(rows.parts),
+                "kinds": list(rows.layout.kinds),
                 "table": rows.table[: rows.used].cpu().clone(),
                 "norms": rows.norms[: rows.used].cpu().clone(),
                 "steps": list(rows.steps),
@@ -238,10 +266,12 @@ class Meter:
         self._active.clear()
         self._rows = None
         empty = torch.zeros(0)
+        like = {"mean": empty, "pair": (empty, empty), "sum": Sum(empty), "carry": Carry(empty)}
         for number in range(len(state)):
             given = state[str(number)]
-            pairs = zip(given["names"], given["paired"], strict=True)
-            rows = self._select({n: (empty, empty) if p else empty for n, p in pairs})
+            # states of before knew pairs alone
+            kept = given.get("kinds") or ["pair" if pair else "mean" for pair in given["paired"]]
+            rows = self._select({n: like[k] for n, k in zip(given["names"], kept, strict=True)})
             used = len(given["steps"])
             rows.used = used
             if used:

@@ -6,8 +6,8 @@ of sums. Nothing is moved off the device and nothing is allocated that could be 
 Dimension key: B examples of the local slice, N of the global batch, W columns of sums.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,17 +15,29 @@ from torch import Tensor, nn
 from rayloom.config.sections import Config
 from rayloom.core.errors import UserError
 from rayloom.core.noise import Noise
-from rayloom.core.protocols import Batch, Collective, LocalBatch, Player, slice_of
-from rayloom.optim import FlatParameters, make_optimizer
-from rayloom.optim.schedules import Schedule
-from rayloom.training.meter import Layout, Meter, Part
+from rayloom.core.protocols import (
+    Batch,
+    Carry,
+    Collective,
+    Done,
+    LocalBatch,
+    Part,
+    Player,
+    Rows,
+    Sum,
+    Turn,
+    slice_of,
+)
+from rayloom.training.meter import Layout, Meter
+from rayloom.training.segments import Segments
+from rayloom.training.sums import StepSums
 
 TAIL = 256  # room behind the gradient for sums and the vote
-LossFunction = Callable[..., dict[str, Part]]
+LossFunction = Callable[..., Mapping[str, Part]]
 
 
 class PlayerStep:
-    """A player with its flat parameters, optimizer and meter.
+    """A player with its flat parameters, optimizers and meter.
 
     Args:
         player: What the model says of it.
@@ -36,6 +48,10 @@ class PlayerStep:
         accumulate: Chunks per batch.
         log_every: grad_steps between log points, which sizes the meter.
         after_step: The model's hook, or None.
+
+    Attributes:
+        carried: What the last step's rows carry on, by name; (B, ...) each.
+        moved: (parameter, source, fresh) of rows that `after_step` moved.
     """
 
     def __init__(
@@ -48,23 +64,28 @@ class PlayerStep:
         clip_norm: float | None,
         accumulate: int,
         log_every: int,
-        after_step: Callable[..., Any] | None,
+        after_step: Callable[[Done], Any] | None,
     ) -> None:
         self.name, self.every, self.repeats = player.name, player.every, player.repeats
         if self.every < 1 or self.repeats < 1:
             raise ValueError(f"player {self.name!r}: every and repeats must be at least 1")
-        self.flat = FlatParameters(player.parameters, tail=TAIL if collective.world > 1 else 0)
-        self.optimizer = make_optimizer(optimizer, self.flat)
-        self.schedule: Schedule = _constant
-        self.factor = 1.0
+        self.fresh, self.own_loss = player.fresh, player.loss
         self.device, self.collective, self.solo = device, collective, collective.world == 1
+        tail = TAIL if collective.world > 1 else 0
+        self.segments = Segments(player, optimizer, tail=tail) if len(player.parameters) else None
+        self.tail = (
+            self.segments.flat.tail if self.segments else torch.zeros(TAIL, dtype=torch.float64)
+        )
         self.clip_norm, self.accumulate, self.after_step = clip_norm, accumulate, after_step
         self.meter = Meter(
             self.name,
             capacity=log_every * self.repeats,
             device=device,
-            norm_dtype=self.flat.data.dtype,
+            norm_dtype=self.segments.flat.data.dtype if self.segments else None,
         )
+        self.carried: dict[str, Tensor] = {}
+        self.moved: list[tuple[nn.Parameter, Tensor, Tensor]] = []
+        self._sums: dict[tuple[str, ...], StepSums] = {}
         self._weights: dict[tuple[int, int, torch.dtype], Tensor] = {}
         self.stop_vote: Tensor | None = None
 
@@ -75,57 +96,83 @@ class PlayerStep:
         fields: Batch,
         noise: Noise,
         *,
-        grad_step: int,
+        turn: Turn,
         vote: bool,
     ) -> None:
         """One update on one batch.
 
         Args:
-            loss: The model's loss, under the run's precision.
+            loss: The loss, under the run's precision.
             local: This rank's slice; only its sizes are used.
-            fields: The slice's tensors on the device.
+            fields: The slice's tensors on the device; one row of no weight if the slice is empty.
             noise: Noise of the batch, with this slice's rows.
-            grad_step: Number of the round, from 0.
+            turn: Where the run stands.
             vote: Whether this rank wants to stop.
         """
-        total, flat = local.total, self.flat
+        total, segments = local.total, self.segments
         if self.accumulate == 1:
-            parts = loss(fields, player=self.name, rng=noise, step=grad_step)
-            layout = self.meter.layout(parts)
-            row, norm = self.meter.row()
-            self._backward(parts["loss"], total, add=False)
-            with torch.no_grad():
-                layout.sums(parts, out=row)
+            layout, row, norm = self._whole(loss, len(local.index), fields, noise, turn, total)
         else:
-            layout, row, norm = self._chunks(
-                loss, len(local.index), fields, noise, grad_step, total
-            )
+            layout, row, norm = self._chunks(loss, len(local.index), fields, noise, turn, total)
+        sums = self._sums[tuple(layout.sum_names)] if layout.sum_names else None
         if not self.solo:
             self._reduce(layout, row, vote)
-        if layout.any_pair:
-            self._divide_by_count(layout, row, total)
-        torch.linalg.vector_norm(flat.grad, out=norm)
-        scale = None
-        if self.clip_norm is not None:
-            scale = norm.add(1e-6).div_(self.clip_norm).clamp_(min=1.0)
-        self.factor = self.schedule(grad_step)
-        self.optimizer.step(self.factor, grad_scale=scale)
-        self.meter.commit(grad_step, total)
+            if sums is not None:
+                sums.reduce(self.collective)
+        if segments is not None:
+            if layout.any_pair:
+                self._divide_by_count(layout, row, total)
+            segments.step(turn, norm, self.clip_norm)
+        self.meter.commit(turn.grad_step, total)
         if self.after_step is not None:
             with torch.no_grad():
-                stats = layout.means(row, total)
-                self.after_step(stats, player=self.name, step=grad_step)
+                self.after_step(
+                    Done(
+                        turn,
+                        means=lambda: layout.means(row, total),
+                        sums=sums.views if sums is not None else {},
+                        rng=lambda: noise.of_length(total).under("after step"),
+                        move=self._move if segments is not None else None,
+                    )
+                )
 
-    def _backward(self, part: Part, total: int, *, add: bool) -> None:
+    def _whole(
+        self, loss: LossFunction, rows: int, fields: Batch, noise: Noise, turn: Turn, total: int
+    ) -> tuple[Layout, Tensor, Tensor]:
+        """Forward and backward on the local slice at once."""
+        parts = self._parts(loss, fields, noise, turn)
+        if not rows:
+            parts = _of_no_row(parts)
+        layout = self.meter.layout(parts)
+        row, norm = self.meter.row()
+        if self.segments is not None:
+            self._backward(parts, total, add=False)
+        with torch.no_grad():
+            layout.sums(parts, out=row)
+            if layout.extra:
+                self._keep(layout, parts, rows, first=True)
+        return layout, row, norm
+
+    def _parts(
+        self, loss: LossFunction, fields: Batch, noise: Noise, turn: Turn
+    ) -> Mapping[str, Part]:
+        if self.segments is not None:
+            return loss(fields, rng=noise, turn=turn)
+        with torch.no_grad():
+            return loss(fields, rng=noise, turn=turn)
+
+    def _backward(self, parts: Mapping[str, Part], total: int, *, add: bool) -> None:
         """Gradient of sum(loss) / N, from the (B,) losses without summing them."""
+        part = cast(Any, parts["loss"])
         loss = part[0] if isinstance(part, tuple | list) else part
         key = (loss.shape[0], total, loss.dtype)
         weight = self._weights.get(key)
         if weight is None:
             weight = torch.full((key[0],), 1.0 / total, dtype=loss.dtype, device=loss.device)
             self._weights[key] = weight
+        assert self.segments is not None
         try:
-            self.flat.backward(loss, weight, add=add)
+            self.segments.flat.backward(loss, weight, add=add)
         except RuntimeError as error:
             if not loss.requires_grad:
                 raise UserError(
@@ -134,58 +181,101 @@ class PlayerStep:
             raise
 
     def _chunks(
-        self, loss: LossFunction, rows: int, fields: Batch, noise: Noise, grad_step: int, total: int
+        self, loss: LossFunction, rows: int, fields: Batch, noise: Noise, turn: Turn, total: int
     ) -> tuple[Layout, Tensor, Tensor]:
         """Forward and backward in `accumulate` chunks of the local slice; the sums add up."""
         count = max(1, min(self.accumulate, rows))
+        if count == 1:
+            return self._whole(loss, rows, fields, noise, turn, total)
         sums: Tensor | None = None
         for number in range(count):
             start, stop = slice_of(rows, number, count)
             chunk = {name: value[start:stop] for name, value in fields.items()}
-            rng = noise.rows(start, stop)
-            parts = loss(chunk, player=self.name, rng=rng, step=grad_step)
+            parts = self._parts(loss, chunk, noise.rows(start, stop), turn)
             if number == 0:
                 layout = self.meter.layout(parts)
                 row, norm = self.meter.row()
-            self._backward(parts["loss"], total, add=number > 0)
+            if self.segments is not None:
+                self._backward(parts, total, add=number > 0)
             with torch.no_grad():
                 mine = layout.sums(parts)
                 sums = mine if sums is None else sums.add_(mine)
+                if layout.extra:
+                    self._keep(layout, parts, stop - start, first=number == 0)
         assert sums is not None
         row.copy_(sums)
         return layout, row, norm
 
+    def _keep(self, layout: Layout, parts: Mapping[str, Part], rows: int, *, first: bool) -> None:
+        """Add a chunk's sums and append what its rows carry."""
+        if layout.sum_names:
+            key = tuple(layout.sum_names)
+            if key not in self._sums:
+                where = f"loss of player {self.name!r}"
+                self._sums[key] = StepSums(parts, key, where=where)
+            if first:
+                self._sums[key].clear()
+            if rows:
+                self._sums[key].add(parts)
+        if first:
+            self.carried = {}
+        for name in layout.carry_names:
+            value = cast(Carry, parts[name]).value.detach()[:rows]
+            self.carried[name] = value if first else torch.cat([self.carried[name], value])
+
     def _reduce(self, layout: Layout, row: Tensor, vote: bool) -> None:
         """One sum over the ranks for gradient, sums and stop vote."""
-        width, tail, size = layout.width, self.flat.tail, len(self.flat)
+        width, tail = layout.width, self.tail
         if width + 1 > TAIL:
             raise ValueError(f"player {self.name!r} reports {width} sums, at most {TAIL - 1} fit")
         tail[:width].copy_(row)
         tail[width] = float(vote)
-        self.collective.all_reduce(self.flat.buffer[: size + width + 1])
+        if self.segments is not None:
+            flat = self.segments.flat
+            self.collective.all_reduce(flat.buffer[: len(flat) + width + 1])
+        else:
+            self.collective.all_reduce(tail[: width + 1])
         row.copy_(tail[:width])
         self.stop_vote = tail[width]
 
     def _divide_by_count(self, layout: Layout, row: Tensor, total: int) -> None:
         """A masked loss is divided by its global count, not by N."""
         place = layout.names.index("loss")
-        if layout.paired[place]:
+        if layout.paired[place] and self.segments is not None:
             count = row[layout.columns[place] + 1]
             factor = torch.where(count > 0, total / count, torch.zeros_like(count))
-            self.flat.grad.mul_(factor.to(self.flat.grad.dtype))
+            grad = self.segments.flat.grad
+            grad.mul_(factor.to(grad.dtype))
+
+    def _move(self, source: Tensor, fresh: Tensor, parameters: tuple[nn.Parameter, ...]) -> None:
+        """See `core.protocols.Done.move_rows`; the averages follow when the hook is done."""
+        assert self.segments is not None
+        for parameter in parameters:
+            self.segments.move_rows(parameter, source, fresh)
+            self.moved.append((parameter, source, fresh))
 
     def state_dict(self) -> dict[str, Any]:
-        """Optimizer and the interval of the meter."""
-        return {"optimizer": self.optimizer.state_dict(), "meter": self.meter.state_dict()}
+        """Optimizers and the interval of the meter."""
+        state = self.segments.state_dict() if self.segments is not None else {}
+        return {**state, "meter": self.meter.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Back to a state."""
-        self.optimizer.load_state_dict(state["optimizer"])
+        if self.segments is not None:
+            self.segments.load_state_dict(state)
         self.meter.load_state_dict(state["meter"])
 
 
-def _constant(grad_step: int) -> float:
-    return 1.0
+def _of_no_row(parts: Mapping[str, Part]) -> dict[str, Part]:
+    """The parts of the row that stands in for an empty slice, without that row."""
+    return {
+        name: value
+        if isinstance(value, Sum | Carry | Rows)
+        else tuple(v[:0] for v in value)  # type: ignore[misc]
+        if isinstance(value, tuple | list)
+        else value[:0]
+        for name, value in parts.items()
+    }
 
 
 def check_players(model: nn.Module, players: tuple[Player, ...]) -> None:

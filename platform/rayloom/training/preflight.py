@@ -15,7 +15,12 @@ from rayloom.config.sections import RunConfig
 from rayloom.core.declared import USUAL
 from rayloom.core.errors import Problem, nearest
 from rayloom.core.noise import Noise
-from rayloom.training.checks import check_batch_statistics, check_metrics, optimizer_of
+from rayloom.training.checks import (
+    check_batch_statistics,
+    check_forms,
+    check_metrics,
+    optimizer_of,
+)
 from rayloom.training.evaluate import key_of, scorer
 from rayloom.training.player import check_players
 
@@ -28,12 +33,13 @@ def check_model(model: nn.Module, config: RunConfig, world: int) -> None:
     Raises:
         UserError: The config does not fit the model.
     """
+    check_forms(model)
     players = tuple(cast(Any, model).players)
     check_players(model, players)
     check_batch_statistics(model, config.train.accumulate, world)
     check_metrics(model, config)
     for player in players:
-        optimizer_of(config, player.name, [one.name for one in players])
+        optimizer_of(config, player.name, players)
 
 
 def evaluation_names(model: nn.Module, config: RunConfig, batch: Mapping[str, Tensor]) -> list[str]:
@@ -50,7 +56,7 @@ def evaluation_names(model: nn.Module, config: RunConfig, batch: Mapping[str, Te
     fields = {name: value.to(some.device) for name, value in batch.items()}
     rows = len(next(iter(fields.values())))
     noise = Noise(0, total=rows, device=some.device, dtype=some.dtype)
-    players = [player.name for player in cast(Any, model).players]
+    players = tuple(cast(Any, model).players)
     modes = {part: part.training for part in model.modules()}
     buffers = {name: value.clone() for name, value in model.named_buffers()}
     model.eval()

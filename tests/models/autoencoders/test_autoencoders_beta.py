@@ -5,10 +5,11 @@ import torch
 
 from rayloom.config.sections import AdamConfig, DataConfig, EvaluationConfig, TrainConfig
 from rayloom.core.noise import Noise
-from rayloom.core.protocols import DataSpec, FieldSpec
+from rayloom.core.protocols import DataSpec, FieldSpec, Turn
 from rayloom.data import open_dataset
 from rayloom.models.autoencoders.beta_vae import BetaVAE, BetaVAEConfig
 from rayloom.models.autoencoders.vae import VAE, VAEConfig
+from rayloom.testing.models import done
 from rayloom.training import fit
 
 pytestmark = pytest.mark.law("beta-vae")
@@ -28,7 +29,7 @@ def images(num=16):
 
 
 def loss_of(model):
-    return model.loss(images(), player="model", rng=Noise(0, total=16), step=0)
+    return model.loss(images(), rng=Noise(0, total=16), turn=Turn())
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.5, 1.0, 4.0])
@@ -55,19 +56,18 @@ def test_metrics_are_never_weighted():
 
 def test_fixed_beta_does_not_move():
     model = make(beta=4.0)
-    model.after_step({"kl_nats": 100.0}, player="model", step=0)
+    model.after_step(done({"kl_nats": 100.0}))
     assert model.multiplier.item() == 4.0
     assert "multiplier" not in loss_of(model)
 
 
-@pytest.mark.parametrize("number", [float, torch.tensor])
-def test_multiplier_follows_the_residual_and_stays_at_zero(number):
+def test_multiplier_follows_the_residual_and_stays_at_zero():
     """beta <- max(0, beta + eta (KL - delta)): the -beta delta of the Lagrangian is in it."""
     model = make(beta=1.0, target_kl_nats=5.0, multiplier_lr=0.1)
-    model.after_step({"kl_nats": number(8.0)}, player="model", step=0)
+    model.after_step(done({"kl_nats": 8.0}))
     assert model.multiplier.item() == pytest.approx(1.3)
-    for step in range(10):
-        model.after_step({"kl_nats": number(1.0)}, player="model", step=step)
+    for _ in range(10):
+        model.after_step(done({"kl_nats": 1.0}))
     assert model.multiplier.item() == 0.0
     assert model.state_dict()["multiplier"].item() == 0.0
 

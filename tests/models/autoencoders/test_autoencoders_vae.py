@@ -9,7 +9,7 @@ import torch
 from rayloom.catalogue import load
 from rayloom.core.errors import UserError
 from rayloom.core.noise import Noise
-from rayloom.core.protocols import DataSpec, FieldSpec, Model
+from rayloom.core.protocols import DataSpec, FieldSpec, Model, Turn
 from rayloom.models.autoencoders.beta_vae import BetaVAE, BetaVAEConfig
 from rayloom.models.autoencoders.vae import VAE, VAEConfig
 from rayloom.testing.models import check_model
@@ -83,7 +83,7 @@ def test_conformance(cls, config):
 @make_models
 def test_gradients_reach_every_parameter(make_model):
     model = make_model()
-    out = model.loss(images(16), player="model", rng=Noise(0, total=16), step=0)
+    out = model.loss(images(16), rng=Noise(0, total=16), turn=Turn())
     out["loss"].mean().backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
@@ -95,12 +95,12 @@ def test_loss_does_not_depend_on_how_the_batch_is_split(make_model):
     """Uneven chunks, an empty one among them, through `Noise.rows`; in double precision."""
     model, batch = make_model().double(), images(13)
     rng = Noise(5, step=3, total=13, dtype=torch.float64)
-    whole = model.loss(batch, player="model", rng=rng, step=0)
+    whole = model.loss(batch, rng=rng, turn=Turn())
     parts = []
     for start, stop in ((0, 1), (1, 8), (8, 8), (8, 13)):
         chunk = {"image": batch["image"][start:stop]}
         rows = rng.rows(start, stop)
-        parts.append(model.loss(chunk, player="model", rng=rows, step=0))
+        parts.append(model.loss(chunk, rng=rows, turn=Turn()))
     for key, value in whole.items():
         assert value.shape == (13,), key
         assert value.dtype is torch.float64, key
@@ -115,7 +115,7 @@ def test_loss_is_a_function_of_its_noise_alone(make_model):
 
     def loss(step):
         rng = Noise(0, step=step, total=8)
-        return model.loss(batch, player="model", rng=rng, step=step)["loss"]
+        return model.loss(batch, rng=rng, turn=Turn(step))["loss"]
 
     before = torch.get_rng_state()
     first = loss(0)
@@ -180,7 +180,7 @@ def test_any_image_size(shape, network, likelihood):
     config = VAEConfig(network=network, widths=(8, 4), likelihood=likelihood)
     model = build(VAE, config, shape)
     rng = Noise(0, total=2)
-    assert model.loss(images(2, shape), player="model", rng=rng, step=0)["loss"].shape == (2,)
+    assert model.loss(images(2, shape), rng=rng, turn=Turn())["loss"].shape == (2,)
     assert model.reconstruct(images(2, shape)["image"]).shape == (2, *shape)
     assert model.sample(3, rng=rng).shape == (3, *shape)
 

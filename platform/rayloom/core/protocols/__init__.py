@@ -8,8 +8,8 @@ from rayloom.core.protocols.data import (
     LocalBatch,
     slice_of,
 )
-from rayloom.core.protocols.model import Model, Player
-from rayloom.core.protocols.operation import Export, Operation, operation, operations
+from rayloom.core.protocols.model import (Model, Player, OPTIONAL, Carry, Done, Group, Part, Rows, Sum, Turn,)
+from rayloom.core.protocols.operation import (Export, Operation, operation, operations,)
 from rayloom.core.protocols.rl import Collector, GroupTask, Updater
 from rayloom.core.protocols.trainable import (
     Chunk,
@@ -23,24 +23,32 @@ from rayloom.core.protocols.trainable import (
 )
 
 __all__ = [
+    "OPTIONAL",
     "Batch",
     "BatchSource",
+    "Carry",
     "Chunk",
     "Clock",
     "Collective",
     "Collector",
     "DataSpec",
     "Export",
+    "Done",
     "FieldSpec",
+    "Group",
     "GroupTask",
     "LocalBatch",
     "Model",
     "Operation",
+    "Part",
     "Player",
+    "Rows",
     "Scalars",
     "Sink",
     "State",
+    "Sum",
     "Trainable",
+    "Turn",
     "Updater",
     "operation",
     "operations",

@@ -14,7 +14,6 @@ Deviations: none for the fixed form. The paper does not train the multiplier; Re
 Dimension key: B images.
 """
 
-from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import torch
@@ -23,8 +22,8 @@ from pydantic import Field
 from torch import Tensor
 
 from rayloom.config.sections import PositiveFloat
-from rayloom.core.metric_table import Metric
-from rayloom.core.protocols import DataSpec
+from rayloom.core.metric_table import (Metric,)
+from rayloom.core.protocols import (DataSpec, Done,)
 from rayloom.functional.variational import multiplier_step
 from rayloom.models.autoencoders.vae import VAE, VAESettings
 
@@ -90,17 +89,11 @@ class BetaVAE(VAE):
         }
 
     @torch.no_grad()
-    def after_step(self, stats: Mapping[str, Tensor | float], *, player: str, step: int) -> None:
-        """Move the multiplier by the global batch's mean KL.
-
-        Args:
-            stats: Means of the loss parts over the global batch, by part name.
-            player: Who has just stepped.
-            step: Which grad_step it was.
-        """
+    def after_step(self, done: Done) -> None:
+        """Move the multiplier by the global batch's mean KL; see `core.protocols.Done`."""
         if self.target is None:
             return
-        residual = torch.as_tensor(stats["kl_nats"]).to(self.multiplier) - self.target
+        residual = done.means["kl_nats"].to(self.multiplier) - self.target
         self.multiplier.copy_(
             multiplier_step(self.multiplier, residual, step_size=self.multiplier_lr)
         )

@@ -25,7 +25,7 @@ from rayloom.config.renamed import plainly
 from rayloom.config.sections import Config, PositiveInt
 from rayloom.core.metric_table import Metric, shared
 from rayloom.core.noise import Noise
-from rayloom.core.protocols import Batch, DataSpec, Export, Player
+from rayloom.core.protocols import (Batch, DataSpec, Export, Player, Turn,)
 from rayloom.distributions.base import Distribution
 from rayloom.distributions.gaussian import DiagonalGaussian, DiagonalGaussianHead
 from rayloom.distributions.likelihoods import BernoulliConfig, LikelihoodConfig, make_likelihood
@@ -142,7 +142,7 @@ class VAE(nn.Module):
         """What is minimised, from the two terms, and the parts to log; (B,) each, nats."""
         return {"loss": reconstruction + kl, "reconstruction_nats": reconstruction, "kl_nats": kl}
 
-    def loss(self, batch: Batch, *, player: str, rng: Noise, step: int) -> dict[str, Tensor]:
+    def loss(self, batch: Batch, *, rng: Noise, turn: Turn) -> dict[str, Tensor]:
         """Negative ELBO per image, nats, and its two parts. See `core.protocols.Model`."""
         return self.objective(*self.terms(batch["image"], rng))
 
