@@ -10,9 +10,16 @@ import rayloom
 from rayloom import catalogue
 from rayloom.config.sections import Config
 from rayloom.core.errors import ConfigError, UserError
-from rayloom.core.metric_table import (Metric,)
-from rayloom.core.protocols import (Player, Turn,)
-from rayloom.records.told_metrics import (told_metrics,)
+from rayloom.core.metric_table import (
+    Metric,
+)
+from rayloom.core.protocols import (
+    Player,
+    Turn,
+)
+from rayloom.records.told_metrics import (
+    told_metrics,
+)
 from rayloom_pipelines.cli import main
 
 VAE = {

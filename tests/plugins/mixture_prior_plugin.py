@@ -17,8 +17,14 @@ from rayloom.config.references import RunReference
 from rayloom.config.sections import Config, PositiveInt
 from rayloom.core.errors import UserError
 from rayloom.core.noise import Noise
-from rayloom.core.protocols import (Export, Player, Turn,)
-from rayloom.media import (Images,)
+from rayloom.core.protocols import (
+    Export,
+    Player,
+    Turn,
+)
+from rayloom.media import (
+    Images,
+)
 
 
 class MixturePriorConfig(Config):

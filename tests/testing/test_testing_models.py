@@ -38,7 +38,7 @@ def test_global_noise_is_named(monkeypatch):
 
 
 def test_a_mean_over_the_batch_is_named(monkeypatch):
-    def loss(self, batch, *, player, rng, step):
+    def loss(self, batch, *, rng, turn):
         reconstruction, kl = self.terms(batch["image"], rng)
         return {"loss": reconstruction.mean() + kl}
 
@@ -47,7 +47,7 @@ def test_a_mean_over_the_batch_is_named(monkeypatch):
 
 
 def test_a_scalar_loss_is_named(monkeypatch):
-    def loss(self, batch, *, player, rng, step):
+    def loss(self, batch, *, rng, turn):
         return {"loss": sum(self.terms(batch["image"], rng)).mean()}
 
     with pytest.raises(AssertionError, match="one value an example"):
@@ -55,7 +55,7 @@ def test_a_scalar_loss_is_named(monkeypatch):
 
 
 def test_a_forgotten_gradient_is_named(monkeypatch):
-    def loss(self, batch, *, player, rng, step):
+    def loss(self, batch, *, rng, turn):
         return {"loss": self.terms(batch["image"], rng)[1]}  # only the KL: no decoder
 
     with pytest.raises(AssertionError, match="no gradient of player 'model' reaches decoder"):

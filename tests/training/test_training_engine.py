@@ -11,8 +11,17 @@ from rayloom.config.sections import AdamConfig, EvaluationConfig, RunConfig, SGD
 from rayloom.core.collective import Solo
 from rayloom.core.errors import NonFiniteError, UserError
 from rayloom.core.noise import Noise
-from rayloom.core.protocols import (Player, Trainable, Turn,)
-from rayloom.media import (Film, Images, Table, Text,)
+from rayloom.core.protocols import (
+    Player,
+    Trainable,
+    Turn,
+)
+from rayloom.media import (
+    Film,
+    Images,
+    Table,
+    Text,
+)
 from rayloom.media.grid import tile, visible
 from rayloom.training import Engine
 from rayloom.training.fitting import MemorySink

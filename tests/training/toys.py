@@ -25,7 +25,12 @@ from rayloom.config.sections import (
     SGDConfig,
     TrainConfig,
 )
-from rayloom.core.protocols import (Export, Player, Group, Sum,)
+from rayloom.core.protocols import (
+    Export,
+    Group,
+    Player,
+    Sum,
+)
 from rayloom.data import from_arrays, make_source
 from rayloom.nn.batch_norm import GlobalBatchNorm
 from rayloom.nn.frozen import freeze

@@ -11,8 +11,24 @@ import torch
 from torch import Tensor, nn
 
 from rayloom.core.noise import Noise
-from rayloom.core.protocols import (Batch, DataSpec, Export, FieldSpec, Model, Carry, Done, Player, Rows, Sum, Turn,)
-from rayloom.media.kinds import (Film, Images, Media,)
+from rayloom.core.protocols import (
+    Batch,
+    Carry,
+    DataSpec,
+    Done,
+    Export,
+    FieldSpec,
+    Model,
+    Player,
+    Rows,
+    Sum,
+    Turn,
+)
+from rayloom.media.kinds import (
+    Film,
+    Images,
+    Media,
+)
 from rayloom.nn.frozen import freeze
 
 IMAGES = DataSpec(

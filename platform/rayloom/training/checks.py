@@ -10,9 +10,16 @@ import torch
 from torch import nn
 
 from rayloom.config.sections import Config, RunConfig
-from rayloom.core.errors import (UserError, nearest, did_you_mean,)
-from rayloom.nn.dropout import (unbound_noise,)
-from rayloom.core.protocols import (Player,)
+from rayloom.core.errors import (
+    UserError,
+    did_you_mean,
+)
+from rayloom.core.protocols import (
+    Player,
+)
+from rayloom.nn.dropout import (
+    unbound_noise,
+)
 from rayloom.nn.frozen import frozen_parts
 
 EXTRA_METRICS = ("nll",)  # `evaluation.metrics`: methods of the model
@@ -32,9 +39,9 @@ def optimizer_of(config: RunConfig, player: str, players: Sequence[Player]) -> C
     unknown = sorted(set(section) - set(moving))
     if unknown:
         still = unknown[0] in {one.name for one in players}
-        what = "moves no parameters" if still else "is none of the model's players"
+        what = "it moves no parameters" if still else "there is no such player"
         raise UserError(
-            f"optimizer.{unknown[0]}: it {what}{did_you_mean(unknown[0], moving)} "
+            f"optimizer.{unknown[0]}: {what}{did_you_mean(unknown[0], moving)} "
             f"Players with an optimizer: {', '.join(moving) or 'none'}"
         )
     if player not in moving:

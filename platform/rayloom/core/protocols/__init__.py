@@ -8,8 +8,24 @@ from rayloom.core.protocols.data import (
     LocalBatch,
     slice_of,
 )
-from rayloom.core.protocols.model import (Model, Player, OPTIONAL, Carry, Done, Group, Part, Rows, Sum, Turn,)
-from rayloom.core.protocols.operation import (Export, Operation, operation, operations,)
+from rayloom.core.protocols.model import (
+    OPTIONAL,
+    Carry,
+    Done,
+    Group,
+    Model,
+    Part,
+    Player,
+    Rows,
+    Sum,
+    Turn,
+)
+from rayloom.core.protocols.operation import (
+    Export,
+    Operation,
+    operation,
+    operations,
+)
 from rayloom.core.protocols.rl import Collector, GroupTask, Updater
 from rayloom.core.protocols.trainable import (
     Chunk,
@@ -32,8 +48,8 @@ __all__ = [
     "Collective",
     "Collector",
     "DataSpec",
-    "Export",
     "Done",
+    "Export",
     "FieldSpec",
     "Group",
     "GroupTask",

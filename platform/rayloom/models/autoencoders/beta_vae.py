@@ -22,8 +22,13 @@ from pydantic import Field
 from torch import Tensor
 
 from rayloom.config.sections import PositiveFloat
-from rayloom.core.metric_table import (Metric,)
-from rayloom.core.protocols import (DataSpec, Done,)
+from rayloom.core.metric_table import (
+    Metric,
+)
+from rayloom.core.protocols import (
+    DataSpec,
+    Done,
+)
 from rayloom.functional.variational import multiplier_step
 from rayloom.models.autoencoders.vae import VAE, VAESettings
 

@@ -25,7 +25,13 @@ from rayloom.config.renamed import plainly
 from rayloom.config.sections import Config, PositiveInt
 from rayloom.core.metric_table import Metric, shared
 from rayloom.core.noise import Noise
-from rayloom.core.protocols import (Batch, DataSpec, Export, Player, Turn,)
+from rayloom.core.protocols import (
+    Batch,
+    DataSpec,
+    Export,
+    Player,
+    Turn,
+)
 from rayloom.distributions.base import Distribution
 from rayloom.distributions.gaussian import DiagonalGaussian, DiagonalGaussianHead
 from rayloom.distributions.likelihoods import BernoulliConfig, LikelihoodConfig, make_likelihood
