@@ -246,7 +246,7 @@ class Shift(nn.Module):
     def players(self):
         return (Player("model", [self.shift]),)
 
-    def loss(self, batch, *, player, rng, step):
+    def loss(self, batch, *, rng, turn):
         z = self.base.first_stage.encode(batch["image"]).mean
         return {"loss": -self.base.log_prob(z + self.shift)}
 

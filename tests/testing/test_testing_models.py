@@ -42,7 +42,7 @@ def test_a_mean_over_the_batch_is_named(monkeypatch):
         reconstruction, kl = self.terms(batch["image"], rng)
         return {"loss": reconstruction.mean() + kl}
 
-    with pytest.raises(AssertionError, match="differs between one slice and three"):
+    with pytest.raises(AssertionError, match="differs between one slice and two"):
         check_model(*broken(monkeypatch, "loss", loss))
 
 
