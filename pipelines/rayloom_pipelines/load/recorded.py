@@ -8,7 +8,7 @@ from rayloom.catalogue.plugins import require_plugins
 from rayloom.config.resolved import Resolved, load_config
 from rayloom.config.sections import RunConfig
 from rayloom.core.errors import UserError
-from rayloom.core.protocols import DataSpec, FieldSpec
+from rayloom.core.protocols import DataSpec
 
 _KINDS = {"model": "models", "algorithm": "algorithms", "env": "envs", "data": "datasets"}
 
@@ -76,16 +76,4 @@ def spec_from(about: Mapping[str, Any]) -> DataSpec:
     spec = (about["data"] or {}).get("spec")
     if spec is None:
         raise UserError(f"run {about['run_id']}: its run.json tells nothing of its data")
-    fields = spec["fields"]
-    return DataSpec(
-        fields={
-            name: FieldSpec(
-                shape=tuple(field["shape"]),
-                dtype=field["dtype"],
-                kind=field["kind"],
-                num_classes=field["num_classes"],
-            )
-            for name, field in fields.items()
-        },
-        name=spec["name"],
-    )
+    return DataSpec.from_plain(spec)

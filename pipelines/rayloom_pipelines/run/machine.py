@@ -43,7 +43,8 @@ def choose_threads(config: RunConfig, spec: DataSpec | None = None) -> int:
         return 1
     if spec is not None and config.data is not None:
         values = sum(abs(math.prod(field.shape)) for field in spec.fields.values())
-        if values * config.data.batch_size < SMALL_BATCH:
+        size = config.data.batch_size
+        if values * (spec.num_train if size == "all" else size) < SMALL_BATCH:
             return 1
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return max(1, min(usable or 1, 8))

@@ -1,7 +1,7 @@
 """What is made and checked before a run folder exists."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -101,11 +101,6 @@ def prepare(
     require_splits(dataset, config.data)
     spec = dataset.spec
     settle_threads(spec)
-    made.data = {
-        "name": dataset.name,
-        "fingerprint": dataset.fingerprint,
-        "spec": {"name": spec.name, "fields": {k: asdict(v) for k, v in spec.fields.items()}},
-    }
     if path is None:
         made.stages = stages.find(config, spec)
         frozen = {name: stage.module for name, stage in made.stages.items()}
@@ -127,6 +122,11 @@ def prepare(
         check_model(model, config, workers)
         if start is not None:
             fit_weights(model, start)
+    made.data = {  # the spec with the statistics that the model asked for
+        "name": dataset.name,
+        "fingerprint": dataset.fingerprint,
+        "spec": spec.plain(),
+    }
     held_out = dataset.split(config.data.eval_split)
     few = held_out.take(torch.arange(min(2, len(held_out))))
     made.metrics = evaluation_names(model, config, few)

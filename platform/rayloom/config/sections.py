@@ -6,64 +6,20 @@ and the docs say the same. The loader (`rayloom.config.resolved`) reads YAML and
 mistakes.
 """
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    SerializeAsAny,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
+from rayloom.config.base import Config as Config
+from rayloom.config.base import NonNegativeInt as NonNegativeInt
+from rayloom.config.base import PositiveFloat as PositiveFloat
+from rayloom.config.base import PositiveInt as PositiveInt
+from rayloom.config.base import Seed as Seed
+from rayloom.config.base import Sizes as Sizes
+from rayloom.config.base import as_tuple as as_tuple
+from rayloom.config.base import by_name as by_name
+from rayloom.config.data import DataConfig as DataConfig
 from rayloom.core.secrets import mask_tree
-
-PositiveInt = Annotated[int, Field(ge=1)]
-NonNegativeInt = Annotated[int, Field(ge=0)]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
-
-
-def as_tuple(value: Any) -> Any:
-    """A list as a tuple: what stands below a section that may be one word is read as Python."""
-    return tuple(value) if isinstance(value, list) else value
-
-
-Sizes = Annotated[tuple[PositiveInt, ...], BeforeValidator(as_tuple)]
-
-
-class Config(BaseModel):
-    """Base of every section: frozen, unknown keys forbidden, no NaN, no silent coercion of text."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True
-    )
-    # Keys of before: {"widths": ("network.widths", "network.channels")}; the first of the new ones
-    # that the chosen section has is meant (`config.renamed`).
-    old_keys: ClassVar[dict[str, tuple[str, ...]]] = {}
-
-
-def by_name(value: Any) -> Any:
-    """`network: conv` is short for `network: {name: conv}`."""
-    return value if value is None or isinstance(value, dict | Config) else {"name": value}
-
-
-class DataConfig(Config):
-    """Which data set, and how it is cut into batches."""
-
-    name: str = Field(description="catalogue name, or the name given to `rayloom data import`")
-    batch_size: PositiveInt = Field(128, description="examples per global batch")
-    eval_batch_size: PositiveInt = Field(500, description="examples per evaluation batch")
-    root: str | None = Field(None, description="folder of the stores; null: the user's data folder")
-    source: str | None = Field(None, description="local folder with the raw files to prepare from")
-    shuffle_window: NonNegativeInt = Field(0, description="examples; 0 shuffles the whole set")
-    limit: NonNegativeInt = Field(0, description="use only the first so many examples; 0: all")
-    eval_split: str = Field("test", description="split on which metrics are computed")
-    validation_fraction: float = Field(
-        0.0, ge=0, lt=1, description="part of train held out as split validation, by a hash"
-    )
 
 
 class EnvConfig(Config):

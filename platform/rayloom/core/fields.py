@@ -10,6 +10,21 @@ DTYPES = (
     *("bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64"),
     *("float16", "float32", "float64"),
 )
+KINDS = (
+    *("image", "label", "mask", "vector", "tokens", "text", "keypoints"),
+    # names that stand for nothing yet but numbers: their families bring what they mean
+    *("audio", "video", "strokes", "points", "rays", "camera", "voxels", "instance"),
+)
+NUMBERS = (
+    "image",
+    "vector",
+    "keypoints",
+    "audio",
+    "video",
+    "strokes",
+    "points",
+    "voxels",
+)  # kinds whose mean and deviation mean something
 IMAGE_CHANNELS = (1, 3)  # by which an axis of channels is known; 2 and 4 where there is no such
 FEW_CHANNELS = (2, 4)
 IMAGE_DTYPES = ("uint8", "float16", "float32", "float64")
@@ -49,6 +64,12 @@ ACCEPTED = (
         "conditional models; `vae` and `beta-vae` leave it alone",
     ),
     Accepted(
+        "mask",
+        "(H, W), the class of each pixel",
+        "uint8 or int64 from 0; the classes as of a label",
+        "models that segment",
+    ),
+    Accepted(
         "vector",
         "any fixed shape, () too, every size 1 or more",
         f"{', '.join(DTYPES)}; finite",
@@ -59,6 +80,24 @@ ACCEPTED = (
         "(-1, ...), only the first axis varies",
         "as vector",
         "models of one's own",
+    ),
+    Accepted(
+        "tokens",
+        "(-1,), or (L,) with `data.rows`",
+        "whole numbers from 0, each below the number of classes",
+        "models of sequences",
+    ),
+    Accepted(
+        "text",
+        "(-1,), UTF-8",
+        "uint8",
+        "models that are told what they make",
+    ),
+    Accepted(
+        "keypoints",
+        "(K, 2), x and y of points in the field `image`, in pixels",
+        "float32 or float64",
+        "models of one's own; augmentation moves them with the picture",
     ),
 )
 

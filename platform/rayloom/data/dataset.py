@@ -2,6 +2,7 @@
 
 import mmap
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ from torch import Tensor
 
 from rayloom.core.errors import UserError, nearest
 from rayloom.core.protocols import DataSpec, FieldSpec
+from rayloom.core.statistics import FieldStatistics, Statistics
 from rayloom.data.memory import arrays_to_columns, infer_fields
 from rayloom.data.ordering import row_hash, split_order
 from rayloom.data.split import Split, Subset
+from rayloom.data.statistics import Cache, field_statistics, has_statistics
 from rayloom.data.store.columns import (
     Column,
     FixedColumn,
@@ -33,13 +36,15 @@ from rayloom.data.store.manifest import (
 )
 from rayloom.data.store.residency import memory_budget
 from rayloom.data.store.verification import verify
+from rayloom.data.use import Use
 
 
 class Dataset:
     """A data set: splits of named fields. Made by `open_dataset`, `open_store`, `from_arrays`.
 
     Attributes:
-        spec: What a model needs to know of it.
+        spec: What a model needs to know of it, and of the training rows in use.
+        use: Which part of it is in use.
         fingerprint: SHA-256 of its content; runs record it.
         manifest: What is known of it, JSON-able.
         folder: Where its store lies; None if it lives in memory.
@@ -55,11 +60,38 @@ class Dataset:
         manifest: dict[str, Any],
         folder: Path | None = None,
         budget: int | None = None,
+        use: Use | None = None,
     ) -> None:
-        self.spec, self.fingerprint, self.manifest = spec, fingerprint, manifest
-        self.folder, self._splits, self._budget = folder, dict(splits), budget
-        self._held_out = 0.0
+        self._stored, self._whole, self.use = spec, dict(splits), use or Use()
+        self.fingerprint, self.manifest = fingerprint, manifest
+        self.folder, self._budget = folder, budget
         self.notes: tuple[str, ...] = ()
+        self._splits = self._whole
+        if self.use.validation_fraction:
+            self._splits = _held_out(spec.name, self._whole, self.use.validation_fraction)
+        self.spec = self._spec()
+
+    def _spec(self) -> DataSpec:
+        """The stored spec, with what is in use of the training rows."""
+        train = self._splits.get("train")
+        names = tuple(k for k, v in self._stored.fields.items() if has_statistics(v))
+        return replace(
+            self._stored,
+            num_train=self.use.total(len(train)) if train is not None else 0,
+            statistics=Statistics(names if train is not None else (), self._statistics),
+        )
+
+    def _statistics(self, name: str) -> FieldStatistics:
+        """Of a field, over the training rows in use; kept beside the store."""
+        part = f"{self.fingerprint} {self.use.validation_fraction!r} {self.use.limit}"
+        cache = Cache(self.folder, part) if self.folder is not None else None
+        found = cache.get(name) if cache is not None else None
+        if found is None:
+            field, train = self._stored.fields[name], self._splits["train"]
+            found = field_statistics(train, name, field, self.use.limit)
+            if cache is not None:
+                cache.put(name, found)
+        return found
 
     @property
     def name(self) -> str:
@@ -98,46 +130,71 @@ class Dataset:
         Raises:
             UserError: There is no `train` of two examples, or a `validation` already.
         """
-        train = self.split("train")
-        if "validation" in self._splits:
-            raise UserError(
-                f"data set {self.name!r} has a split validation already; leave "
-                "data.validation_fraction at 0"
-            )
-        if len(train) < 2:
-            raise UserError(f"data set {self.name!r} has one training example, none to hold out")
-        order = torch.from_numpy(np.argsort(row_hash(len(train)), kind="stable"))
-        parts = split_order(order, fraction)
-        splits = dict(self._splits)
-        for name, part in (("train", "train"), ("validation", "test")):
-            splits[name] = Subset(name, train, parts[part].sort().values)
+        if self.use.validation_fraction:
+            raise _taken(self.name)
+        return self.using(replace(self.use, validation_fraction=fraction))
+
+    def using(self, use: Use) -> "Dataset":
+        """This data set, of which another part is in use. The fingerprint stays that of the whole.
+
+        Raises:
+            UserError: There is no such part.
+        """
         made = Dataset(
-            self.spec,
-            splits,
+            self._stored,
+            self._whole,
             fingerprint=self.fingerprint,
             manifest=self.manifest,
             folder=self.folder,
             budget=self._budget,
+            use=use,
         )
-        made._held_out = fraction
+        made.notes = self.notes
         return made
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Travels to other processes as the folder it lies in, if it has one."""
         if self.folder is not None:
-            return _reopen, (self.folder, self._budget, self._held_out)
-        return _in_memory, (self.spec, self._splits, self.fingerprint, self.manifest)
+            return _reopen, (self.folder, self._budget, self.use)
+        return _in_memory, (self._stored, self._whole, self.fingerprint, self.manifest, self.use)
 
 
-def _reopen(folder: Path, budget: int | None, held_out: float) -> Dataset:
-    made = open_store(folder, budget)
-    return made.hold_out(held_out) if held_out else made
+def _taken(name: str) -> UserError:
+    return UserError(
+        f"data set {name!r} has a split validation already; leave data.validation_fraction at 0"
+    )
+
+
+def _held_out(name: str, splits: Mapping[str, Split], fraction: float) -> dict[str, Split]:
+    """The splits, with a part of `train` as `validation`."""
+    train = splits.get("train")
+    if train is None:
+        raise UserError(f"data set {name!r} has no split 'train' to hold a part out of")
+    if "validation" in splits:
+        raise _taken(name)
+    if len(train) < 2:
+        raise UserError(f"data set {name!r} has one training example, none to hold out")
+    order = torch.from_numpy(np.argsort(row_hash(len(train)), kind="stable"))
+    parts = split_order(order, fraction)
+    return {
+        **splits,
+        "train": Subset("train", train, parts["train"].sort().values),
+        "validation": Subset("validation", train, parts["test"].sort().values),
+    }
+
+
+def _reopen(folder: Path, budget: int | None, use: Use) -> Dataset:
+    return open_store(folder, budget).using(use)
 
 
 def _in_memory(
-    spec: DataSpec, splits: Mapping[str, Split], fingerprint: str, manifest: dict[str, Any]
+    spec: DataSpec,
+    splits: Mapping[str, Split],
+    fingerprint: str,
+    manifest: dict[str, Any],
+    use: Use,
 ) -> Dataset:
-    return Dataset(spec, splits, fingerprint=fingerprint, manifest=manifest)
+    return Dataset(spec, splits, fingerprint=fingerprint, manifest=manifest, use=use)
 
 
 def open_store(folder: Path | str, budget: int | None = None, *, full: bool = False) -> Dataset:

@@ -80,7 +80,7 @@ def arrays_to_columns(
             dtype=field.dtype,
             kind=field.kind,
             num_classes=field.num_classes,
-            classes=(),
+            classes=field.classes,
         )
         for key, field in fields.items()
     }

@@ -23,7 +23,7 @@ class Prefetching:
         self.source, self.depth = source, depth
         self.spec: DataSpec = source.spec
         self.num_examples, self.batch_size = source.num_examples, source.batch_size
-        self.batches_per_epoch = source.batches_per_epoch
+        self.batches_per_epoch, self.lanes = source.batches_per_epoch, source.lanes
         self._pool: ThreadPoolExecutor | None = None
         self._ahead: dict[tuple[int, int, int], Future[LocalBatch]] = {}
 

@@ -17,6 +17,7 @@ from rayloom.core.errors import UserError, nearest
 from rayloom.data.dataset import Dataset, open_store
 from rayloom.data.description import eval_split_cure
 from rayloom.data.store.manifest import MANIFEST, check_name
+from rayloom.data.use import Use
 
 ROOT_VARIABLE = "RAYLOOM_DATA_ROOT"
 SOURCE_VARIABLE = "RAYLOOM_DATA_SOURCE"
@@ -115,7 +116,7 @@ def prepare(
 def open_dataset(config: DataConfig) -> Dataset:
     """The data set that a config names: prepared if it is absent, and verified.
 
-    With `data.validation_fraction`, a part of `train` is its split `validation`.
+    Its spec tells of the part that the config uses (`validation_fraction`, `limit`).
 
     Raises:
         UserError: No such data set, it cannot be prepared, or its store is damaged.
@@ -126,7 +127,7 @@ def open_dataset(config: DataConfig) -> Dataset:
         made = open_store(folder)
     else:
         made = prepare(name, root=config.root, source=config.source)
-    return made.hold_out(config.validation_fraction) if config.validation_fraction else made
+    return made.using(Use.of(config))
 
 
 def require_splits(dataset: Dataset, config: DataConfig) -> None:

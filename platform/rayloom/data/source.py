@@ -9,7 +9,8 @@ the batch, for any number of ranks.
 """
 
 from collections import OrderedDict
-from typing import Protocol
+from collections.abc import Collection
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -121,12 +122,24 @@ def _permutation(total: int, seed: int, epoch: int, *names: str | int) -> Tensor
 class StoreSource:
     """Batches of one split; see `make_source`."""
 
+    lanes = 0
+
     def __init__(
-        self, spec: DataSpec, split: Split, order: Order, *, num_examples: int, batch_size: int
+        self,
+        spec: DataSpec,
+        split: Split,
+        order: Order,
+        *,
+        num_examples: int,
+        batch_size: int,
+        fields: Collection[str] | None = None,
+        drop_last: bool = False,
     ) -> None:
-        self.spec, self.split, self.order = spec, split, order
+        self.spec, self.split, self.order, self.fields = spec, split, order, fields
         self.num_examples, self.batch_size = num_examples, batch_size
-        self.batches_per_epoch = -(-num_examples // batch_size)
+        if drop_last:
+            self.num_examples -= num_examples % batch_size
+        self.batches_per_epoch = -(-self.num_examples // batch_size)
 
     def indices(self, number: int) -> Tensor:
         """int64 (N,), rows of global batch `number`; the last of an epoch may be smaller."""
@@ -140,24 +153,28 @@ class StoreSource:
         """The local slice of global batch `number`; varying fields have the global batch's L."""
         index = self.indices(number)
         total = len(index)
-        lengths = self.split.longest(index) if self.split.varying else None
-        start = 0
+        start, lengths = 0, None
+        if self.split.varying:
+            lengths = self.split.longest(index)
         if world != 1:
             start, stop = slice_of(total, rank, world)
             index = index[start:stop]
-        return LocalBatch(self.split.take(index, lengths=lengths), total, start, index)
+        rows = self.split.take(index, lengths=lengths, fields=self.fields)
+        return LocalBatch(rows, total, start, index)
 
 
 def make_source(
     dataset: Dataset,
     split: str,
     *,
-    batch_size: int,
+    batch_size: int | Literal["all"],
     seed: int,
     shuffle: bool,
     shuffle_window: int = 0,
     limit: int = 0,
     prefetch: int | None = None,
+    fields: Collection[str] | None = None,
+    drop_last: bool = False,
 ) -> BatchSource:
     """Batches of a split.
 
@@ -165,30 +182,51 @@ def make_source(
         dataset: Where from.
         split: Name of the split.
         batch_size: N, examples per global batch; the last batch of an epoch holds what is left.
+            `all`: the whole split, as stored, is one batch.
         seed: Seed of the run; the order of epoch e is a function of (seed, e).
         shuffle: Whether to shuffle at all; evaluation does not.
         shuffle_window: Shuffle inside windows of so many neighbouring rows, and the windows
             among themselves; 0 shuffles the whole set.
-        limit: Use only the first so many examples as stored; 0: all.
+        limit: Use only the first so many examples as stored; 0: all, or as the data set's `use`
+            says.
         prefetch: Batches read ahead by a thread; None: 2 where rows come from the disk, else 0.
+        fields: Gather these alone, such as the `reads` of a model; None: all.
+        drop_last: Leave out what would be a smaller last batch, as what lives in a batch's rows
+            from step to step wants it.
 
     Raises:
-        UserError: No such split, or a number out of range.
+        UserError: No such split or field, a number out of range, or no whole batch.
     """
     chosen = dataset.split(split)
-    if batch_size < 1:
+    if batch_size != "all" and batch_size < 1:
         raise UserError(f"batch_size is {batch_size}; it must be at least 1")
     if limit < 0 or shuffle_window < 0:
         raise UserError(f"limit ({limit}) and shuffle_window ({shuffle_window}) must be 0 or more")
+    limit = limit or dataset.use.limit
     total = min(limit, len(chosen)) if limit else len(chosen)
+    spec = dataset.spec if fields is None else dataset.spec.only(fields)
+    size = total if batch_size == "all" else batch_size
+    if drop_last and size > total:
+        raise UserError(
+            f"the split {split!r} of {dataset.name!r} has {total} examples, fewer than a batch of "
+            f"{size}, and no smaller one will do here: set data.batch_size to {total} or less"
+        )
     order: Order
-    if not shuffle:
+    if not shuffle or batch_size == "all":
         order = Sequential(total)
     elif 0 < shuffle_window < total:
         order = Windowed(total, seed, shuffle_window)
     else:
         order = Shuffled(total, seed)
-    source = StoreSource(dataset.spec, chosen, order, num_examples=total, batch_size=batch_size)
+    source = StoreSource(
+        spec,
+        chosen,
+        order,
+        num_examples=total,
+        batch_size=size,
+        fields=None if fields is None else frozenset(fields),
+        drop_last=drop_last,
+    )
     ahead = (2 if chosen.streamed else 0) if prefetch is None else prefetch
     if ahead:
         from rayloom.data.prefetch import Prefetching

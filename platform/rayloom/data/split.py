@@ -8,7 +8,7 @@ with `<field>_mask` (bool, B x L) and `<field>_length` (int64, B). Pairs are sev
 example (`image`, `target`). Values keep their stored type: uint8 stays uint8.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from torch import Tensor
 
@@ -42,12 +42,19 @@ class Split:
         """Whether any field differs in length from example to example."""
         return bool(self._varying)
 
-    def take(self, index: Tensor, *, lengths: Mapping[str, int] | None = None) -> dict[str, Tensor]:
+    def take(
+        self,
+        index: Tensor,
+        *,
+        lengths: Mapping[str, int] | None = None,
+        fields: Collection[str] | None = None,
+    ) -> dict[str, Tensor]:
         """The examples of some rows, as copies.
 
         Args:
             index: int64 (B,), rows in 0..n-1, any order, repeats allowed; B may be 0.
             lengths: L of varying fields; by default the longest of these examples.
+            fields: Fields to gather; None: all.
 
         Returns:
             Every field (B, *shape), and the mask and lengths of varying ones.
@@ -55,19 +62,27 @@ class Split:
         Raises:
             IndexError: A row number is out of range.
         """
-        batch = {name: take(index) for name, take in self._fixed}
+        batch = {
+            name: take(index) for name, take in self._fixed if fields is None or name in fields
+        }
         if self._varying:
             for name, column in self._varying.items():
+                if fields is not None and name not in fields:
+                    continue
                 values, mask, length = column.take(index, lengths[name] if lengths else None)
                 batch[name] = values
                 batch[f"{name}_mask"], batch[f"{name}_length"] = mask, length
         return batch
 
+    def lengths(self, name: str, index: Tensor) -> Tensor:
+        """int64 (B,), length of some examples in a varying field."""
+        return self._varying[name].lengths(index)
+
     def longest(self, index: Tensor) -> dict[str, int]:
         """Length of the longest of some examples, by varying field."""
         return {
-            name: int(column.lengths(index).max()) if len(index) else 0
-            for name, column in self._varying.items()
+            name: int(self.lengths(name, index).max()) if len(index) else 0
+            for name in self._varying
         }
 
 
@@ -84,10 +99,16 @@ class Subset(Split):
         super().__init__(name, whole.columns, len(rows), streamed=whole.streamed)
         self.whole, self.rows = whole, rows
 
-    def take(self, index: Tensor, *, lengths: Mapping[str, int] | None = None) -> dict[str, Tensor]:
+    def take(
+        self,
+        index: Tensor,
+        *,
+        lengths: Mapping[str, int] | None = None,
+        fields: Collection[str] | None = None,
+    ) -> dict[str, Tensor]:
         """The examples of some rows of the subset; see `Split.take`."""
-        return self.whole.take(self.rows[index], lengths=lengths)
+        return self.whole.take(self.rows[index], lengths=lengths, fields=fields)
 
-    def longest(self, index: Tensor) -> dict[str, int]:
-        """Length of the longest of some examples, by varying field."""
-        return self.whole.longest(self.rows[index])
+    def lengths(self, name: str, index: Tensor) -> Tensor:
+        """int64 (B,), length of some examples in a varying field."""
+        return self.whole.lengths(name, self.rows[index])

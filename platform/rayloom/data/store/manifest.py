@@ -18,8 +18,8 @@ import numpy as np
 from pydantic import Field, ValidationError
 
 from rayloom.config.sections import Config, NonNegativeInt, PositiveInt
-from rayloom.core.errors import UserError
-from rayloom.core.fields import DTYPES, MAX_CLASSES
+from rayloom.core.errors import UserError, nearest
+from rayloom.core.fields import DTYPES, KINDS, MAX_CLASSES
 from rayloom.core.protocols import DataSpec, FieldSpec
 
 MANIFEST = "manifest.json"
@@ -77,7 +77,9 @@ class Manifest(Config):
         """What a model needs to know of the data."""
         return DataSpec(
             {
-                name: FieldSpec(field.shape, field.dtype, field.kind, field.num_classes)
+                name: FieldSpec(
+                    field.shape, field.dtype, field.kind, field.num_classes, field.classes
+                )
                 for name, field in self.fields.items()
             },
             self.name,
@@ -111,6 +113,16 @@ def check_fields(fields: Mapping[str, FieldSpec]) -> None:
             raise UserError(f"field name {name!r}: use letters, digits and '_', a letter first")
         if field.dtype not in DTYPES:
             raise UserError(f"field {name!r}: dtype {field.dtype!r} is none of {', '.join(DTYPES)}")
+        if field.kind not in KINDS:
+            near = nearest(field.kind, KINDS)
+            hint = f" (did you mean {near!r}?)" if near else ""
+            raise UserError(
+                f"field {name!r}: kind {field.kind!r} is none of {', '.join(KINDS)}{hint}"
+            )
+        if field.classes and len(field.classes) != field.num_classes:
+            raise UserError(
+                f"field {name!r}: {len(field.classes)} names for {field.num_classes} classes"
+            )
         if any(size < 1 for size in field.shape[1:]) or (field.shape and field.shape[0] < -1):
             raise UserError(
                 f"field {name!r}: shape {field.shape}: only the first axis may vary (-1), "

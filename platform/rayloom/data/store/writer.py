@@ -121,7 +121,7 @@ class StoreWriter:
         source: Where the data comes from, for the manifest.
         licence: Licence of the data.
         description: One line on what it is.
-        classes: Names of label values, by field.
+        classes: Names of label values, by field, where the specs do not have them.
     """
 
     def __init__(
@@ -227,7 +227,7 @@ class StoreWriter:
                 dtype=field.dtype,
                 kind=field.kind,
                 num_classes=field.num_classes,
-                classes=self.classes.get(key, ()),
+                classes=self.classes.get(key, field.classes),
             )
             for key, field in self.fields.items()
         }
