@@ -25,14 +25,10 @@ from rayloom.config.sections import (
     SGDConfig,
     TrainConfig,
 )
-from rayloom.core.protocols import (
-    Export,
-    Group,
-    Player,
-    Sum,
-)
+from rayloom.core.collective import Solo
+from rayloom.core.protocols import Carry, Export, Group, Player, Rows, Sum
 from rayloom.data import from_arrays, make_source
-from rayloom.nn.batch_norm import GlobalBatchNorm
+from rayloom.nn.batch_norm import GlobalBatchNorm, sum_over_ranks
 from rayloom.nn.frozen import freeze
 from rayloom.nn.state import keep_state
 
@@ -103,6 +99,10 @@ class Adversaries(nn.Module):
         penalty = (slope.square().sum(1).add(1e-12).sqrt() - 1).square()
         return {"loss": gap + 10 * penalty, "gap": gap, "penalty": penalty}
 
+    def evaluate_batch(self, batch, *, rng):
+        fake = self.generator(rng.normal("latent", 3))
+        return {"loss": (self.critic(fake) - self.critic(batch["x"])).squeeze(1)}
+
 
 class PenaltyOnly(Adversaries):
     """A critic whose loss is its penalty alone: what a DDP wrapper gets wrong without a word."""
@@ -150,6 +150,31 @@ class BatchStatistics(nn.Module):
 
     def evaluate_batch(self, batch, *, rng):
         return {"loss": (self.value(batch["x"]) - batch["y"][:, 0]).square()}
+
+
+class Contrast(nn.Module):
+    """Distance from the mean over all ranks, inside the loss; it has no `evaluate_batch`.
+
+    Ranks evaluate different batches: talking then hung for ever, or mixed strangers' rows.
+    """
+
+    config_class: ClassVar[type] = NoConfig
+    whole_batch = True
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Linear(DIM, 2)
+        self.collective = Solo()
+
+    @property
+    def players(self):
+        return (Player("model", list(self.parameters())),)
+
+    def loss(self, batch, *, rng, turn):
+        y = self.net(batch["x"])
+        sums = torch.cat([y.sum(0), y.new_full((1,), float(len(y)))])
+        total = sum_over_ranks(sums, self.collective)
+        return {"loss": (y - total[:2] / total[2] - batch["y"]).square().sum(1)}
 
 
 class MaskedSequences(nn.Module):
@@ -313,6 +338,44 @@ class Codebook(nn.Module):
         self.codes.add_(1e-6 * done.sums["slope"].to(self.codes))
 
 
+class Recurrent(nn.Module):
+    """Truncated backpropagation: rows carry a state, and a third of them begin anew at each batch.
+
+    Evaluated by a confusion matrix, whose share on the diagonal is no mean of a batch's.
+    """
+
+    config_class: ClassVar[type] = NoConfig
+
+    def __init__(self):
+        super().__init__()
+        self.cell = nn.RNNCell(DIM, 4)
+        self.head = nn.Linear(4, 2)
+
+    @property
+    def players(self):
+        return (Player("model", list(self.parameters())),)
+
+    def memory(self, num):
+        return {"h": torch.full((num, 4), 0.5), "age": torch.zeros(num, dtype=torch.int64)}
+
+    def loss(self, batch, *, rng, turn):
+        h = self.cell(batch["x"], batch["memory.h"].to(batch["x"]))
+        age = batch["memory.age"]
+        error = (self.head(h) - batch["y"]).square().sum(1)
+        return {"loss": error, "mean_age": age.double(), "h": Carry(h), "age": Carry(age + 1)}
+
+    def evaluate_batch(self, batch, *, rng):
+        h = self.cell(batch["x"], torch.full((len(batch["x"]), 4), 0.5).to(batch["x"]))
+        said, true = self.head(h)[:, 0] > 0, batch["y"][:, 0] > 0
+        pairs = nn.functional.one_hot(2 * true.long() + said.long(), 4).sum(0)
+        return {"confusion": Sum(pairs.view(2, 2)), "said": Rows(said), "loss": h.sum(1)}
+
+    def summarise(self, done):
+        table = done.sums["confusion"]
+        share = done.rows["said"].double().mean()
+        return {"accuracy": table.trace() / table.sum(), "said": share + done.means["loss"] * 0}
+
+
 class Sleeper(nn.Module):
     """A second part that wakes at step 4, with a rate of its own."""
 
@@ -395,6 +458,7 @@ CASES = {
         SGDConfig(lr=0.05, momentum=0.9),
         TrainConfig(grad_steps=40, clip_norm=1.0, log_every=3, ema=EMAConfig(decay=0.9)),
     ),
+    "contrast": Case(Contrast, SGDConfig(lr=0.05), TrainConfig(grad_steps=40, log_every=3)),
     "masked-sequences": Case(
         MaskedSequences, SGDConfig(lr=0.1), TrainConfig(grad_steps=40, clip_norm=1.0, log_every=3)
     ),
@@ -406,6 +470,11 @@ CASES = {
     "moments": Case(Moments, AdamConfig(), TrainConfig(grad_steps=40, log_every=3)),
     "codebook": Case(
         Codebook,
+        AdamConfig(lr=0.01),
+        TrainConfig(grad_steps=40, log_every=3, ema=EMAConfig(decay=0.9)),
+    ),
+    "recurrent": Case(
+        Recurrent,
         AdamConfig(lr=0.01),
         TrainConfig(grad_steps=40, log_every=3, ema=EMAConfig(decay=0.9)),
     ),
@@ -431,7 +500,7 @@ def data(dtype=np.float64):
     x = rng.normal(size=(ROWS, DIM))
     y = np.stack([np.sin(x[:, 0]), x[:, 1] * x[:, 2]], 1)
     s = [rng.normal(size=(n, 2)).cumsum(0).astype(dtype) for n in rng.integers(2, 7, ROWS)]
-    rows = {"x": x.astype(dtype), "y": y.astype(dtype), "s": s}
+    rows = {"x": x.astype(dtype), "y": y.astype(dtype), "s": s, "first": x[:, 0] > 0.5}
     return from_arrays("toy", {"train": rows, "test": {k: v[:50] for k, v in rows.items()}})
 
 
@@ -445,6 +514,7 @@ def build(name: str, *, batch_size: int, **changes):
     config = RunConfig(optimizer=case.optimizer, train=train, seed=7)
     kind = np.float64 if torch.get_default_dtype() == torch.float64 else np.float32
     dataset = data(kind)
-    source = make_source(dataset, "train", batch_size=batch_size, seed=7, shuffle=True)
+    limit = ROWS // batch_size * batch_size if hasattr(model, "memory") else 0
+    source = make_source(dataset, "train", batch_size=batch_size, seed=7, shuffle=True, limit=limit)
     held_out = make_source(dataset, "test", batch_size=16, seed=7, shuffle=False)
     return model, config, source, held_out

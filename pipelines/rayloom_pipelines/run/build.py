@@ -51,7 +51,7 @@ def build_model(config: RunConfig, spec: DataSpec, stages: Stages | None = None)
                 f"{type(model).__name__} does not keep its {field}: it must be a submodule, such "
                 f"as self.{field} = stages[{field!r}]"
             )
-    return model
+    return model.double() if config.train.precision == "fp64" else model
 
 
 def build_generative(
@@ -109,6 +109,7 @@ def build_generative(
         device=device,
         overfit_batch=overfit_batch,
         profile=profile,
+        initialised=initial is not None,
     )
 
 

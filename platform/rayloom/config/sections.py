@@ -136,8 +136,8 @@ class TrainConfig(Config):
     ema: EMAConfig | None = None
     schedule: ScheduleConfig = ScheduleConfig()
     accumulate: PositiveInt = Field(1, description="chunks per batch, the result is unchanged")
-    precision: Literal["fp32", "bf16", "auto"] = Field(
-        "fp32", description="auto probes whether bf16 wins on this device"
+    precision: Literal["fp32", "bf16", "fp64", "auto"] = Field(
+        "fp32", description="auto probes whether bf16 wins on this device; fp64: all in float64"
     )
     compile: bool = False
     time_limit_s: PositiveFloat | None = Field(None, description="wall clock of one attempt, s")

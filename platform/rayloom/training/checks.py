@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from rayloom.config.sections import Config, RunConfig
 from rayloom.core.errors import (
@@ -135,4 +135,53 @@ def check_noise(model: nn.Module) -> None:
             f"{', '.join(drawing[:5])}{' and more' if len(drawing) > 5 else ''} would draw from "
             "torch's global generator: workers and resumed runs would train another model; take "
             "rayloom.nn.dropout.Dropout, and dropout=0 inside recurrent layers and attention"
+        )
+
+
+def check_score(model: nn.Module, players: Sequence[Player]) -> None:
+    """A model must say what it is judged by where its loss is no score.
+
+    Raises:
+        UserError: It has several players, or rows with a memory, and no `evaluate_batch`.
+    """
+    several, memory = len(players) > 1, hasattr(model, "memory")
+    if (several or memory) and not hasattr(model, "evaluate_batch"):
+        why = "several players" if several else "rows with a memory"
+        raise UserError(
+            f"{type(model).__name__} has {why}, so its loss is no score (a critic's falls while "
+            "the samples get worse): give it evaluate_batch(batch, *, rng)"
+        )
+
+
+def left_behind(model: nn.Module) -> dict[tuple[str, str], int]:
+    """Tensors that are plain attributes of a model's modules, with their ids."""
+    found: dict[tuple[str, str], int] = {}
+    for path, part in model.named_modules():
+        for name, value in vars(part).items():
+            if name.startswith("_") and name in nn.Module.__annotations__:
+                continue
+            inside = value.values() if isinstance(value, dict) else value
+            several = isinstance(value, dict | list | tuple)
+            if isinstance(value, Tensor) or (
+                several and any(isinstance(one, Tensor) for one in inside)
+            ):
+                found[path, name] = id(value)
+    return found
+
+
+def check_left_behind(model: nn.Module, before: dict[tuple[str, str], int]) -> None:
+    """A step must leave no tensor on the model but in parameters and buffers.
+
+    What it leaves is that of the last chunk of one rank, and no checkpoint holds it.
+
+    Raises:
+        UserError: It does.
+    """
+    new = [key for key, mark in left_behind(model).items() if before.get(key) != mark]
+    if new:
+        names = ", ".join(".".join(part for part in key if part) for key in new[:5])
+        raise UserError(
+            f"{type(model).__name__} left tensors on itself during a step ({names}): they are "
+            "those of the last chunk of one rank and are lost on resume; give them back from "
+            "loss() as Sum(x) or Carry(x), or keep them in a buffer (register_buffer, keep_state)"
         )

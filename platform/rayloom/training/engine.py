@@ -9,8 +9,8 @@ Dimension key: B examples of the local slice, N of the global batch.
 """
 
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -44,9 +44,12 @@ from rayloom.training.averages import make_average
 from rayloom.training.checks import (
     check_batch_statistics,
     check_forms,
+    check_left_behind,
     check_metrics,
     check_noise,
+    check_score,
     floating_dtype,
+    left_behind,
     optimizer_of,
     talks,
 )
@@ -54,8 +57,9 @@ from rayloom.training.compiled import compile_networks
 from rayloom.training.evaluate import evaluate_split, scorer
 from rayloom.training.meter import merge_names
 from rayloom.training.player import LossFunction, PlayerStep, check_players, rounds_for
-from rayloom.training.precision import probe, under_precision
+from rayloom.training.precision import as_doubles, probe, under_precision
 from rayloom.training.profile import StepProfiler
+from rayloom.training.row_memory import RowMemory
 from rayloom.training.showing import check_names, check_shown, send
 
 LOG_POINTS = 200  # per budget, where `train.log_every` is null
@@ -76,6 +80,7 @@ class Engine:
         device: Where to train.
         overfit_batch: Train on batch 0 again and again: a model that cannot overfit it is broken.
         profile: Folder for a profile of some steps; see `StepProfiler`.
+        initialised: The weights are those of another run: `initialise` leaves them alone.
 
     Raises:
         UserError: The config does not fit the model (players, accumulation, batch norm, metrics).
@@ -94,9 +99,12 @@ class Engine:
         device: torch.device | str = "cpu",
         overfit_batch: bool = False,
         profile: Path | None = None,
+        initialised: bool = False,
     ) -> None:
         self.device = torch.device(device)
         self.collective: Collective = collective or Solo()
+        if config.train.precision == "fp64":
+            model.double()
         self.model = cast(Any, model.to(self.device))  # a `Model`, whose attributes torch types
         self.config = config
         self.train_source, self.evaluation_source = train, evaluation
@@ -108,12 +116,15 @@ class Engine:
         check_batch_statistics(model, config.train.accumulate, self.collective.world)
         check_metrics(model, config)
         check_noise(model)
+        if evaluation is not None:
+            check_score(model, players)
         set_collective(model, self.collective)
         self.grad_step = 0
         self.batch_number = 0  # of the next batch
         self._turns = [(p.every, p.repeats) for p in players if p.fresh]
         self._talks = talks(model)
         self._number = 0  # of the batch in use
+        self._looked_at = False  # whether a first round was looked over
         self._frozen = [part for _, part in frozen_parts(model)]
         self._frozen_sha256: str | None = None  # once asked for
         horizon = max(1, self.to_clock(*config.train.length))
@@ -129,6 +140,10 @@ class Engine:
         self._share_start()
         self.dtype = floating_dtype(model)
         self._alone = len(players) == 1
+        self.memory: RowMemory | None = None
+        if hasattr(model, "memory"):
+            self.memory = RowMemory(model, train, self.collective, self.device)
+        self._begun = initialised
         self.ema = self._make_ema()
         self._noise_seed = stream_seed(config.seed, "training noise")
         self._eval_seed = stream_seed(config.seed, "evaluation noise")
@@ -181,6 +196,28 @@ class Engine:
             if player.segments is not None:
                 player.segments.set_schedules(self.config.train.schedule, self.horizon)
 
+    def _begin(self) -> None:
+        """Before the first step of a fresh run: weights that depend on the data.
+
+        Rank 0 sees the whole of batch 0; the others get its weights, and averages begin there.
+        """
+        if self._begun:
+            return
+        self._begun = True
+        initialise = getattr(self.model, "initialise", None)
+        if initialise is None:
+            return
+        self._enter(True)
+        if self.collective.rank == 0:
+            local = self.train_source.batch(0)
+            noise = Noise(
+                self._noise_seed, total=local.total, device=self.device, dtype=self.dtype
+            ).under("initialise")
+            with self._alone_talking(), torch.no_grad():
+                initialise(self._to_device(local), rng=noise)
+        self._share_start()
+        self.ema = self._make_ema()
+
     def decide(self) -> str | None:
         """Settle what is left to measuring (precision `auto`), once per run; rank 0 decides.
 
@@ -188,11 +225,14 @@ class Engine:
             What came out, if there was something to settle: then the state belongs in a
             checkpoint at once, because another attempt might measure otherwise.
         """
+        self._begin()
         if self.choices["precision"] != "auto":
             return None
         self._enter(True)
         local = self._local(0)
         fields = self._fields(local)
+        if self.memory is not None:
+            fields = self.memory.attach(fields, fresh=False)
 
         def run(precision: str) -> None:
             for player in self.players:
@@ -270,7 +310,10 @@ class Engine:
             stop = interrupted()
             if stop and solo:
                 break
-            self._round(stop)
+            if self._looked_at:
+                self._round(stop)
+            else:
+                self._first_round(stop)
             hit("train.step")
             if self.profiler is not None:
                 self.profiler.step()
@@ -307,6 +350,13 @@ class Engine:
                 "trains them and no checkpoint fits them; make them in the constructor"
             )
 
+    def _first_round(self, vote: bool) -> None:
+        """A round after which the model is looked over for what a step must not leave."""
+        before = left_behind(self.model)
+        self._round(vote)
+        check_left_behind(self.model, before)
+        self._looked_at = True
+
     def _round(self, vote: bool) -> None:
         """One grad_step: every player whose turn it is, on fresh batches or on the last one."""
         step, per_epoch = self.grad_step, self.train_source.batches_per_epoch
@@ -317,6 +367,8 @@ class Engine:
             for repeat in range(player.repeats):
                 if player.fresh:
                     self._take(self.batch_number)
+                elif self.memory is not None:
+                    self._inputs = self.memory.attach(self._inputs, fresh=False)
                 epoch, place = divmod(self._number, per_epoch)
                 turn = Turn(
                     step,
@@ -332,6 +384,8 @@ class Engine:
                 )
                 if player.moved:
                     self._follow(player)
+                if self.memory is not None:
+                    self.memory.update(player.carried)
         if self.ema is not None:
             self.ema.update()
         self.grad_step = step + 1
@@ -349,6 +403,8 @@ class Engine:
         self._number = number
         self._batch = local = self._local(number)
         self._inputs = self._fields(local)
+        if self.memory is not None:
+            self._inputs = self.memory.attach(self._inputs, fresh=True)
         self._batch_noise = self._noise(number, local)
         self.batch_number = number + 1
         self._examples += local.total
@@ -372,6 +428,8 @@ class Engine:
         return self._to_device(self.train_source.batch(number, rank=0, world=local.total))
 
     def _to_device(self, local: LocalBatch) -> Batch:
+        if self.choices["precision"] == "fp64":
+            return as_doubles(local.fields, self.device)
         if self.device.type == "cpu":
             return local.fields
         return {k: v.to(self.device, non_blocking=True) for k, v in local.fields.items()}
@@ -436,16 +494,35 @@ class Engine:
                 collective=self.collective,
                 device=self.device,
                 dtype=self.dtype,
+                summarise=getattr(self.model, "summarise", None),
+                turn=Turn(self.grad_step, horizon=self.horizon),
             )
 
-    def _looking(self) -> AbstractContextManager[None]:
-        """Evaluation mode; averages stand in for the parameters where there are some."""
+    @contextmanager
+    def _looking(self) -> Iterator[None]:
+        """Evaluation mode, every rank on its own, averages in place of the parameters."""
+        self._begin()
         self._enter(False)
-        return self.ema.swapped() if self.ema is not None else nullcontext()
+        average = self.ema.swapped() if self.ema is not None else nullcontext()
+        with average, self._alone_talking():
+            yield
+
+    @contextmanager
+    def _alone_talking(self) -> Iterator[None]:
+        """Ranks look at different batches: modules that talk to the others talk to nobody."""
+        if not self._talks or self.collective.world == 1:
+            yield
+            return
+        set_collective(self.model, Solo())
+        try:
+            yield
+        finally:
+            set_collective(self.model, self.collective)
 
     def show(self, sink: Sink) -> None:
         """What the model shows of the first evaluation batch, with the same noise every time."""
         make = getattr(self.model, "show", None)
+        self._begin()
         if make is None or self.collective.rank != 0:
             return
         source = self.evaluation_source or self.train_source
@@ -480,6 +557,8 @@ class Engine:
             "batch_number": self.batch_number,
             "choices": dict(self.choices),
         }
+        if self.memory is not None:
+            state["memory"] = self.memory.state_dict()
         if self.ema is not None:
             state["ema"] = self.ema.state_dict()
         if frozen:
@@ -510,13 +589,15 @@ class Engine:
             self.model.load_state_dict(frozen | moving)
             for player in self.players:
                 player.load_state_dict(state["players"][player.name])
+            if self.memory is not None:
+                self.memory.load_state_dict(state["memory"])
             if self.ema is not None:
                 self.ema.load_state_dict(state["ema"])
         except (RuntimeError, ValueError, KeyError) as error:
             raise UserError(f"the state does not fit this model: {error}") from error
         self.grad_step = self._logged_step = int(state["grad_step"])
         self.batch_number = int(state["batch_number"])
-        self.choices = dict(state["choices"])
+        self.choices, self._begun = dict(state["choices"]), True
         self._examples, self._seconds, self._losses = 0, 0.0, []
         self._prepare()
 

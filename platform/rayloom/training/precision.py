@@ -1,4 +1,4 @@
-"""Precision of the forward pass: float32, or bfloat16 by autocast where it wins.
+"""Precision: float32; bfloat16 by autocast in the forward pass; float64 throughout.
 
 Parameters, gradients, optimizer and sums stay in the parameters' own dtype.
 """
@@ -11,15 +11,30 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from rayloom.core.protocols import Batch
+
 Precision = Literal["fp32", "bf16"]
 WARMUP, REPEATS, GAIN = 2, 9, 0.95
+
+
+def to(fields: Batch, device: torch.device) -> Batch:
+    """Fields on the device."""
+    return {name: value.to(device) for name, value in fields.items()}
+
+
+def as_doubles(fields: Batch, device: torch.device) -> Batch:
+    """Fields on the device, the floating ones in float64."""
+    return {
+        name: value.to(device, torch.float64 if value.is_floating_point() else value.dtype)
+        for name, value in fields.items()
+    }
 
 
 def under_precision(
     f: Callable[..., Any], precision: str, device: torch.device
 ) -> Callable[..., Any]:
     """`f` itself, or `f` under bfloat16 autocast."""
-    if precision == "fp32":
+    if precision != "bf16":
         return f
 
     def cast(*args: Any, **settings: Any) -> Any:

@@ -15,14 +15,17 @@ from rayloom.config.sections import RunConfig
 from rayloom.core.declared import USUAL
 from rayloom.core.errors import Problem, nearest
 from rayloom.core.noise import Noise
+from rayloom.core.protocols import Rows, Sum, Turn
 from rayloom.training.checks import (
     check_batch_statistics,
     check_forms,
     check_metrics,
+    floating_dtype,
     optimizer_of,
 )
-from rayloom.training.evaluate import key_of, scorer
+from rayloom.training.evaluate import Values, key_of, scorer, summary_metrics
 from rayloom.training.player import check_players
+from rayloom.training.precision import as_doubles, to
 
 NLL = "eval/nll_nats"
 
@@ -52,10 +55,11 @@ def evaluation_names(model: nn.Module, config: RunConfig, batch: Mapping[str, Te
         config: Section `evaluation` is used.
         batch: Some examples of the evaluation split, (B, ...) each.
     """
-    some = next(iter(model.parameters()), torch.zeros(()))
-    fields = {name: value.to(some.device) for name, value in batch.items()}
+    dtype = floating_dtype(model)
+    device = next((t.device for t in model.state_dict().values()), torch.device("cpu"))
+    fields = as_doubles(dict(batch), device) if dtype == torch.float64 else to(dict(batch), device)
     rows = len(next(iter(fields.values())))
-    noise = Noise(0, total=rows, device=some.device, dtype=some.dtype)
+    noise = Noise(0, total=rows, device=device, dtype=dtype)
     players = tuple(cast(Any, model).players)
     modes = {part: part.training for part in model.modules()}
     buffers = {name: value.clone() for name, value in model.named_buffers()}
@@ -63,13 +67,26 @@ def evaluation_names(model: nn.Module, config: RunConfig, batch: Mapping[str, Te
     try:
         with torch.random.fork_rng(devices=[]):
             values = scorer(model, config.evaluation, players, 0)(fields, noise)
+            names = _names(model, values, noise)
     finally:
         for part, mode in modes.items():
             part.training = mode
         with torch.no_grad():
             for name, value in model.named_buffers():
                 value.copy_(buffers[name])
-    return [key_of(name) for name in values]
+    return names
+
+
+def _names(model: nn.Module, values: Values, noise: Noise) -> list[str]:
+    """Keys of the metrics that values of a few examples lead to."""
+    sums = {name: v.value.double() for name, v in values.items() if isinstance(v, Sum)}
+    rows = {name: v.value for name, v in values.items() if isinstance(v, Rows)}
+    names = [key_of(name) for name in values if name not in sums and name not in rows]
+    summarise = getattr(model, "summarise", None)
+    if summarise is not None:
+        means = dict.fromkeys(names, 0.0)
+        names += list(summary_metrics(summarise, Turn(), means, sums, rows, noise))
+    return names
 
 
 def rule_problems(
