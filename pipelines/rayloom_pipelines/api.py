@@ -47,7 +47,7 @@ def train(
     name: str | None = None,
     observer: RunObserver | None = None,
 ) -> Run:
-    """Train a generative model or an agent; returns when it is done.
+    """Train a model or an agent; returns when it is done.
 
     Args:
         config: A path, a shipped name (`rayloom list configs`), a mapping of sections, or a config.
@@ -81,8 +81,9 @@ def train(
     settings, called = resolved.config, resolved.name or name or "run"
     if smoke:
         settings = shorten(settings)
-    if overfit_batch and settings.task == "rl":
-        raise UserError("--overfit-batch is for generative models")
+    if overfit_batch and settings.trainable != "engine":
+        noun = settings.kind_of_work.noun
+        raise UserError(f"--overfit-batch is for models, which train on batches; this is {noun}")
     if settings.resources.workers and (model is not None or env is not None):
         raise UserError("a class of your own on workers comes from a file: use --plugin FILE.py")
     if seeds < 1:

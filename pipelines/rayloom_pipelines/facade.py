@@ -199,7 +199,7 @@ class Run:
 
         values, member = self._weights(which), self._member()
         config = weights.config_of_folder(member.path)
-        if config.task == "rl":
+        if config.trainable == "rollouts":
             module = weights.learner_of(config, values).export_module()
             return module.eval()  # type: ignore[no-any-return]
         stages = copies.stages_of(member.path)
@@ -217,7 +217,7 @@ class Run:
     def sample(
         self, num: int = 64, *, seed: int = 0, which: Which | int = "best"
     ) -> "torch.Tensor":
-        """Draw from a generative model: (num, C, H, W) in [0, 1] for images.
+        """Draw from a model: (num, C, H, W) in [0, 1] for images.
 
         Args:
             num: How many.
@@ -225,11 +225,11 @@ class Run:
             which: Checkpoint.
 
         Raises:
-            UserError: It is not a generative run, or its model cannot sample.
+            UserError: It is of an agent, or its model cannot sample.
         """
         from rayloom_pipelines.load.sample import draw
 
-        return draw(self._generative(which), num, seed=seed)
+        return draw(self._model(which), num, seed=seed)
 
     def evaluate(
         self,
@@ -294,9 +294,11 @@ class Run:
 
         return copies.of_run(self._member().path, which)
 
-    def _generative(self, which: Which | int) -> "torch.nn.Module":
-        if self.config.task != "generative":
-            raise UserError(f"run {self.id} is not of a generative model; see `rayloom play`")
+    def _model(self, which: Which | int) -> "torch.nn.Module":
+        config = self.config
+        if config.trainable != "engine":
+            noun = config.kind_of_work.noun
+            raise UserError(f"run {self.id} is of {noun}, not of a model; see `rayloom play`")
         return self.model(which)
 
     def _policy(self, which: Which | int) -> tuple[Any, Mapping[str, Any]]:
@@ -305,8 +307,9 @@ class Run:
 
         path = self._member().path
         config = weights.config_of_folder(path)
-        if config.task != "rl":
-            raise UserError(f"run {self.id} is not of an agent; see `rayloom sample`")
+        if config.trainable != "rollouts":
+            noun = config.kind_of_work.noun
+            raise UserError(f"run {self.id} is of {noun}, not of an agent; see `rayloom sample`")
         state, info = weights.read_state(path, which)
         learner = weights.learner_of(config, weights.of_state(config, state, None))
         policy = learner.make_policy(config.algorithm, spec_of(config.env))

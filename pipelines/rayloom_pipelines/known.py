@@ -12,6 +12,7 @@ from typing import Any
 from rayloom.config.names import model_problem
 from rayloom.config.sections import RunConfig
 from rayloom.core.errors import ConfigError, Problem, UserError, nearest
+from rayloom.core.tasks import Trainable
 
 Plain = Mapping[str, Any]
 
@@ -208,8 +209,8 @@ def _pieces(resources: Plain, plain: Plain) -> Sequence[Mapping[str, float]]:
     from rayloom.config.sections import ResourcesConfig
     from rayloom.distributed.demand import demand_of
 
-    task = "generative" if isinstance(plain.get("model"), Mapping) else "rl"
+    trainable: Trainable = "engine" if isinstance(plain.get("model"), Mapping) else "rollouts"
     try:
-        return demand_of(ResourcesConfig.model_validate(dict(resources)), task).pieces
+        return demand_of(ResourcesConfig.model_validate(dict(resources)), trainable).pieces
     except ValidationError:  # told elsewhere
         return ()

@@ -137,6 +137,22 @@ BROKEN = {
         "class G: pass\nCATALOGUE = {'envs': {'g': {'target': G, 'sumary': ''}}}\n",
         "unknown key 'sumary'; it takes target, summary",
     ),
+    "a task": (
+        "class G: pass\nCATALOGUE = {'models': {'g': {'target': G, 'task': 'rll'}}}\n",
+        "no kind of work is called 'rll'; did you mean 'rl'",
+    ),
+    "a class's task": (
+        "class G:\n    task = 'supervise'\nCATALOGUE = {'models': {'g': G}}\n",
+        "CATALOGUE['models']['g']: G.task: no kind of work is called 'supervise'",
+    ),
+    "a class's metrics": (
+        "class G:\n    metrics = ['eval/x']\nCATALOGUE = {'models': {'g': G}}\n",
+        "CATALOGUE['models']['g']: G.metrics must be a tuple of Metric",
+    ),
+    "a class's best": (
+        "class G:\n    default_metric = 'eval/acc'\nCATALOGUE = {'models': {'g': G}}\n",
+        "G.default_metric is 'eval/acc', a metric without a known direction",
+    ),
     "no target": ("CATALOGUE = {'envs': {'g': {'summary': ''}}}\n", "'target' is missing"),
     "no settings": (MODEL_ONLY + "CATALOGUE = {'models': {'m': M}}\n", "needs config_class"),
     "other settings": (

@@ -25,7 +25,7 @@ MISTAKES = [
     (["train", "autoencoders/vae-digits", "--seeds", "0"], "at least 1"),
     (["train", "autoencoders/vae-digits", "--seeds", "two"], "two"),
     (["train", "autoencoders/vae-digits", "--init", "nothing"], "nothing"),
-    (["train", "rl/dqn-cartpole", "--overfit-batch"], "generative models"),
+    (["train", "rl/dqn-cartpole", "--overfit-batch"], "this is an agent"),
     (["train", "rl/dqn-cartpole", "env=CartPole-v9"], "CartPole"),
     (["train", "rl/dqn-cartpole", "env=os:CartPole-v1"], "os:CartPole-v1"),
     (["sweep", "autoencoders/vae-digits"], "nothing to search"),

@@ -154,16 +154,16 @@ def test_a_linked_ledger_is_not_written(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("workers", "cpus_per_worker", "task", "expected"),
-    [(0, 1, "generative", 8), (0, 3, "rl", 2), (2, 1, "generative", 4), (2, 2, "rl", 2)],
+    ("workers", "cpus_per_worker", "trainable", "expected"),
+    [(0, 1, "engine", 8), (0, 3, "rollouts", 2), (2, 1, "engine", 4), (2, 2, "rollouts", 2)],
 )
-def test_concurrency_is_computed(workers, cpus_per_worker, task, expected):
+def test_concurrency_is_computed(workers, cpus_per_worker, trainable, expected):
     cluster = Cluster("", "", True, cpus=8, gpus=0, node_cpus=(8,))
-    demand = demand_of(ResourcesConfig(workers=workers, cpus_per_worker=cpus_per_worker), task)
+    demand = demand_of(ResourcesConfig(workers=workers, cpus_per_worker=cpus_per_worker), trainable)
     assert concurrency(cluster, demand) == expected
     assert concurrency(cluster, demand, cap=1) == 1
     with pytest.raises(UserError, match="one trial needs"):
-        concurrency(cluster, demand_of(ResourcesConfig(workers=9), task))
+        concurrency(cluster, demand_of(ResourcesConfig(workers=9), trainable))
 
 
 def test_a_sweep_finds_the_best_and_one_failing_or_dying_trial_does_not_end_it(

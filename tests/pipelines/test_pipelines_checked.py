@@ -161,7 +161,7 @@ def test_a_sweep_is_refused_before_its_first_trial(flags, said, empty):
 def test_a_model_s_own_metrics_are_asked_for(default, keys, said, own, empty, monkeypatch):
     monkeypatch.setattr(own, "default_metric", default)
     monkeypatch.setattr(own, "keys", keys)
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(UserError, match=said):
         rayloom.train({**VAE, "model": {"name": "own-metric"}}, model=own)
 
 
@@ -205,6 +205,18 @@ def test_directions_of_own_metrics_are_those_declared(own, place, tmp_path, monk
         rayloom.train(TREE, ["checkpoint={metric: eval/charm, mode: min}"], model=own)
     with pytest.raises(ConfigError, match=r"checkpoint.mode: says nothing without"):
         rayloom.train(TREE, ["checkpoint={mode: min}"], model=own)
+
+
+def test_a_kind_of_work_is_said_by_its_word(own, tmp_path, monkeypatch):
+    """In run.json, and so in MLflow's tag; what cannot be done with it is said in its words."""
+    monkeypatch.setattr(own, "task", "supervised", raising=False)
+    monkeypatch.setattr(own, "keys", ("rmse",))
+    monkeypatch.delattr(own, "default_metric")
+    run = rayloom.train(TREE, [f"storage={tmp_path}"], model=own, track=False)
+    assert (run.about["task"], run.config.task) == ("supervised", "supervised")
+    assert run.best["metric"] == "eval/rmse", "what is usual for this kind of work"
+    with pytest.raises(UserError, match="is of a supervised model, not of an agent"):
+        run.policy()
 
 
 def test_no_default_metric_keeps_the_last_checkpoint(own, place, tmp_path, monkeypatch):

@@ -41,7 +41,7 @@ def test_every_cell_is_kept_also_one_that_fails(clone):
     assert found["vae"]["sweep"]["said"] == "ZeroDivisionError: by zero here"
     assert lines == ["vae: trains: 4 | 5", "vae: sweep: FAILS: ZeroDivisionError: by zero here"]
     text = (root / "docs" / "methods.md").read_text()
-    assert "| `vae` | autoencoder | 2013 | 4 \\| 5 | **fails** |" in text
+    assert "| `vae` | autoencoder | 2014 | 4 \\| 5 | **fails** |" in text
     assert "- `vae`, sweep: ZeroDivisionError" in text
     assert "| `dqn` | value-based | 2015 |  |  |  |" in text
     assert methods.table(found).startswith("vae: 1 of 2 cells hold\n  sweep: Zero")

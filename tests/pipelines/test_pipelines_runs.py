@@ -165,7 +165,7 @@ def test_an_agent_is_filmed(agent, tmp_path):
 def test_the_wrong_half_is_said(vae, agent, tmp_path):
     with pytest.raises(UserError, match="not of an agent"):
         vae.policy()
-    with pytest.raises(UserError, match="not of a generative model"):
+    with pytest.raises(UserError, match="is of an agent, not of a model"):
         agent.sample(2)
 
 

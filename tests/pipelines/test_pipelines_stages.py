@@ -304,7 +304,7 @@ def test_a_damaged_checkpoint_is_told(vae, tmp_path):
 
 def test_an_agent_is_no_first_stage(vae, tmp_path):
     folder = RunFolder.create(tmp_path, "dqn", config={}, info={"task": "rl"})
-    assert "is of an agent; a generative model's is needed" in refusal(str(folder.path))
+    assert "is of an agent; a model's is needed" in refusal(str(folder.path))
 
 
 def test_a_missing_plugin_is_told(prior, monkeypatch):

@@ -1,17 +1,21 @@
 """The lines of the indexes say what the classes are, though nothing of them is imported for it."""
 
 import ast
+import re
 from collections import Counter
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from rayloom import catalogue
+from rayloom.catalogue import described
+from rayloom.core.declared import declared_metrics
+from rayloom.core.errors import UserError
 from rayloom.models.autoencoders.vae import VAE
 
 ROOT = Path(__file__).resolve().parents[2]
-WORDS = ("sample", "log_prob", "elbo", "encode", "reconstruct")  # capabilities that are methods
 INDEXES = sorted((ROOT / "platform" / "rayloom").rglob("index.py"))
 OURS = [
     (kind, entry)
@@ -19,11 +23,6 @@ OURS = [
     for entry in catalogue.entries(kind).values()
     if entry.source == "rayloom"
 ]
-
-
-def offered(model):
-    """The capabilities that a class has."""
-    return {word for word in WORDS if callable(getattr(model, word, None))}
 
 
 def test_every_index_is_in_the_catalogue():
@@ -48,15 +47,50 @@ def test_a_line_leads_to_a_class(entry):
     assert not entry.summary.endswith(".")
 
 
-@pytest.mark.parametrize("name", sorted(catalogue.names("models")))
-def test_the_capabilities_of_a_model_are_its_own(name):
-    assert set(catalogue.lookup("models", name).capabilities) == offered(
-        catalogue.load("models", name)
-    )
+METHODS = [(kind, entry) for kind, entry in OURS if kind in described.METHODS]
 
 
-def test_a_wrong_capability_is_seen():
+@pytest.mark.parametrize(("kind", "entry"), METHODS, ids=lambda one: getattr(one, "name", one))
+def test_a_line_says_what_the_class_says(kind, entry):
+    """Kind of work, what its best means, what it can do, and the paper with its year."""
+    owner = catalogue.load(kind, entry.name)
+    said = described.described(kind, owner)
+    assert {key: getattr(entry, key) for key in said} == said
+    for name in ("task", "metrics", "default_metric", "example"):
+        assert hasattr(owner, name), f"{owner.__name__} declares no {name}"
+    assert declared_metrics(owner)
+    text = " ".join(import_module(owner.__module__).__doc__.split())
+    assert re.search(rf"{entry.year}[,)]? ?{re.escape(entry.paper)}", text), "year, paper"
+
+
+def test_a_wrong_line_is_seen():
     class Dumb(VAE):
         encode = None
+        task = "sequence"
+        default_metric = None
 
-    assert offered(Dumb) == offered(VAE) - {"encode"} != offered(VAE)
+    said = described.described("models", Dumb)
+    assert said == {
+        "task": "sequence",
+        "default_metric": None,
+        "capabilities": ("sample", "elbo", "reconstruct"),
+    }
+
+
+def test_a_plugin_s_class_writes_its_own_line():
+    class Dumb(VAE):
+        """Says nothing."""
+
+        task = "supervised"
+
+    entry = catalogue.register("models", "dumb", Dumb, source="tests")
+    try:
+        assert (entry.task, entry.default_metric) == ("supervised", "eval/elbo_nats")
+        assert entry.capabilities == ("sample", "elbo", "encode", "reconstruct")
+        assert catalogue.task_of("models", "dumb").noun == "a supervised model"
+        Dumb.task = "superwised"
+        with pytest.raises(UserError, match=r"Dumb.task: no kind of work is called 'superwised'"):
+            catalogue.register("models", "dumb", Dumb, source="tests")
+    finally:
+        catalogue.CATALOGUE["models"].pop("dumb")
+        catalogue.table.OBJECTS.pop(("models", "dumb"), None)

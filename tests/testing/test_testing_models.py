@@ -4,13 +4,64 @@ import pytest
 import torch
 
 from rayloom import catalogue
-from rayloom.testing import check_env_state, check_model
+from rayloom.config.sections import RunConfig, TrainConfig
+from rayloom.core.declared import declared_metrics, default_metrics
+from rayloom.core.metric_table import METRICS
+from rayloom.rl.evaluation import metric_names
+from rayloom.rl.loop import RLTrainable
+from rayloom.testing import check_env_state, check_model, example_of
+from rayloom.training.fitting import MemorySink
 
 
 @pytest.mark.parametrize("name", catalogue.names("models"))
 def test_every_catalogue_model_keeps_the_contract(name):
+    check_model(catalogue.load("models", name))
+
+
+@pytest.mark.parametrize("name", catalogue.names("models"))
+def test_and_on_noise_with_its_default_settings(name):
     model_class = catalogue.load("models", name)
-    check_model(model_class, model_class.config_class())
+    check_model(model_class, model_class.config_class(), example_of(model_class)[1])
+
+
+@pytest.mark.parametrize("name", catalogue.names("algorithms"))
+def test_every_learner_runs_its_example_and_writes_what_it_declares(name):
+    """Rounds of a tiny run: the learner's own metrics are all declared."""
+    learner_class = catalogue.load("algorithms", name)
+    algorithm, env = learner_class.example()
+    train = TrainConfig(env_steps=64, log_every=16)
+    trainable = RLTrainable(RunConfig(algorithm=algorithm, env=env, train=train))
+    sink = MemorySink()
+    trainable.advance(64, sink=sink, interrupted=lambda: False)
+    written = {key for _, values in sink.points for key in values} | set(metric_names())
+    known = {**METRICS, **declared_metrics(learner_class)}
+    assert sorted(written - set(known)) == []
+    assert default_metrics(learner_class)[0] in written
+
+
+def test_a_metric_that_is_not_declared_is_named(monkeypatch):
+    model_class, _ = vae()
+    monkeypatch.setattr(model_class, "metrics", model_class.metrics[1:])
+    with pytest.raises(AssertionError, match=r"VAE.metrics does not declare eval/loss, which it"):
+        check_model(model_class)
+
+
+def test_a_best_that_is_not_written_is_named(monkeypatch):
+    model_class, _ = vae()
+    monkeypatch.setattr(model_class, "default_metric", "eval/accuracy")
+    with pytest.raises(AssertionError, match="does not write its default_metric eval/accuracy"):
+        check_model(model_class)
+
+
+@pytest.mark.parametrize(
+    ("example", "said"),
+    [(None, "has no example"), (lambda: 3, "must give"), (lambda: (3, {}, 4), "must give")],
+)
+def test_an_example_of_another_form_is_told(example, said, monkeypatch):
+    model_class, _ = vae()
+    monkeypatch.setattr(model_class, "example", example)
+    with pytest.raises(AssertionError, match=said):
+        check_model(model_class)
 
 
 def vae():

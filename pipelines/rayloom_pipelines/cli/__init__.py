@@ -41,7 +41,7 @@ VERBS: dict[str, Verb] = {
     "jobs": Verb("jobs", "ACTION [ID]", "list, status, logs, stop of submitted jobs"),
     "runs": Verb("runs", "ACTION [RUN ...]", "list, show, compare, export, gc, rm"),
     "evaluate": Verb("evaluate", "RUN", "evaluate a run's checkpoint afresh"),
-    "sample": Verb("sample", "RUN --out FILE", "draw samples from a generative model"),
+    "sample": Verb("sample", "RUN --out FILE", "draw samples from a model"),
     "play": Verb("play", "RUN --out FILE", "film an agent"),
     "config": Verb("config", "ACTION CONFIG", "show, schema, diff of configs"),
     "data": Verb("data", "ACTION ...", "prepare, import, show data sets"),

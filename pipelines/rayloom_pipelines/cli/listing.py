@@ -49,8 +49,11 @@ def _rows(kind: str) -> list[dict[str, Any]]:
         {
             "name": entry.name,
             "summary": entry.summary,
+            "task": entry.task,
             "family": entry.family,
             "year": entry.year,
+            "paper": entry.paper,
+            "default_metric": entry.default_metric,
             "capabilities": list(entry.capabilities),
             "source": entry.source,
         }

@@ -1,4 +1,4 @@
-"""`rayloom sample`: draws from a generative model, to a file."""
+"""`rayloom sample`: draws from a model, to a file."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +9,7 @@ from rayloom_pipelines.cli.use import parser, which
 
 def run(argv: Sequence[str]) -> int:
     """Write the samples."""
-    made = parser("sample", "Draw samples from a generative model.")
+    made = parser("sample", "Draw samples from a model.")
     made.add_argument("-n", "--num", type=int, default=64, metavar="N", help="how many (64)")
     made.add_argument("--out", required=True, metavar="FILE", help=".png, .npy, .npz, .safetensors")
     made.add_argument("--seed", type=int, default=0, metavar="S")

@@ -8,7 +8,7 @@ from rayloom_pipelines.cli.watch import watch
 
 def parser() -> Parser:
     """Its options."""
-    made = Parser("train", "Train a generative model or an agent.")
+    made = Parser("train", "Train a model or an agent.")
     made.config_words()
     made.add_argument("--workers", type=int, metavar="N", help="Ray workers; 0: in this process")
     made.add_argument("--seeds", type=int, default=1, metavar="K", help="train K seeds and compare")

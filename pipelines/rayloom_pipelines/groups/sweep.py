@@ -120,7 +120,7 @@ def _go_on(folder: Any, resolved: Resolved, options: Options, observer: RunObser
             payload,
             folder=folder.path,
             resources=config.resources,
-            task=config.task,
+            trainable=config.trainable,
             address=config.resources.address,
             on_event=board.hear,
             plugins=payload["plugins"],

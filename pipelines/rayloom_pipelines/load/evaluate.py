@@ -22,7 +22,7 @@ def afresh(
     """
     run = run._member()
     config = run.config
-    if config.task == "rl":
+    if config.trainable == "rollouts":
         if split is not None:
             raise UserError("--split is for models; an agent is evaluated in its environments")
         from rayloom.rl.envs.making import spec_of
@@ -49,7 +49,7 @@ def afresh(
 
     data = config.data if split is None else config.data.model_copy(update={"eval_split": split})
     given = config.model_copy(update={"seed": config.seed if seed is None else seed, "data": data})
-    engine = build.build_generative(
+    engine = build.build_engine(
         given, device=machine.choose_device(config), stages=copies.stages_of(run.path)
     )
     build.fit_weights(engine.model, copies.of_run(run.path, which))

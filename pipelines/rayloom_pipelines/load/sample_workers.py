@@ -15,7 +15,7 @@ from rayloom_pipelines.load.sample import CHUNK, draw, write
 def sample_worker(payload: dict[str, Any], collective: Any) -> dict[str, Any]:
     """What each worker of `rayloom sample --workers N` runs: its blocks, to a file of its own."""
     load_plugins(payload["plugins"], remember=False)
-    model = Run(payload["run"])._generative(payload["which"])
+    model = Run(payload["run"])._model(payload["which"])
     blocks = -(-payload["num"] // CHUNK)
     base, extra = divmod(blocks, collective.world)
     first = collective.rank * base + min(collective.rank, extra)

@@ -15,6 +15,7 @@ from rayloom.config.sections import RunConfig
 from rayloom.config.yaml_text import flag
 from rayloom.core.errors import ConfigError, Problem, UserError
 from rayloom.core.protocols import DataSpec
+from rayloom.core.tasks import must_be_model
 from rayloom_pipelines.load.copies import STAGES, Stage, load_stage, write_slim
 from rayloom_pipelines.load.recorded import resolved_of
 from rayloom_pipelines.load.weights import spec_from
@@ -112,8 +113,7 @@ def _source(word: str, config: RunConfig) -> Path:
         path = Run(run_path(word, config.storage, uri=uri))._member().path
     folder = RunFolder.open(path)
     about = folder.read()
-    if about.get("task") == "rl":
-        raise UserError(f"run {about['run_id']} is of an agent; a generative model's is needed")
+    must_be_model(about)
     _check_config(about, path)
     if not folder.checkpoints(read_only=True).complete():
         raise UserError(f"run {about['run_id']} has no checkpoint ({about['status']})")

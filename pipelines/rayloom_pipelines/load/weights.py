@@ -78,7 +78,7 @@ def _of_state(
 ) -> Weights:
     if "weights" in state:  # the slim checkpoint of a registered version
         return dict(state["weights"])
-    if config.task == "rl":
+    if config.trainable == "rollouts":
         from rayloom.rl.collect import make_learner
 
         learner = make_learner(config)

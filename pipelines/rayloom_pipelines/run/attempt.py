@@ -114,7 +114,7 @@ def train(folder: Any, task: Task) -> dict[str, Any]:
     if config.resources.workers > 0:
         from rayloom_pipelines.run import workers
 
-        run = workers.train_rl if config.task == "rl" else workers.train_generative
+        run = workers.train_rl if config.trainable == "rollouts" else workers.train_model
         return run(folder, task)
     from rayloom.training import Plan, drive
 

@@ -54,7 +54,7 @@ def build_model(config: RunConfig, spec: DataSpec, stages: Stages | None = None)
     return model.double() if config.train.precision == "fp64" else model
 
 
-def build_generative(
+def build_engine(
     config: RunConfig,
     collective: Collective | None = None,
     device: str = "cpu",
@@ -124,8 +124,8 @@ def build_rl(
 
 def build(config: RunConfig) -> Trainable:
     """What a config trains, in this process."""
-    if config.task == "rl":
+    if config.trainable == "rollouts":
         built: Trainable = build_rl(config)
     else:
-        built = build_generative(config, device=machine.choose_device(config))
+        built = build_engine(config, device=machine.choose_device(config))
     return built

@@ -19,7 +19,7 @@ def choose_device(config: RunConfig) -> str:
     asked = config.resources.device
     available = torch.cuda.is_available()
     if asked == "auto":
-        return "cuda" if available and config.task == "generative" else "cpu"
+        return "cuda" if available and config.trainable == "engine" else "cpu"
     if asked.startswith("cuda") and not available:
         raise UserError(f"resources.device: {asked!r}, but this machine has no CUDA device")
     return asked
@@ -29,7 +29,7 @@ SMALL_BATCH = 50_000  # values in a batch: 128 pictures of 28x28 are 100,000, of
 
 
 def choose_threads(config: RunConfig, spec: DataSpec | None = None) -> int:
-    """Torch threads: the config's, else OMP_NUM_THREADS, else what the task gains from.
+    """Torch threads: the config's, else OMP_NUM_THREADS, else what such a run gains from.
 
     Small networks of RL lose by more than one thread, and so do batches of tiny examples; larger
     ones gain up to the machine's cores.
@@ -39,7 +39,7 @@ def choose_threads(config: RunConfig, spec: DataSpec | None = None) -> int:
     said = os.environ.get("OMP_NUM_THREADS", "")
     if said.isdigit() and int(said) > 0:
         return int(said)
-    if config.task == "rl":
+    if config.trainable == "rollouts":
         return 1
     if spec is not None and config.data is not None:
         values = sum(abs(math.prod(field.shape)) for field in spec.fields.values())

@@ -75,7 +75,7 @@ def prepare(
     made = Prepared(config, choices=kept)
     start = copies.of_run(Path(options.init)) if options.init else None
     workers = config.resources.workers
-    if config.task == "rl":
+    if config.trainable == "rollouts":
         from rayloom.rl.collect import algorithm_class, make_learner
         from rayloom.rl.evaluation import metric_names
 
@@ -107,7 +107,7 @@ def prepare(
     else:
         frozen = copies.stages_of(path)
     if workers == 0:
-        made.trainable = build.build_generative(
+        made.trainable = build.build_engine(
             config,
             stages=frozen,
             device=kept["device"],

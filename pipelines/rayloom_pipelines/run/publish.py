@@ -117,7 +117,7 @@ def exported(
     config: RunConfig, weights: Weights, spec: DataSpec | None, stages: Stages | None = None
 ) -> dict[str, Export]:
     """The tensor-to-tensor parts by name, the main one first; of some models none."""
-    if config.task == "rl":
+    if config.trainable == "rollouts":
         from rayloom.rl.envs.making import spec_of
 
         env = spec_of(config.env)

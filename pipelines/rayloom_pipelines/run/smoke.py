@@ -6,7 +6,7 @@ from rayloom.config.sections import RunConfig
 
 def shorten(config: RunConfig) -> RunConfig:
     """The config with a budget of seconds; everything else stays."""
-    if config.task == "rl":
+    if config.trainable == "rollouts":
         assert config.env is not None
         steps = max(1024, 4 * config.env.num_envs)
         changes = [

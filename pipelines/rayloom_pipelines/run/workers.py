@@ -12,7 +12,7 @@ from rayloom_pipelines.run.next_step import last_words
 ENTRY = "rayloom_pipelines.run.workers:train_worker"
 
 
-def train_generative(folder: Any, task: Any) -> dict[str, Any]:
+def train_model(folder: Any, task: Any) -> dict[str, Any]:
     """Ray Train runs `train_worker` on every worker; this process hands on what they say."""
     config, options, observer = task.config, task.options, task.observer
     from rayloom.distributed.train import run_workers
@@ -77,7 +77,7 @@ def train_worker(payload: Mapping[str, Any], collective: Collective) -> dict[str
     """What every worker runs: build, load the newest checkpoint, drive.
 
     Args:
-        payload: Made by `train_generative`, JSON-able; `attempt` is added by `run_workers`.
+        payload: Made by `train_model`, JSON-able; `attempt` is added by `run_workers`.
         collective: The workers.
     """
     from rayloom.distributed.train import stop_signal
@@ -90,7 +90,7 @@ def train_worker(payload: Mapping[str, Any], collective: Collective) -> dict[str
     config, plan = config_from_dict(payload["config"]), config_from_dict(payload["plan"])
     emitter = Emitter()
     folder = RunFolder.open(payload["folder"], say=emitter.on_message)
-    engine = build.build_generative(
+    engine = build.build_engine(
         config,
         collective,
         "cuda" if config.resources.gpus_per_worker else "cpu",

@@ -7,7 +7,7 @@ point `rayloom.catalogue` (an object with the same `CATALOGUE` shape as a plugin
 """
 
 from rayloom.catalogue.entry import KINDS, Entry, Kind
-from rayloom.catalogue.lookup import entries, has, load, lookup, names
+from rayloom.catalogue.lookup import entries, has, load, lookup, names, task_of
 from rayloom.catalogue.table import CATALOGUE, register
 
 __all__ = [
@@ -21,4 +21,5 @@ __all__ = [
     "lookup",
     "names",
     "register",
+    "task_of",
 ]

@@ -2,12 +2,10 @@
 
 from collections.abc import Mapping
 
-from rayloom.catalogue.entry import Kind
+from rayloom.catalogue.described import METHODS
 from rayloom.catalogue.lookup import entries, load
-from rayloom.core.declared import USUAL, declared_metrics, default_metrics
+from rayloom.core.declared import declared_metrics
 from rayloom.core.metric_table import Metric, markdown
-
-METHODS: tuple[Kind, ...] = ("models", "algorithms")
 
 
 def declarations() -> dict[str, tuple[str | None, Mapping[str, Metric]]]:
@@ -17,9 +15,7 @@ def declarations() -> dict[str, tuple[str | None, Mapping[str, Metric]]]:
         for name, entry in entries(kind).items():
             if entry.source == "rayloom":
                 owner = load(kind, name)
-                defaults = default_metrics(owner)
-                default = None if defaults == USUAL else next(iter(defaults), None)
-                found[name] = default, declared_metrics(owner)
+                found[name] = entry.default_metric, declared_metrics(owner)
     return found
 
 

@@ -19,6 +19,9 @@ class Entry:
         year: Year of the paper; 0 where that has no meaning.
         capabilities: What it can do, such as `sample`, `log_prob`, `discrete-actions`.
         source: `rayloom` or the plugin that brought it.
+        task: Kind of work, a word of `core.tasks`; "" of what is no method.
+        paper: Where it is from, such as `arXiv:1312.6114`.
+        default_metric: What its best means; None: its last checkpoint is kept.
     """
 
     name: str
@@ -28,3 +31,6 @@ class Entry:
     year: int = 0
     capabilities: tuple[str, ...] = ()
     source: str = "rayloom"
+    task: str = ""
+    paper: str = ""
+    default_metric: str | None = None

@@ -4,10 +4,12 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
+from rayloom.catalogue.described import METHODS
 from rayloom.catalogue.entry import Entry, Kind
 from rayloom.catalogue.plugins import load_installed
 from rayloom.catalogue.table import CATALOGUE, OBJECTS
 from rayloom.core.errors import UserError, did_you_mean
+from rayloom.core.tasks import TASKS, Task
 
 
 def has(kind: Kind, name: str) -> bool:
@@ -42,6 +44,12 @@ def lookup(kind: Kind, name: str) -> Entry:
         return CATALOGUE[kind][name]
     hint = did_you_mean(name, CATALOGUE[kind])
     raise UserError(f"no {kind[:-1]} is called {name!r}{hint} Known: {', '.join(names(kind))}")
+
+
+def task_of(kind: Kind, name: str) -> Task:
+    """The kind of work of a method; that of its kind where its entry says none."""
+    entry = CATALOGUE[kind].get(name)
+    return TASKS[entry.task if entry is not None and entry.task else METHODS[kind]]
 
 
 def load(kind: Kind, name: str) -> Any:

@@ -5,9 +5,12 @@ from dataclasses import fields
 from types import ModuleType
 from typing import Any
 
+from rayloom.catalogue.described import METHODS, described
 from rayloom.catalogue.entry import KINDS, Entry, Kind
 from rayloom.catalogue.table import CATALOGUE, register
+from rayloom.core.declared import declared_metrics
 from rayloom.core.errors import UserError, nearest
+from rayloom.core.tasks import task_named
 
 _ABOUT = tuple(f.name for f in fields(Entry) if f.name not in ("name", "target", "source"))
 
@@ -66,9 +69,23 @@ def _target(
         about["summary"] = lines[0] if lines else ""
     if isinstance(about.get("capabilities"), list):
         about["capabilities"] = tuple(about["capabilities"])
+    if "task" in about:
+        task_named(about["task"], f"{place}, task")
+    if not isinstance(given, str):
+        _check_declared(kind, given, place)
     if not isinstance(given, str) and kind in ("models", "algorithms"):
         _check_settings(given, name, place)
     return given, about
+
+
+def _check_declared(kind: Kind, target: Any, place: str) -> None:
+    """What a class says of its work and its metrics must make sense."""
+    if kind in METHODS:
+        try:
+            described(kind, target)
+            declared_metrics(target)
+        except UserError as error:
+            raise UserError(f"{place}: {error}") from error
 
 
 def _check_settings(target: Any, name: str, place: str) -> None:

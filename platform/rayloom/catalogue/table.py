@@ -3,6 +3,7 @@
 from importlib import import_module
 from typing import Any
 
+from rayloom.catalogue.described import described
 from rayloom.catalogue.entry import KINDS, Entry, Kind
 from rayloom.core.errors import UserError
 
@@ -31,7 +32,8 @@ def register(kind: Kind, name: str, target: str | object, *, source: str, **abou
     """Add one name for this process (plugins). `target` may be the class itself.
 
     Raises:
-        UserError: The name is taken by something else.
+        UserError: The name is taken by something else, or the class says of itself what makes no
+            sense.
     """
     if kind not in CATALOGUE:
         raise UserError(f"catalogue kind {kind!r} is none of {', '.join(KINDS)}")
@@ -41,7 +43,7 @@ def register(kind: Kind, name: str, target: str | object, *, source: str, **abou
     if isinstance(target, str):
         entry = Entry(name, target, source=source, **about)
     else:
-        entry = Entry(name, f"<{source}>", source=source, **about)
+        entry = Entry(name, f"<{source}>", source=source, **{**described(kind, target), **about})
         OBJECTS[kind, name] = target
     CATALOGUE[kind][name] = entry
     return entry

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
+from rayloom.catalogue import Kind, task_of
 from rayloom.config.base import Config as Config
 from rayloom.config.base import NonNegativeInt as NonNegativeInt
 from rayloom.config.base import PositiveFloat as PositiveFloat
@@ -20,6 +21,7 @@ from rayloom.config.base import as_tuple as as_tuple
 from rayloom.config.base import by_name as by_name
 from rayloom.config.data import DataConfig as DataConfig
 from rayloom.core.secrets import mask_tree
+from rayloom.core.tasks import Task, Trainable
 
 
 class EnvConfig(Config):
@@ -260,6 +262,18 @@ class RunConfig(Config):
     seed: Seed = 0
 
     @property
-    def task(self) -> Literal["generative", "rl"]:
-        """Which half of the house trains it."""
-        return "rl" if self.algorithm is not None else "generative"
+    def trainable(self) -> Trainable:
+        """What trains it: the engine (a model, on data) or rollouts (an algorithm, in envs)."""
+        return "rollouts" if self.algorithm is not None else "engine"
+
+    @property
+    def kind_of_work(self) -> Task:
+        """Its kind of work, as the entry of its method says."""
+        section: Any = self.algorithm if self.algorithm is not None else self.model
+        kind: Kind = "algorithms" if self.algorithm is not None else "models"
+        return task_of(kind, str(getattr(section, "name", "")))
+
+    @property
+    def task(self) -> str:
+        """The word of its kind of work: `generative`, `supervised`, `rl` and so on."""
+        return self.kind_of_work.word

@@ -1,6 +1,7 @@
-"""What a method declares on its class: its metrics, and what its best means.
+"""What a method declares on its class: its kind of work, its metrics, what its best means.
 
     class VQVAE(nn.Module):
+        task = "generative"
         metrics = (*shared("eval/loss"), Metric("eval/code_perplexity", "codes", "max", "..."))
         default_metric = "eval/loss"
 
@@ -13,9 +14,10 @@ from typing import Any
 
 from rayloom.core.errors import UserError, nearest
 from rayloom.core.metric_table import METRICS, Metric, direction, judged
+from rayloom.core.tasks import Task, task_named
 
 USUAL = ("eval/return_mean", "eval/elbo_nats", "eval/nll_nats", "eval/loss")
-"""What best means where a class does not say: the first of these that an evaluation has."""
+"""What best means where a class says nothing at all: the first of these that an evaluation has."""
 
 
 def declared_metrics(owner: Any) -> Mapping[str, Metric]:
@@ -55,15 +57,16 @@ def default_metrics(owner: Any) -> tuple[str, ...]:
         owner: A class, or a model.
 
     Returns:
-        Its `default_metric`; nothing where that is None (the last checkpoint is kept); `USUAL`
-        where it says nothing, or only the built model does.
+        Its `default_metric`; nothing where that is None (the last checkpoint is kept); the usual
+        ones of its `task` where it says nothing, or only the built model does.
 
     Raises:
         UserError: It is no text, or a metric that nothing gives a direction to.
     """
     given = getattr(owner, "default_metric", USUAL)
     if given is USUAL or isinstance(given, property):
-        return USUAL
+        task = declared_task(owner)
+        return task.usual if task is not None else USUAL
     if given is None:
         return ()
     name, own = _class_of(owner).__name__, declared_metrics(owner)
@@ -75,6 +78,17 @@ def default_metrics(owner: Any) -> tuple[str, ...]:
             f"Metric in {name}.metrics says whether lower or higher is better"
         )
     return (given,)
+
+
+def declared_task(owner: Any) -> Task | None:
+    """The kind of work that a class declares as its `task`; None where it does not.
+
+    Raises:
+        UserError: There is no such kind.
+    """
+    owner = _class_of(owner)
+    word = getattr(owner, "task", None)
+    return None if word is None else task_named(word, f"{owner.__name__}.task")
 
 
 def _class_of(owner: Any) -> type:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from rayloom.config.sections import ResourcesConfig
 from rayloom.core.errors import UserError
+from rayloom.core.tasks import Trainable
 from rayloom.distributed.cluster import Cluster
 
 
@@ -25,19 +26,19 @@ class Demand:
     pieces: Sequence[Mapping[str, float]] = ()
 
 
-def demand_of(resources: ResourcesConfig, task: str) -> Demand:
+def demand_of(resources: ResourcesConfig, trainable: Trainable) -> Demand:
     """What a trial with these resources takes.
 
-    In process a trial is one process. With N workers a generative trial's own process takes nothing
-    that counts (its workers have a placement group of their own, which Tune does not know of); an
-    RL trial's actors are booked with it.
+    In process a trial is one process. With N workers the own process of a model's trial takes
+    nothing that counts (its workers have a placement group of their own, which Tune does not know
+    of); the actors of an agent's trial are booked with it.
     """
     cpus, gpus = resources.cpus_per_worker, resources.gpus_per_worker
     if resources.workers == 0:
         return Demand([_bundle(cpus, gpus)], cpus, gpus, [_bundle(cpus, gpus)])
     total_cpus, total_gpus = resources.workers * cpus, resources.workers * gpus
     idle = {"memory": 1.0}  # Tune refuses a bundle of nothing
-    if task == "generative":
+    if trainable == "engine":
         pieces = [_bundle(cpus, gpus)] * resources.workers
         return Demand([idle], total_cpus, total_gpus, pieces)
     runners = [_bundle(cpus, 0.0) for _ in range(resources.workers)]

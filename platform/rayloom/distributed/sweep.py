@@ -23,6 +23,7 @@ from rayloom.core import failpoints
 from rayloom.core.causes import paragraph, traceback_of
 from rayloom.core.errors import RayloomError, UserError
 from rayloom.core.secrets import mask_tree
+from rayloom.core.tasks import Trainable
 from rayloom.distributed.cluster import start_ray
 from rayloom.distributed.demand import Demand, concurrency, demand_of
 from rayloom.distributed.ledger import Ledger, TrialRecord
@@ -110,7 +111,7 @@ def run_sweep(
     *,
     folder: str | Path,
     resources: ResourcesConfig | None = None,
-    task: str = "generative",
+    trainable: Trainable = "engine",
     address: str | None = None,
     on_event: OnEvent | None = None,
     env: Mapping[str, str] | None = None,
@@ -135,7 +136,7 @@ def run_sweep(
         payload: JSON-able, the same for all trials. Paths must be absolute.
         folder: The sweep's folder.
         resources: What a trial's config says.
-        task: `generative` or `rl`.
+        trainable: What trains a trial: `engine` or `rollouts`.
         address: Ray address; see `start_ray`.
         on_event: Called in this thread.
         env: Variables for the trials.
@@ -151,7 +152,7 @@ def run_sweep(
     """
     proposer = proposer_of(spec)
     resources = resources or ResourcesConfig()
-    demand = demand_of(resources, task)
+    demand = demand_of(resources, trainable)
     with start_ray(address, pieces=demand.pieces, env=env, plugins=plugins, note=note) as here:
         count = concurrency(here, demand, spec.max_concurrent)
         ledger = Ledger(Path(folder), spec.mode)

@@ -190,7 +190,7 @@ class _About(_Facts):
     created: Date
     status: Annotated[str, Field(pattern=r"^[a-z_]{1,32}$")]
     kind: Annotated[str, Field(pattern=r"^[a-z_]{1,32}$")] | None = None
-    task: Literal["generative", "rl"] | None = None
+    task: Annotated[str, Field(pattern=r"^[a-z_]{1,32}$")] | None = None
     seed: int | None = None
     smoke: bool | None = None
     parent: Bare | None = None

@@ -4,6 +4,6 @@ Each check raises `AssertionError` with the rule that is broken. The library's o
 """
 
 from rayloom.testing.environments import check_env_state
-from rayloom.testing.models import IMAGES, check_model, done, random_batch
+from rayloom.testing.models import IMAGES, check_model, done, example_of, random_batch
 
-__all__ = ["IMAGES", "check_env_state", "check_model", "done", "random_batch"]
+__all__ = ["IMAGES", "check_env_state", "check_model", "done", "example_of", "random_batch"]

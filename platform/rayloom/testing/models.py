@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rayloom.config.sections import RunConfig
+from rayloom.core.declared import declared_metrics, default_metrics
 from rayloom.core.noise import Noise
 from rayloom.core.protocols import (
     Batch,
@@ -24,12 +26,14 @@ from rayloom.core.protocols import (
     Sum,
     Turn,
 )
+from rayloom.data.memory import infer_fields
 from rayloom.media.kinds import (
     Film,
     Images,
     Media,
 )
 from rayloom.nn.frozen import freeze
+from rayloom.training.preflight import evaluation_names
 
 IMAGES = DataSpec(
     fields={
@@ -66,9 +70,9 @@ def random_batch(spec: DataSpec, num: int, *, seed: int = 0) -> Batch:
 
 
 def check_model(
-    model_class: type,
-    config: Any,
-    spec: DataSpec = IMAGES,
+    model_class: Any,
+    config: Any = None,
+    spec: DataSpec | None = None,
     *,
     stages: Mapping[str, nn.Module] | None = None,
     per_example: bool = True,
@@ -79,8 +83,9 @@ def check_model(
     Args:
         model_class: Built as `model_class(config, spec)`; with `stages`, as
             `model_class(config, spec, stages=stages)`.
-        config: Its settings.
-        spec: The data to build it for.
+        config: Its settings; None: those of its `example()`.
+        spec: The data to build it for, which are noise then; None: those of its `example()`, or
+            `IMAGES` where settings are given.
         stages: First stages of a two-stage model, built for the same spec; they are frozen here.
         per_example: Whether examples do not influence each other; False for batch statistics.
         num: N, examples of the batch.
@@ -91,9 +96,9 @@ def check_model(
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
+        config, spec, batch = _given(model_class, config, spec, num)
         build = _builder(model_class, config, spec, stages)
         model = build(0)
-        batch = random_batch(spec, num)
         assert isinstance(model, nn.Module), f"{model_class.__name__} is no torch.nn.Module"
         assert isinstance(model, Model), f"{model_class.__name__} lacks a method of the contract"
         assert isinstance(config, model_class.config_class), "config_class is not its config's type"
@@ -102,6 +107,7 @@ def check_model(
         for player in model.players:
             _check_loss(model, batch, player, per_example=per_example)
         _check_evaluation(model, batch)
+        _check_declared(model, batch)
         _check_shown(model, batch)
         _check_exports(model, build(1))
         assert torch.equal(state, torch.get_rng_state()), (
@@ -109,6 +115,40 @@ def check_model(
         )
     finally:
         torch.set_default_dtype(before)
+
+
+def example_of(model_class: Any) -> tuple[Any, DataSpec, Batch]:
+    """(settings, data spec, batch) of a class's `example()`.
+
+    Args:
+        model_class: With `example() -> (config, arrays by field)`.
+
+    Raises:
+        AssertionError: It has none, or one that is not of this form.
+    """
+    name = model_class.__name__
+    make = getattr(model_class, "example", None)
+    assert make is not None, f"{name} has no example(): give check_model a config, or write one"
+    made = make()
+    assert isinstance(made, tuple), f"{name}.example() must give (config, arrays by field)"
+    assert len(made) == 2, f"{name}.example() must give (config, arrays by field)"
+    config, arrays = made
+    spec = DataSpec(fields=infer_fields({"example": arrays}), name="example")
+    batch = {key: torch.as_tensor(value) for key, value in arrays.items()}
+    assert len({len(value) for value in batch.values()}) == 1, f"{name}.example(): rows differ"
+    return config, spec, batch
+
+
+def _given(
+    model_class: Any, config: Any, spec: DataSpec | None, num: int
+) -> tuple[Any, DataSpec, Batch]:
+    """What to check with: an example, or noise for a spec."""
+    if config is None:
+        config, known, batch = example_of(model_class)
+        if spec is None:
+            return config, known, {key: value[:num] for key, value in batch.items()}
+    spec = spec or IMAGES
+    return config, spec, random_batch(spec, num)
 
 
 def _builder(
@@ -234,6 +274,18 @@ def _check_evaluation(model: Any, batch: Batch) -> None:
     model.eval()
     num = len(next(iter(batch.values())))
     _parts(method(batch, rng=_noise(num)), num, "evaluate_batch()")
+
+
+def _check_declared(model: Any, batch: Batch) -> None:
+    """What an evaluation writes is what the class declares, and its best is among it."""
+    own = declared_metrics(model)
+    name = type(model).__name__
+    written = evaluation_names(model, RunConfig(), batch)
+    told = [key for key in written if own and key not in own]
+    assert not told, f"{name}.metrics does not declare {', '.join(told)}, which it writes"
+    defaults = default_metrics(model)
+    if len(defaults) == 1:
+        assert defaults[0] in written, f"{name} does not write its default_metric {defaults[0]}"
 
 
 @torch.no_grad()

@@ -281,7 +281,7 @@ class Engine:
         if unit == "grad_steps":
             return round(amount)
         if unit != "epochs":
-            raise UserError(f"train.{unit}: a generative run counts epochs or grad_steps")
+            raise UserError(f"train.{unit}: a model trained on data counts epochs or grad_steps")
         return rounds_for(round(amount * self.train_source.batches_per_epoch), self._turns)
 
     # Training -----------------------------------------------------------------------------------

@@ -107,7 +107,7 @@ def rule_problems(
         rules.append(("checkpoint.metric", wanted))
     found = [absent(path, metric, names) for path, metric in rules]
     problems = [problem for problem in found if problem is not None]
-    if wanted is None and defaults and not set(defaults) & set(names) and defaults != USUAL:
+    if wanted is None and len(defaults) == 1 and defaults[0] not in names:
         have = ", ".join(sorted(names)) or "none"
         text = f"its default_metric, {defaults[0]!r}, is not in its evaluation, which has: {have}"
         problems.append(Problem("model", text))

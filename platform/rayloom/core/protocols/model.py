@@ -208,6 +208,11 @@ class Model(Protocol):
 
 # What a model may have beside the above, found by name, and what stands for it where it is absent.
 OPTIONAL: dict[str, str] = {
+    "task": "generative (on the class; a word of core.tasks)",
+    "metrics": "nothing but the shared keys has a direction (on the class; core.declared)",
+    "default_metric": "what is usual for its task; None keeps the last checkpoint",
+    "example() -> (config, arrays)": "checks need settings and data from elsewhere",
+    "capabilities": "those of the methods that it has (catalogue.described)",
     "after_step(done)": "nothing follows a step",
     "memory(num) -> Batch": "rows carry nothing from batch to batch",
     "initialise(batch, *, rng)": "the first weights are those of the constructor",

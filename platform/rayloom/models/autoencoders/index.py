@@ -8,8 +8,11 @@ INDEX = (
         "rayloom.models.autoencoders.vae:VAE",
         "Variational autoencoder (Kingma and Welling)",
         "autoencoder",
-        2013,
+        2014,
         ("sample", "elbo", "encode", "reconstruct"),
+        task="generative",
+        paper="arXiv:1312.6114",
+        default_metric="eval/elbo_nats",
     ),
     Entry(
         "beta-vae",
@@ -18,5 +21,8 @@ INDEX = (
         "autoencoder",
         2017,
         ("sample", "elbo", "encode", "reconstruct"),
+        task="generative",
+        paper="OpenReview Sy2fzU9gl",
+        default_metric="eval/elbo_nats",
     ),
 )

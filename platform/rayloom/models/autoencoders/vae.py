@@ -39,6 +39,7 @@ from rayloom.functional.likelihood import bits_per_dim
 from rayloom.media import Images, Media
 from rayloom.media.latents import COLUMNS, interpolations, latent_pictures, traversals
 from rayloom.models.autoencoders.importance import CHUNK_ROWS, importance_weighted_log_prob
+from rayloom.models.examples import Arrays, tiny_images
 from rayloom.nn.network import BESIDE, MLPNetwork, NetworkConfig, make_decoder, make_encoder
 
 
@@ -77,6 +78,7 @@ class VAE(nn.Module):
     """
 
     config_class: ClassVar[type] = VAEConfig
+    task: ClassVar[str] = "generative"
     metrics: ClassVar[tuple[Metric, ...]] = (
         *shared("eval/loss", "eval/elbo_nats", "eval/reconstruction_nats", "eval/kl_nats"),
         *shared("eval/bpd", "eval/nll_nats"),
@@ -84,6 +86,11 @@ class VAE(nn.Module):
         Metric("loss/kl_nats", "nats/example", "none", "KL(q(z|x) || p(z))"),
     )
     default_metric: ClassVar[str | None] = "eval/elbo_nats"
+
+    @classmethod
+    def example(cls) -> tuple[VAESettings, Arrays]:
+        """Tiny settings and data, for laws and checks."""
+        return cls.config_class(latent_dim=2, network=MLPNetwork(widths=(8,))), tiny_images()
 
     def __init__(self, config: VAESettings, spec: DataSpec) -> None:
         super().__init__()

@@ -22,7 +22,7 @@ import torch
 from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
 
-from rayloom.config.sections import Config, NonNegativeInt, PositiveInt
+from rayloom.config.sections import Config, EnvConfig, NonNegativeInt, PositiveInt
 from rayloom.core.errors import NonFiniteError, UserError
 from rayloom.core.metric_table import Metric, shared
 from rayloom.core.protocols import State
@@ -104,6 +104,8 @@ class DQN:
     """
 
     config_class: ClassVar[type[AlgorithmConfig]] = DQNConfig
+    task: ClassVar[str] = "rl"
+    capabilities: ClassVar[tuple[str, ...]] = ("off-policy", "discrete-actions")
     metrics: ClassVar[tuple[Metric, ...]] = (
         *shared("eval/return_mean", "eval/return_iqm", "eval/return_low", "eval/return_high"),
         *shared("eval/return_std", "eval/length_mean", "eval/episodes"),
@@ -113,6 +115,12 @@ class DQN:
         Metric("train/epsilon", "probability", "none", "exploration rate"),
     )
     default_metric: ClassVar[str | None] = "eval/return_mean"
+
+    @classmethod
+    def example(cls) -> tuple[DQNConfig, EnvConfig]:
+        """Tiny settings and an environment, for laws and checks."""
+        config = DQNConfig(widths=(8,), batch_size=4, learning_starts=8, round_env_steps=16)
+        return config, EnvConfig(name="CartPole-v1", num_envs=2, group_size=1)
 
     def __init__(self, context: LearnerContext) -> None:
         config, spec = context.config, context.spec

@@ -10,5 +10,8 @@ INDEX = (
         "value-based",
         2015,
         ("off-policy", "discrete-actions"),
+        task="rl",
+        paper="doi:10.1038/nature14236",
+        default_metric="eval/return_mean",
     ),
 )
