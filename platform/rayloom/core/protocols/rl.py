@@ -59,3 +59,10 @@ class Updater(Protocol):
     def close(self) -> None:
         """Free the actor."""
         ...
+
+
+# What an updater may have beside the above, found by name, and what stands for it if it has not.
+OPTIONAL: dict[str, str] = {
+    "grad_step() -> int": "the algorithm's own count (AlgorithmConfig.grad_steps)",
+    "parameters() -> {name: Tensor}": "the weights that collectors get",
+}

@@ -126,6 +126,16 @@ class Trainable(Protocol):
         ...
 
 
+# What a trainable may have beside the above, found by name, and what stands for it if it has not.
+OPTIONAL: dict[str, str] = {
+    "default_metrics": "core.declared.USUAL: what best means, the first that an evaluation has",
+    "metrics": "the shared table alone gives directions",
+    "show_at": "evaluation: it is shown at every one (end: once, when the run is over)",
+    "decide() -> str | None": "nothing is left to measuring",
+    "close()": "nothing to free",
+}
+
+
 def parameters_sha256(tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 over names, dtypes, shapes and bytes of tensors, in name order."""
     import hashlib
