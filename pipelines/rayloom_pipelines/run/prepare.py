@@ -92,7 +92,7 @@ def prepare(
         made.metrics, made.default_metrics = metric_names(), default_metrics(learner_class)
         made.own_metrics = declared_metrics(learner_class)
         return made
-    from rayloom.data import open_dataset, require_splits
+    from rayloom.data import first_batch, open_dataset, require_splits
     from rayloom.training.preflight import check_model, evaluation_names
     from rayloom_pipelines.load.fitting import fit_weights
 
@@ -127,8 +127,7 @@ def prepare(
         "fingerprint": dataset.fingerprint,
         "spec": spec.plain(),
     }
-    held_out = dataset.split(config.data.eval_split)
-    few = held_out.take(torch.arange(min(2, len(held_out))))
+    few = first_batch(dataset, config.data.eval_split)
     made.metrics = evaluation_names(model, config, few)
     made.default_metrics, made.own_metrics = default_metrics(model), declared_metrics(model)
     made.protocol = getattr(model, "protocol", "")

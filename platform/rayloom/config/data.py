@@ -1,10 +1,46 @@
 """The section `data`: which data set, which rows of it, and how they become batches."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from rayloom.config.base import Config, NonNegativeInt, PositiveInt
+
+
+class WindowsConfig(Config):
+    """Pieces of one length of each example, never across two examples."""
+
+    name: Literal["windows"] = "windows"
+    length: PositiveInt = Field(description="steps of a window")
+    stride: PositiveInt | None = Field(
+        None, description="steps between the starts of two windows; null: length"
+    )
+    random: bool = Field(
+        False, description="training: each begins anywhere in its stride, afresh in every epoch"
+    )
+
+    @property
+    def steps(self) -> int:
+        """Steps of a row."""
+        return self.length
+
+
+class LanesConfig(Config):
+    """The examples end to end, in as many lanes as a batch has rows: each continues its last."""
+
+    name: Literal["lanes"] = "lanes"
+    length: PositiveInt = Field(description="steps of its own that a row has")
+    overlap: NonNegativeInt = Field(
+        1, description="steps before them, the last ones of the lane's row before"
+    )
+
+    @property
+    def steps(self) -> int:
+        """Steps of a row."""
+        return self.length + self.overlap
+
+
+RowsConfig = Annotated[WindowsConfig | LanesConfig, Field(discriminator="name")]
 
 
 class DataConfig(Config):
@@ -22,4 +58,7 @@ class DataConfig(Config):
     eval_split: str = Field("test", description="split on which metrics are computed")
     validation_fraction: float = Field(
         0.0, ge=0, lt=1, description="part of train held out as split validation, by a hash"
+    )
+    rows: RowsConfig | None = Field(
+        None, description="pieces of long examples, which are the rows of batches in their place"
     )

@@ -12,6 +12,7 @@ _HOME = {
     "StoreWriter": "store.writer",
     "data_root": "preparation",
     "describe": "description",
+    "first_batch": "source",
     "from_arrays": "dataset",
     "import_data": "imports.importing",
     "make_source": "source",

@@ -10,12 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rayloom.config.data import LanesConfig, WindowsConfig
 from rayloom.core.errors import UserError, nearest
 from rayloom.core.protocols import DataSpec, FieldSpec
 from rayloom.core.statistics import FieldStatistics, Statistics
 from rayloom.data.memory import arrays_to_columns, infer_fields
 from rayloom.data.ordering import row_hash, split_order
-from rayloom.data.split import Split, Subset
+from rayloom.data.rows.lanes import Lanes
+from rayloom.data.rows.pieces import fields_of_rows
+from rayloom.data.rows.windows import Windows
+from rayloom.data.split import First, Rows, Split, Subset
 from rayloom.data.statistics import Cache, field_statistics, has_statistics
 from rayloom.data.store.columns import (
     Column,
@@ -45,6 +49,7 @@ class Dataset:
     Attributes:
         spec: What a model needs to know of it, and of the training rows in use.
         use: Which part of it is in use.
+        stored: The spec of what is stored: without `rows`, statistics and numbers.
         fingerprint: SHA-256 of its content; runs record it.
         manifest: What is known of it, JSON-able.
         folder: Where its store lies; None if it lives in memory.
@@ -62,7 +67,7 @@ class Dataset:
         budget: int | None = None,
         use: Use | None = None,
     ) -> None:
-        self._stored, self._whole, self.use = spec, dict(splits), use or Use()
+        self.stored, self._whole, self.use = spec, dict(splits), use or Use()
         self.fingerprint, self.manifest = fingerprint, manifest
         self.folder, self._budget = folder, budget
         self.notes: tuple[str, ...] = ()
@@ -73,22 +78,39 @@ class Dataset:
 
     def _spec(self) -> DataSpec:
         """The stored spec, with what is in use of the training rows."""
-        train = self._splits.get("train")
-        names = tuple(k for k, v in self._stored.fields.items() if has_statistics(v))
+        train, use, fields = self._splits.get("train"), self.use, self.stored.fields
+        if use.rows is not None:
+            fields = fields_of_rows(self.name, fields, use.rows)
+        names = tuple(k for k, v in fields.items() if has_statistics(v))
         return replace(
-            self._stored,
-            num_train=self.use.total(len(train)) if train is not None else 0,
+            self.stored,
+            fields=fields,
+            num_train=len(self._in_use(train)) if train is not None else 0,
             statistics=Statistics(names if train is not None else (), self._statistics),
         )
 
+    def _in_use(self, split: Split) -> Rows:
+        """The rows of a split that are in use, without their order."""
+        use = self.use
+        rows: Rows = split
+        if isinstance(use.rows, WindowsConfig):
+            rows = Windows(split, self.stored.fields, use.rows)
+        if isinstance(use.rows, LanesConfig):
+            rows = Lanes(split, self.stored.fields, use.rows, lanes=1)
+        return First(rows, use.limit) if use.limit else rows
+
     def _statistics(self, name: str) -> FieldStatistics:
         """Of a field, over the training rows in use; kept beside the store."""
-        part = f"{self.fingerprint} {self.use.validation_fraction!r} {self.use.limit}"
+        use, train = self.use, self._splits["train"]
+        rows = self._in_use(train) if use.limit else train  # pieces are all of their examples
+        field = self.stored.fields[name]
+        part = f"{self.fingerprint} {use.validation_fraction!r} {use.limit}"
+        if use.limit and use.rows is not None:
+            part += f" {use.rows.model_dump_json()}"
         cache = Cache(self.folder, part) if self.folder is not None else None
         found = cache.get(name) if cache is not None else None
         if found is None:
-            field, train = self._stored.fields[name], self._splits["train"]
-            found = field_statistics(train, name, field, self.use.limit)
+            found = field_statistics(rows, name, field)
             if cache is not None:
                 cache.put(name, found)
         return found
@@ -96,7 +118,7 @@ class Dataset:
     @property
     def name(self) -> str:
         """The data set's name."""
-        return self.spec.name
+        return self.stored.name
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -141,7 +163,7 @@ class Dataset:
             UserError: There is no such part.
         """
         made = Dataset(
-            self._stored,
+            self.stored,
             self._whole,
             fingerprint=self.fingerprint,
             manifest=self.manifest,
@@ -156,7 +178,7 @@ class Dataset:
         """Travels to other processes as the folder it lies in, if it has one."""
         if self.folder is not None:
             return _reopen, (self.folder, self._budget, self.use)
-        return _in_memory, (self._stored, self._whole, self.fingerprint, self.manifest, self.use)
+        return _in_memory, (self.stored, self._whole, self.fingerprint, self.manifest, self.use)
 
 
 def _taken(name: str) -> UserError:
@@ -174,12 +196,12 @@ def _held_out(name: str, splits: Mapping[str, Split], fraction: float) -> dict[s
         raise _taken(name)
     if len(train) < 2:
         raise UserError(f"data set {name!r} has one training example, none to hold out")
-    order = torch.from_numpy(np.argsort(row_hash(len(train)), kind="stable"))
-    parts = split_order(order, fraction)
+    order = np.argsort(row_hash(len(train)), kind="stable")
+    parts = {k: torch.from_numpy(np.sort(v)) for k, v in split_order(order, fraction).items()}
     return {
         **splits,
-        "train": Subset("train", train, parts["train"].sort().values),
-        "validation": Subset("validation", train, parts["test"].sort().values),
+        "train": Subset("train", train, parts["train"]),
+        "validation": Subset("validation", train, parts["test"]),
     }
 
 

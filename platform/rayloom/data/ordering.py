@@ -30,8 +30,15 @@ def array_order(array: np.ndarray, salt: str) -> np.ndarray:
 
 def row_hash(rows: int) -> np.ndarray:
     """uint64 (rows,), a well spread hash of each row number (splitmix64)."""
+    return spread(np.arange(rows, dtype=np.uint64))
+
+
+def spread(numbers: np.ndarray, key: int = 0) -> np.ndarray:
+    """uint64, a well spread hash of each of some uint64 (splitmix64), another one for each key."""
     with np.errstate(over="ignore"):
-        z = (np.arange(rows, dtype=np.uint64) + np.uint64(1)) * np.uint64(_GOLDEN)
+        z = (numbers + np.uint64(1)) * np.uint64(_GOLDEN)
+        if key:
+            z = z ^ spread(np.array([key], np.uint64))
         z = (z ^ (z >> np.uint64(30))) * np.uint64(_MIX1)
         z = (z ^ (z >> np.uint64(27))) * np.uint64(_MIX2)
         return z ^ (z >> np.uint64(31))

@@ -8,133 +8,36 @@ integer. A rank takes a contiguous slice of the global batch: joined in rank ord
 the batch, for any number of ranks.
 """
 
-from collections import OrderedDict
 from collections.abc import Collection
-from typing import Literal, Protocol
+from typing import Literal
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from rayloom.core.errors import UserError
-from rayloom.core.protocols import BatchSource, DataSpec, LocalBatch, slice_of
-from rayloom.core.seeding import numpy_stream
-from rayloom.data.dataset import Dataset, Split
-
-_INT32_ROWS = 1 << 31
-_CACHED_EPOCHS = 2  # the tail of one and the head of the next
-_CACHED_WINDOWS = 4
-
-
-class Order(Protocol):
-    """The order of one source's examples."""
-
-    def rows(self, epoch: int, start: int, stop: int) -> Tensor:
-        """int64 (stop - start,), the rows at these places of an epoch."""
-        ...
-
-
-class Sequential:
-    """As stored, every epoch."""
-
-    def __init__(self, total: int) -> None:
-        self.total = total
-
-    def rows(self, epoch: int, start: int, stop: int) -> Tensor:
-        """The places themselves."""
-        return torch.arange(start, stop)
-
-
-class Shuffled:
-    """A permutation of the whole set per epoch, kept in memory: 4 bytes per example."""
-
-    def __init__(self, total: int, seed: int) -> None:
-        self.total, self.seed = total, seed
-        self._cache: OrderedDict[int, Tensor] = OrderedDict()
-
-    def rows(self, epoch: int, start: int, stop: int) -> Tensor:
-        """A piece of the epoch's permutation."""
-        order = self._cache.get(epoch)
-        if order is None:
-            while len(self._cache) >= _CACHED_EPOCHS:
-                self._cache.popitem(last=False)
-            order = _permutation(self.total, self.seed, epoch)
-            self._cache[epoch] = order
-        return order[start:stop].long()
-
-
-class Windowed:
-    """Windows of neighbouring rows in random order, shuffled inside: disk and cache friendly.
-
-    Memory: 4 bytes per row of a few windows, and per window. Two examples more than a window
-    apart in the store meet in one batch only where windows join.
-    """
-
-    def __init__(self, total: int, seed: int, window: int) -> None:
-        self.total, self.seed, self.window = total, seed, window
-        self.count = -(-total // window)
-        self._last = total - (self.count - 1) * window  # rows of the short window
-        self._orders: OrderedDict[int, np.ndarray] = OrderedDict()
-        self._windows: OrderedDict[tuple[int, int], Tensor] = OrderedDict()
-
-    def _order(self, epoch: int) -> np.ndarray:
-        if epoch not in self._orders:
-            while len(self._orders) >= _CACHED_EPOCHS:
-                self._orders.popitem(last=False)
-            self._orders[epoch] = _permutation(self.count, self.seed, epoch, "windows").numpy()
-        return self._orders[epoch]
-
-    def _inside(self, epoch: int, window: int) -> Tensor:
-        key = (epoch, window)
-        if key not in self._windows:
-            while len(self._windows) >= _CACHED_WINDOWS:
-                self._windows.popitem(last=False)
-            size = self._last if window == self.count - 1 else self.window
-            self._windows[key] = _permutation(size, self.seed, epoch, "window", window)
-        return self._windows[key]
-
-    def rows(self, epoch: int, start: int, stop: int) -> Tensor:
-        """A piece of the epoch's order."""
-        order = self._order(epoch)
-        short = int(np.flatnonzero(order == self.count - 1)[0])  # turn of the short window
-        missing = self.window - self._last
-        pieces = []
-        while start < stop:
-            turn = start // self.window
-            if turn > short or (turn == short and start >= short * self.window + self._last):
-                turn = (start + missing) // self.window
-            begin = turn * self.window - (missing if turn > short else 0)
-            window = int(order[turn])
-            inside = self._inside(epoch, window)
-            end = min(stop, begin + len(inside))
-            pieces.append(inside[start - begin : end - begin].long() + window * self.window)
-            start = end
-        return torch.cat(pieces) if pieces else torch.zeros(0, dtype=torch.int64)
-
-
-def _permutation(total: int, seed: int, epoch: int, *names: str | int) -> Tensor:
-    kind = np.int32 if total < _INT32_ROWS else np.int64
-    order = np.arange(total, dtype=kind)
-    numpy_stream(seed, "data order", epoch, *names).shuffle(order)
-    return torch.from_numpy(order)
+from rayloom.core.protocols import Batch, BatchSource, DataSpec, LocalBatch, slice_of
+from rayloom.data.dataset import Dataset
+from rayloom.data.orders import Order, Sequential, Shuffled, Windowed
+from rayloom.data.rows.lanes import LaneOrder, Lanes
+from rayloom.data.rows.windows import Jittered, Windows
+from rayloom.data.split import Split
 
 
 class StoreSource:
     """Batches of one split; see `make_source`."""
 
-    lanes = 0
-
     def __init__(
         self,
         spec: DataSpec,
-        split: Split,
+        split: Split | Windows | Lanes,
         order: Order,
         *,
         num_examples: int,
         batch_size: int,
         fields: Collection[str] | None = None,
         drop_last: bool = False,
+        lanes: int = 0,
     ) -> None:
+        self.lanes = lanes
         self.spec, self.split, self.order, self.fields = spec, split, order, fields
         self.num_examples, self.batch_size = num_examples, batch_size
         if drop_last:
@@ -197,14 +100,38 @@ def make_source(
     Raises:
         UserError: No such split or field, a number out of range, or no whole batch.
     """
-    chosen = dataset.split(split)
+    stored = dataset.split(split)
     if batch_size != "all" and batch_size < 1:
         raise UserError(f"batch_size is {batch_size}; it must be at least 1")
     if limit < 0 or shuffle_window < 0:
         raise UserError(f"limit ({limit}) and shuffle_window ({shuffle_window}) must be 0 or more")
-    limit = limit or dataset.use.limit
-    total = min(limit, len(chosen)) if limit else len(chosen)
     spec = dataset.spec if fields is None else dataset.spec.only(fields)
+    limit, wanted = limit or dataset.use.limit, None if fields is None else frozenset(fields)
+    rows = dataset.use.rows
+    if rows is not None and rows.name == "lanes":
+        if batch_size == "all":
+            raise UserError(
+                "data.batch_size: all, but rows of lanes come lane by lane: say how many lanes"
+            )
+        lanes = Lanes(
+            stored, dataset.stored.fields, rows, lanes=batch_size, limit=limit, whole=not shuffle
+        )
+        return _ahead(
+            StoreSource(
+                spec,
+                lanes,
+                LaneOrder(lanes),
+                num_examples=len(lanes),
+                batch_size=batch_size,
+                fields=wanted,
+                lanes=batch_size,
+            ),
+            prefetch,
+        )
+    chosen: Split | Windows = stored
+    if rows is not None:
+        chosen = Windows(stored, dataset.stored.fields, rows)
+    total = min(limit, len(chosen)) if limit else len(chosen)
     size = total if batch_size == "all" else batch_size
     if drop_last and size > total:
         raise UserError(
@@ -218,18 +145,36 @@ def make_source(
         order = Windowed(total, seed, shuffle_window)
     else:
         order = Shuffled(total, seed)
+    if isinstance(chosen, Windows) and shuffle and rows is not None and rows.random:
+        fine = Windows(stored, dataset.stored.fields, rows, stride=1)
+        order, chosen = Jittered(order, chosen, fine, seed), fine
     source = StoreSource(
         spec,
         chosen,
         order,
         num_examples=total,
         batch_size=size,
-        fields=None if fields is None else frozenset(fields),
+        fields=wanted,
         drop_last=drop_last,
     )
-    ahead = (2 if chosen.streamed else 0) if prefetch is None else prefetch
+    return _ahead(source, prefetch)
+
+
+def _ahead(source: StoreSource, prefetch: int | None) -> BatchSource:
+    """The source, read ahead by a thread where rows come from the disk."""
+    ahead = (2 if source.split.streamed else 0) if prefetch is None else prefetch
     if ahead:
         from rayloom.data.prefetch import Prefetching
 
         return Prefetching(source, ahead)
     return source
+
+
+def first_batch(dataset: Dataset, split: str, num: int = 2) -> Batch:
+    """The fields of the first examples of a split, as batches have them: a model's first look."""
+    num = min(num, len(dataset.split(split))) if dataset.use.rows is None else 1
+    return (
+        make_source(dataset, split, batch_size=num, seed=0, shuffle=False, prefetch=0)
+        .batch(0)
+        .fields
+    )

@@ -9,10 +9,33 @@ example (`image`, `target`). Values keep their stored type: uint8 stays uint8.
 """
 
 from collections.abc import Collection, Mapping
+from typing import Protocol
 
 from torch import Tensor
 
 from rayloom.data.store.columns import Column, FixedColumn, VaryingColumn
+
+
+class Rows(Protocol):
+    """Examples by number, stored or cut."""
+
+    def __len__(self) -> int:
+        """Number of examples."""
+        ...
+
+    def take(
+        self,
+        index: Tensor,
+        *,
+        lengths: Mapping[str, int] | None = None,
+        fields: Collection[str] | None = None,
+    ) -> dict[str, Tensor]:
+        """Some of them; see `Split.take`."""
+        ...
+
+    def lengths(self, name: str, index: Tensor) -> Tensor:
+        """Their lengths in a varying field."""
+        ...
 
 
 class Split:
@@ -41,6 +64,11 @@ class Split:
     def varying(self) -> bool:
         """Whether any field differs in length from example to example."""
         return bool(self._varying)
+
+    @property
+    def varying_names(self) -> set[str]:
+        """The fields that differ in length."""
+        return set(self._varying)
 
     def take(
         self,
@@ -78,12 +106,46 @@ class Split:
         """int64 (B,), length of some examples in a varying field."""
         return self._varying[name].lengths(index)
 
+    def steps(self, name: str, index: Tensor, steps: Tensor) -> Tensor:
+        """Single steps of a varying field, by example and number within it."""
+        return self._varying[name].at(index, steps)
+
     def longest(self, index: Tensor) -> dict[str, int]:
         """Length of the longest of some examples, by varying field."""
         return {
             name: int(self.lengths(name, index).max()) if len(index) else 0
             for name in self._varying
         }
+
+
+class First:
+    """The first rows of some.
+
+    Args:
+        whole: The rows.
+        limit: How many.
+    """
+
+    def __init__(self, whole: Rows, limit: int) -> None:
+        self.whole, self._rows = whole, min(limit, len(whole))
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return self._rows
+
+    def take(
+        self,
+        index: Tensor,
+        *,
+        lengths: Mapping[str, int] | None = None,
+        fields: Collection[str] | None = None,
+    ) -> dict[str, Tensor]:
+        """Those of the whole; see `Split.take`."""
+        return self.whole.take(index, lengths=lengths, fields=fields)
+
+    def lengths(self, name: str, index: Tensor) -> Tensor:
+        """Those of the whole; see `Split.lengths`."""
+        return self.whole.lengths(name, index)
 
 
 class Subset(Split):
@@ -112,3 +174,7 @@ class Subset(Split):
     def lengths(self, name: str, index: Tensor) -> Tensor:
         """int64 (B,), length of some examples in a varying field."""
         return self.whole.lengths(name, self.rows[index])
+
+    def steps(self, name: str, index: Tensor, steps: Tensor) -> Tensor:
+        """Single steps of a varying field, by example and number within it."""
+        return self.whole.steps(name, self.rows[index], steps)

@@ -20,7 +20,7 @@ from torch import Tensor
 from rayloom.core.fields import NUMBERS
 from rayloom.core.protocols import FieldSpec
 from rayloom.core.statistics import FieldStatistics
-from rayloom.data.split import Split
+from rayloom.data.split import Rows
 from rayloom.data.store.manifest import inner_shape, varies
 
 FILE = ".statistics.json"
@@ -33,16 +33,15 @@ def has_statistics(field: FieldSpec) -> bool:
     return field.kind in NUMBERS and not field.num_classes
 
 
-def field_statistics(split: Split, name: str, field: FieldSpec, limit: int = 0) -> FieldStatistics:
-    """Mean and deviation of a field over the first rows of a split.
+def field_statistics(split: Rows, name: str, field: FieldSpec) -> FieldStatistics:
+    """Mean and deviation of a field over some rows.
 
     Args:
-        split: Rows as stored.
+        split: The rows.
         name: Of the field.
-        field: Its spec.
-        limit: Rows to use; 0: all.
+        field: Its spec, as stored: pieces have the statistics of their steps.
     """
-    total = min(limit, len(split)) if limit else len(split)
+    total = len(split)
     sums: _Exact | _Joined = _Exact() if field.dtype in _EXACT else _Joined()
     start = 0
     while start < total:
@@ -53,7 +52,7 @@ def field_statistics(split: Split, name: str, field: FieldSpec, limit: int = 0) 
     return sums.result()
 
 
-def _chunk_end(split: Split, name: str, field: FieldSpec, start: int, total: int) -> int:
+def _chunk_end(split: Rows, name: str, field: FieldSpec, start: int, total: int) -> int:
     """One past the last row of the chunk: some rows, or as many short examples as fit in it."""
     inner = max(1, math.prod(inner_shape(field)))
     if not varies(field):
@@ -68,7 +67,8 @@ def _components(rows: dict[str, Tensor], name: str, field: FieldSpec) -> Tensor:
     """float64 (C, values)."""
     values = rows[name]
     if varies(field):
-        values = values.double()[rows[f"{name}_mask"]]  # (steps, *inner)
+        mask = rows.get(f"{name}_mask")  # windows have none: all their steps are there
+        values = values.double()[mask] if mask is not None else values.double().flatten(0, 1)
         return values.reshape(len(values), math.prod(inner_shape(field))).T
     values = values.double()
     if field.kind == "image":

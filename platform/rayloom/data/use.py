@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from rayloom.config.sections import DataConfig
+from rayloom.config.data import DataConfig, LanesConfig, WindowsConfig
 
 
 @dataclass(frozen=True)
@@ -12,15 +12,17 @@ class Use:
     Attributes:
         validation_fraction: Part of `train` held out as the split `validation`.
         limit: The first so many examples of each split; 0: all.
+        rows: Pieces that are examples in place of the stored ones.
     """
 
     validation_fraction: float = 0.0
     limit: int = 0
+    rows: WindowsConfig | LanesConfig | None = None
 
     @classmethod
     def of(cls, config: DataConfig) -> "Use":
         """What a config says."""
-        return cls(config.validation_fraction, config.limit)
+        return cls(config.validation_fraction, config.limit, config.rows)
 
     def total(self, rows: int) -> int:
         """How many of so many rows are in use."""

@@ -20,7 +20,7 @@ from torch import Tensor
 from rayloom.core.errors import RayloomError
 
 # torch indexes these only as their signed twins of the same size
-_SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
+SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
 
 
 class Rows(Protocol):
@@ -41,7 +41,7 @@ class ResidentRows:
     __slots__ = ("_view", "values")
 
     def __init__(self, values: Tensor) -> None:
-        twin = _SIGNED.get(values.dtype)
+        twin = SIGNED.get(values.dtype)
         self._view = None if twin is None else values.dtype
         self.values = values if twin is None else values.view(twin)
 
@@ -158,6 +158,12 @@ class VaryingColumn:
         """int64 (B,), steps of each example."""
         return self.starts[index + 1] - self.starts[index]
 
+    def at(self, index: Tensor, steps: Tensor) -> Tensor:
+        """Steps (*size, *inner) by example and number within it, int64 that broadcast to `size`."""
+        flat = self.starts[index] + steps
+        values = self.steps.take(flat.reshape(-1))
+        return values.reshape(*flat.shape, *values.shape[1:])
+
     def take(self, index: Tensor, longest: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Padded values (B, L, *inner), mask bool (B, L) and lengths int64 (B,).
 
@@ -172,7 +178,7 @@ class VaryingColumn:
         flat = (self.starts[index].unsqueeze(1) + step)[mask]  # (sum of lengths,)
         values = self.steps.take(flat)
         dtype = values.dtype
-        values = values.view(_SIGNED.get(dtype, dtype))
+        values = values.view(SIGNED.get(dtype, dtype))
         padded = values.new_zeros((len(index), width, *values.shape[1:]))
         padded[mask] = values
         return padded.view(dtype), mask, lengths
