@@ -140,7 +140,7 @@ def resume(
     watcher = observer or Silent()
     for leftover in place.clear_old():
         watcher.on_message(f"taken away: {leftover}")
-    kind = found.about.get("kind", "run")
+    kind = found.record.kind
     with placed(lambda path: flag_of(path, overrides)):
         if kind == "sweep":
             from rayloom_pipelines.groups import sweep as search

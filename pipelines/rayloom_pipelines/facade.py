@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import torch
 
     from rayloom.config.sections import RunConfig
+    from rayloom.records.record import Record
 
 Which = Literal["best", "last"]
 
@@ -42,9 +43,14 @@ class Run:
         return self.folder.read()
 
     @property
+    def record(self) -> "Record":
+        """The same, typed."""
+        return self.folder.record
+
+    @property
     def id(self) -> str:
         """Its readable id."""
-        return str(self.about["run_id"])
+        return self.record.run_id
 
     @property
     def status(self) -> str:
@@ -52,14 +58,15 @@ class Run:
         from rayloom.records.attempts import needs_a_writer
         from rayloom.records.index import is_locked
 
-        about = self.about
-        lost = needs_a_writer(about) and not is_locked(self.path)
-        return "killed" if lost else str(about["status"])
+        record = self.record
+        lost = needs_a_writer(record) and not is_locked(self.path)
+        return "killed" if lost else record.status
 
     @property
     def exit_code(self) -> int:
         """What the command line returns for it."""
-        return int(self.about.get("exit_code", 0 if self.status == "finished" else 1))
+        code = self.record.exit_code
+        return code if code is not None else 0 if self.status == "finished" else 1
 
     @property
     def config(self) -> "RunConfig":
@@ -67,12 +74,11 @@ class Run:
         from rayloom.config.resolved import config_from_dict
         from rayloom_pipelines.load.recorded import ready, resolved_of
 
-        now = self.about.get("config_now")
-        if now:
-            ready(self.path, now)
-            return config_from_dict(now)
-        searched = self.about.get("kind") == "sweep"
-        return resolved_of(self.path, search=searched).config
+        record = self.record
+        if record.config_now:
+            ready(self.path, record.config_now)
+            return config_from_dict(record.config_now)
+        return resolved_of(self.path, search=record.kind == "sweep").config
 
     @property
     def best(self) -> dict[str, Any] | None:
@@ -82,26 +88,27 @@ class Run:
         """
         from rayloom.records import attempts
 
-        return attempts.best_so_far(self.about)
+        best = attempts.best_so_far(self.record)
+        return best.to_dict() if best else None
 
     @property
     def attempts(self) -> list[dict[str, Any]]:
         """Each start of it, oldest first: number, began, host, status, how it ended."""
         from rayloom.records import attempts
 
-        found = attempts.all_of(self.about)
+        found = [one.to_dict() for one in attempts.all_of(self.record)]
         return [*found[:-1], found[-1] | {"status": self.status}] if found else []
 
     @property
     def metrics(self) -> dict[str, float]:
         """Metrics of the last evaluation."""
-        return dict(self.about.get("summary", {}).get("metrics", {}))
+        return {k: float(value) for k, value in self.record.evaluated.items() if value is not None}
 
     @property
     def model_uri(self) -> str | None:
         """`models:/name@alias` of its registered model, if it has one."""
-        model = self.about.get("model")
-        return str(model["uri"]) if model else None
+        model = self.record.model
+        return model.uri if model else None
 
     @property
     def best_run(self) -> "Run | None":
@@ -203,7 +210,7 @@ class Run:
             module = weights.learner_of(config, values).export_module()
             return module.eval()  # type: ignore[no-any-return]
         stages = copies.stages_of(member.path)
-        return weights.model_of(config, weights.spec_from(member.about), values, stages)
+        return weights.model_of(config, weights.spec_from(member.record), values, stages)
 
     def policy(self, which: Which | int = "best") -> Any:
         """The acting side of an RL run: `best(observation)`, `act(observation, rng, settings)`.

@@ -197,7 +197,7 @@ def test_directions_of_own_metrics_are_those_declared(own, place, tmp_path, monk
     run = rayloom.train(TREE, [*flags, *rules], model=own, track=False)
     assert "has not improved for 2" in run.about["reason"], "it falls, and higher is better"
     assert run.best["step"] == 2
-    assert told_metrics(run.about) == {"eval/charm": CHARM}
+    assert told_metrics(run.record) == {"eval/charm": CHARM}
     assert {one.direction for one in run.folder.checkpoints().complete()} == {"max"}
     with pytest.raises(ConfigError, match=r"'eval/charn' is no metric .*did you mean 'eval/charm'"):
         rayloom.train(TREE, ["checkpoint.metric=eval/charn"], model=own)

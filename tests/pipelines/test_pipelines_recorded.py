@@ -115,13 +115,13 @@ def test_a_run_s_config_leads_nowhere(tmp_path):
 
 
 def test_options_are_those_that_are_known(tmp_path):
-    assert Options.of(make(tmp_path / "a", options={"smoke": True}).read()).smoke
+    assert Options.of(make(tmp_path / "a", options={"smoke": True}).record).smoke
     with pytest.raises(UserError, match="the option 'shell'"):
-        Options.of(make(tmp_path / "b", options={"shell": "x"}).read())
+        Options.of(make(tmp_path / "b", options={"shell": "x"}).record)
     folder = make(tmp_path / "c")
     folder.replace({k: v for k, v in folder.read().items() if k != "options"})
     with pytest.raises(UserError, match="it lacks 'options'"):
-        Options.of(folder.read())
+        Options.of(folder.record)
 
 
 class _Says:
@@ -158,7 +158,7 @@ def test_no_way_leads_to_a_server_that_only_the_folder_names(tmp_path, monkeypat
         ):
             for act in (
                 lambda f=folder: send_rest(f, _Says()),
-                lambda f=folder: mlflow_of(f.read()),
+                lambda f=folder: mlflow_of(f.record),
             ):
                 with pytest.raises(UserError, match="is not used"):
                     act()
@@ -169,7 +169,7 @@ def test_no_way_leads_to_a_server_that_only_the_folder_names(tmp_path, monkeypat
             assert cli.main(["resume", str(folder.path)]) == 0
         assert seen == []
         name_tracking([f"tracking.uri={uri}"])
-        assert mlflow_of(make(tmp_path / "c", tracking={"uri": uri}).read()) == uri
+        assert mlflow_of(make(tmp_path / "c", tracking={"uri": uri}).record) == uri
     finally:
         server.shutdown()
         server.server_close()

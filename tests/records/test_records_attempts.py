@@ -126,11 +126,11 @@ def test_a_kill_for_lack_of_memory_is_told_from_another(folder, monkeypatch, boo
     monkeypatch.setattr(attempts, "memory_kills", lambda: told)
     attempts.begin(folder, facts={})
     told = {"boot": boot, "count": count}
-    assert words in attempts.why_killed(folder.read())
+    assert words in attempts.why_killed(folder.record)
     attempts.begin(folder, facts={})
     assert words in folder.read()["attempts"][0]["cause"]
     told = {"boot": "another machine, or it was started anew", "count": 9}
-    assert "or too little memory" in attempts.why_killed(folder.read())
+    assert "or too little memory" in attempts.why_killed(folder.record)
 
 
 def test_a_run_that_was_killed_before_its_first_attempt_is_killed(folder):

@@ -3,7 +3,6 @@
 A cell returns a short figure for the table, or raises `Missing` with what does not hold.
 """
 
-import json
 import os
 import re
 import signal
@@ -18,6 +17,7 @@ from rayloom import catalogue
 from rayloom.catalogue import Entry
 from rayloom.config.resolved import load_config
 from rayloom.config.yaml_text import read
+from rayloom.records import RunFolder
 from rayloom_pipelines.shipped import config_names
 
 SECTIONS = ("Paper", "Equation", "Deviations", "Command", "Results")
@@ -128,7 +128,7 @@ def _train(trial: Trial, cell: str, more: Sequence[str]) -> Any:
     config, *changes = trial.small
     run = api.train(config, [*changes, *trial.places(cell), "resources.threads=1", *more])
     if run.status != "finished":
-        raise Missing(f"the run ended as {run.status}: {run.about.get('reason', '')}")
+        raise Missing(f"the run ended as {run.status}: {run.record.reason or ''}")
     return run
 
 
@@ -200,7 +200,7 @@ def workers(trial: Trial) -> str:
     """Two Ray workers end where one process ends."""
     trial.ray()
     pair = _train(trial, "pair", ["resources.workers=2"])
-    if pair.about["parameters_sha256"] == trial.alone.about["parameters_sha256"]:
+    if pair.record.parameters_sha256 == trial.alone.record.parameters_sha256:
         return "bit-equal"
     if trial.kind == "algorithms":
         raise Missing("parameters differ in bits from those of one process")
@@ -228,8 +228,8 @@ def resume(trial: Trial) -> str:
     code, said = trial.command("resume", str(folders[0]), cell="killed")
     if code:
         raise Missing(f"resume ended with {code}: {said[-200:]}")
-    about = json.loads((folders[0] / "run.json").read_text())
-    if about["parameters_sha256"] != trial.alone.about["parameters_sha256"]:
+    resumed = RunFolder.open(folders[0]).record
+    if resumed.parameters_sha256 != trial.alone.record.parameters_sha256:
         raise Missing("parameters differ in bits from those of an unbroken run")
     return "bit-equal"
 

@@ -17,6 +17,7 @@ from typing import Any
 from rayloom.core.errors import UserError
 from rayloom.core.files import write_atomic
 from rayloom.records.files import to_json
+from rayloom.records.record import Machine, Record
 
 FOLDER = Path(__file__).resolve().parents[3] / "docs" / "results"
 BEGIN, END = "<!-- results of {} -->", "<!-- end of results -->"
@@ -35,31 +36,30 @@ def add(ref: str, folder: Path = FOLDER) -> Path:
     from rayloom_pipelines import api
 
     run = api.load(ref)
-    about, config = run.about, run.config
+    record, config = run.record, run.config
     if run.status != "finished" or not run.best:
         raise UserError(f"run {run.id} is {run.status}: only a finished run has a result")
-    git = about.get("library_git") or about.get("git") or {}
-    commit = str(git.get("commit") or "")[:7]
-    if not commit:
+    git = record.library_git or record.git
+    if git is None or not git.commit:
         raise UserError(f"run {run.id} names no commit of rayloom: train it from a clone")
     section = config.model or config.algorithm
     method = str(getattr(section, "name", ""))
     found = {
         "method": method,
-        "config": about.get("name"),
+        "config": record.name,
         "seed": config.seed,
         "metric": run.best["metric"],
         "best": run.best["value"],
         "best_step": run.best["step"],
-        "last": run.metrics,
-        "steps": about.get("position"),
-        "seconds": _seconds(about),
-        "commit": commit + ("+" if git.get("dirty") else ""),
-        "date": str(about.get("ended", ""))[:10],
-        "machine": _machine(about),
-        "torch": about.get("packages", {}).get("torch"),
+        "last": record.evaluated,
+        "steps": record.position,
+        "seconds": _seconds(record),
+        "commit": git.commit[:7] + ("+" if git.dirty else ""),
+        "date": (record.ended or "")[:10],
+        "machine": _machine(record),
+        "torch": (record.packages or {}).get("torch"),
         "workers": config.resources.workers,
-        "parameters_sha256": about.get("parameters_sha256"),
+        "parameters_sha256": record.parameters_sha256,
     }
     target = folder / method / f"{run.id}.json"
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -67,17 +67,16 @@ def add(ref: str, folder: Path = FOLDER) -> Path:
     return target
 
 
-def _seconds(about: dict[str, Any]) -> float | None:
-    try:
-        began, ended = (datetime.datetime.fromisoformat(about[k]) for k in ("created", "ended"))
-    except (KeyError, ValueError):
+def _seconds(record: Record) -> float | None:
+    if record.ended is None:
         return None
+    began, ended = map(datetime.datetime.fromisoformat, (record.created, record.ended))
     return max(0.0, round((ended - began).total_seconds(), 1))
 
 
-def _machine(about: dict[str, Any]) -> str:
-    machine = about.get("machine", {})
-    return f"{machine.get('cpus', '?')} x {machine.get('cpu', 'unknown CPU')}"
+def _machine(record: Record) -> str:
+    found = record.machine or Machine()
+    return f"{found.cpus or '?'} x {found.cpu or 'unknown CPU'}"
 
 
 def of_method(folder: Path, method: str) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ from typing import Any
 
 from rayloom.core.text import one_line
 from rayloom.records.attempts import why_killed
+from rayloom.records.record import Record
 from rayloom_pipelines.facade import Run
 
 CONSOLE_LINES, LOG_LINES = 12, 12
@@ -13,13 +14,13 @@ _UNFINISHED = ("failed", "killed", "interrupted", "time_limit")
 
 def page_of(found: Run) -> list[str]:
     """The lines, each fit for a terminal."""
-    about = found.about
-    head = one_line(f"{found.id}  {found.status}: {about.get('reason', '')}".rstrip(": "))
+    record = found.record
+    head = one_line(f"{found.id}  {found.status}: {record.reason or ''}".rstrip(": "))
     lines = [head]
-    for name, value in _facts(found, about):
+    for name, value in _facts(found, record):
         lines.append(one_line(f"  {name:<18} {value}"))
     for child in found.children:
-        told = number((child.best or {}).get("value", "")) or child.about.get("cause", "")
+        told = number((child.best or {}).get("value", "")) or child.record.cause or ""
         lines.append(one_line(f"  {child.id}  {child.status}  {told}".rstrip()))
     lines += _logs(found)
     if found.status in _UNFINISHED:
@@ -27,28 +28,27 @@ def page_of(found: Run) -> list[str]:
     return lines
 
 
-def _facts(found: Run, about: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def _facts(found: Run, record: Record) -> Iterator[tuple[str, Any]]:
     for key in ("name", "created", "ended", "command", "seed", "parameters_sha256"):
-        if about.get(key) is not None:
-            yield key, about[key]
-    if about.get("cause"):
-        if about["cause"] != about.get("reason"):
-            yield "cause", about["cause"]
+        if (told := getattr(record, key)) is not None:
+            yield key, told
+    if record.cause:
+        if record.cause != record.reason:
+            yield "cause", record.cause
         yield "traceback", found.folder.log_path
     elif found.status == "killed":
-        yield "cause", why_killed(about)
-    if about.get("data"):
-        yield "data", f"{about['data']['name']} {about['data']['fingerprint'][:12]}"
-    for field, stage in about.get("stages", {}).items():
-        yield field, f"{stage['run']} at step {stage['step']:,}"
+        yield "cause", why_killed(record)
+    if record.data:
+        yield "data", f"{record.data.name} {record.data.fingerprint[:12]}"
+    for field, stage in record.stages.items():
+        yield field, f"{stage.run} at step {stage.step:,}"
     for line in attempt_lines(found.attempts):
         yield "attempt", line
-    git = about.get("git") or {}
-    if git.get("commit"):
-        yield "git", f"{git['commit'][:12]}{' with changes' if git.get('dirty') else ''}"
-    job = about.get("job") or {}
+    git, job = record.git, record.job
+    if git and git.commit:
+        yield "git", f"{git.commit[:12]}{' with changes' if git.dirty else ''}"
     if job:
-        yield "job", f"{job.get('id')} on {job.get('host')}, Ray {job.get('ray')}"
+        yield "job", f"{job.id} on {job.host}, Ray {job.ray}"
     best = found.best or {}
     if {"metric", "value", "step"} <= best.keys():
         yield "best", f"{best['metric']} {number(best['value'])} at step {best['step']:,}"

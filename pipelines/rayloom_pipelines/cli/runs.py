@@ -79,7 +79,7 @@ def _set_right(found: Sequence[Any]) -> int:
     from rayloom.tracking import left_running, same_mlflow, tell_killed
     from rayloom_pipelines.resolve import tracking_uri
 
-    tracked = [one for one in found if (one.about.get("tracking") or {}).get("uri")]
+    tracked = [one for one in found if one.record.tracking.uri]
     left = left_running(one.path for one in tracked)
     if not left:
         return 0
@@ -130,9 +130,9 @@ def _show(argv: Sequence[str]) -> int:
     from rayloom_pipelines import api
 
     found = api.load(given.run, storage=given.storage)
-    about = found.about
+    tree = found.about
     if given.json:
-        print(json.dumps(about, indent=1, default=str))
+        print(json.dumps(tree, indent=1, default=str))
         return 0
     from rayloom_pipelines.cli.page import page_of
 
@@ -214,7 +214,7 @@ def _sync(argv: Sequence[str]) -> int:
     if given.uri:
         uri = resolve_uri(given.uri, Path.cwd())
         name_server(uri)
-        own = mlflow_of(first.read())
+        own = mlflow_of(first.record)
         if own and server_of(own) != server_of(uri):
             raise UserError(
                 f"{first.run_id} is tracked in {mask_urls(own)}, and --uri {mask_urls(uri)} is "

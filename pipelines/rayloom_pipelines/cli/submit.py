@@ -9,6 +9,7 @@ from typing import Any
 
 from rayloom.core.errors import UserError, nearest
 from rayloom.core.secrets import mask_command
+from rayloom.records.record import plain
 from rayloom_pipelines.cli.options import Parser
 
 SUBMITTABLE = ("train", "sweep", "resume")
@@ -88,8 +89,8 @@ def _resume_job(verb: str, words: Sequence[str], given: argparse.Namespace) -> i
 
     inner = resume.parser().read(words)
     found = api.load(inner.run)
-    about = found.about
-    plugins = require_plugins(about.get("plugins", []), inner.plugin)
+    record = found.record
+    plugins = require_plugins(plain(record.plugins), inner.plugin)
     files: Files = {}
     flags = _plugin_flags([plugin.to_dict() for plugin in plugins], files)
     command = [verb, str(found.path), *inner.overrides, *flags]
@@ -110,7 +111,7 @@ def _mlflow_that_is_named(found: Any) -> str | None:
     from rayloom_pipelines.run.server import mlflow_of
 
     try:
-        return mlflow_of(found.about, found.config)
+        return mlflow_of(found.record, found.config)
     except UserError as error:
         _say(f"MLflow will be told nothing: {error}")
         return None

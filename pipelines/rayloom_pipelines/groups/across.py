@@ -3,8 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rayloom.records.record import Record
 
-def across(children: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+
+def across(children: Sequence[Record]) -> dict[str, Any]:
     """The report across finished runs: of the best checkpoints' metric and of the last ones'.
 
     Returns:
@@ -19,22 +21,20 @@ def across(children: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     from rayloom.records.told_metrics import told_metrics
 
     rows: list[dict[str, Any]] = []
-    for about in children:
-        summary = about.get("summary", {})
-        best = summary.get("best") or {}
-        last = summary.get("metrics", {}).get(best.get("metric", ""))
+    for child in children:
+        best = child.best
         rows.append(
             {
-                "seed": about["seed"],
-                "run": about["run_id"],
-                "metric": best.get("metric"),
-                "best": usable(best.get("value")),
-                "step": best.get("step"),
-                "last": usable(last),
+                "seed": child.seed,
+                "run": child.run_id,
+                "metric": best.metric if best else None,
+                "best": usable(best.value if best else None),
+                "step": best.step if best else None,
+                "last": usable(child.evaluated.get(best.metric) if best else None),
             }
         )
     scored = [row for row in rows if row["best"] is not None]
-    step = max((int(about.get("position", 0)) for about in children), default=0)
+    step = max((child.position or 0 for child in children), default=0)
     if not scored:
         none = {"metrics": {}, "best": None, "best_run": None}
         return {**none, "step": step, "seeds_table": rows}

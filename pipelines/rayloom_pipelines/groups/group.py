@@ -39,9 +39,9 @@ def open_group(
     and `best` (as in an outcome); further keys go to `run.json`.
     """
     with folder.lock(), quiet(folder.log_path):
-        about = folder.read()
-        if about["status"] == "created":
-            folder.journal().tags({"rayloom.kind": str(about["kind"])})
+        record = folder.record
+        if record.status == "created":
+            folder.journal().tags({"rayloom.kind": record.kind})
             folder.journal().flush()
         mark, follower = open_attempt(folder, {}), None
         end: dict[str, Any] = {"exit_code": 1, "reason": "", "metrics": {}, "step": 0, "best": None}
@@ -84,7 +84,7 @@ def promote(folder: Any, child: Path, observer: RunObserver) -> dict[str, str] |
     from rayloom_pipelines.run.publish import register
 
     best = RunFolder.open(child)
-    if not (best.read().get("tracking") or {}).get("uri"):
+    if not best.record.tracking.uri:
         return None
     try:
         version = register(best, config_of_folder(child), say=observer.on_message)

@@ -6,6 +6,7 @@ from typing import Any
 
 from rayloom.config.resolved import config_from_dict, to_dict
 from rayloom.config.sections import RunConfig
+from rayloom.records.record import plain
 from rayloom_pipelines.console import RunObserver
 from rayloom_pipelines.groups.across import across, table
 from rayloom_pipelines.groups.group import child_options, children_of, open_group, promote
@@ -48,14 +49,14 @@ def resume_seeds(
     from rayloom_pipelines.load.weights import config_of_folder
 
     folder = RunFolder.open(path, say=observer.on_message)
-    about = folder.read()
-    require_plugins(about.get("plugins", []), plugins)
-    if about["status"] == "finished" and not overrides:
+    record = folder.record
+    require_plugins(plain(record.plugins), plugins)
+    if record.status == "finished" and not overrides:
         observer.on_message(f"{folder.run_id} is finished; nothing to do")
         return
-    options = Options.of(about)
+    options = Options.of(record)
     config = config_of_folder(path)
-    _go_on(folder, config, options, observer, about.get("plugins", []), overrides=overrides)
+    _go_on(folder, config, options, observer, plain(record.plugins), overrides=overrides)
 
 
 def _go_on(
@@ -69,29 +70,31 @@ def _go_on(
     first: Prepared | None = None,
 ) -> None:
     """Train or resume each seed; stop at the first that is interrupted."""
-    about = folder.read()
+    record = folder.record
+    seeds = record.known("seeds", record.seeds)
     inside = child_options(options, folder.run_id)
     plain = to_dict(config)
     with open_group(folder, config, options, observer) as end:
-        for seed in about["seeds"]:
+        for seed in seeds:
             there = {child.seed: child for child in children_of(folder)}
             if seed not in there:
                 own = config_from_dict(plain | {"seed": seed})
                 done = run.start(
-                    own, about["name"], inside, observer=observer, plugins=plugins, prepared=first
+                    own, record.name, inside, observer=observer, plugins=plugins, prepared=first
                 )
             elif there[seed].status != "finished" or overrides:
                 done = run.resume(there[seed].path, overrides, observer=observer)
             else:
                 continue
             first = None  # of the first seed alone
-            code = int(done.read().get("exit_code", 1))
-            if code:
+            code = done.record.exit_code
+            if code != 0:
+                code = code or 1
                 end |= {"exit_code": code, "reason": f"seed {seed} ended with {code}"}
                 observer.on_message(f"go on with: rayloom resume {folder.run_id}")
                 return
-        report = across([child.about for child in children_of(folder)])
-        end |= {"exit_code": 0, "reason": f"{len(about['seeds'])} seeds are done", **report}
+        report = across([child.record for child in children_of(folder)])
+        end |= {"exit_code": 0, "reason": f"{len(seeds)} seeds are done", **report}
         for line in table(report["seeds_table"], report["metrics"]):
             observer.on_message(line)
         if options.register and not options.smoke and report["best_run"]:

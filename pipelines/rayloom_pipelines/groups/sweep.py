@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from rayloom.config.resolved import Resolved
 from rayloom.core.errors import UserError
+from rayloom.records.record import plain
 from rayloom_pipelines.console import RunObserver
 from rayloom_pipelines.facade import Run
 from rayloom_pipelines.groups.group import open_group, promote
@@ -82,24 +83,24 @@ def resume_sweep(
     from rayloom_pipelines.load.recorded import resolved_of
 
     folder = RunFolder.open(path, say=observer.on_message)
-    about = folder.read()
-    require_plugins(about.get("plugins", []), plugins)
+    record = folder.record
+    require_plugins(plain(record.plugins), plugins)
     allowed = ("resources.", "tracking.", "sweep.trials=", "sweep.max_concurrent=")
     wrong = [word for word in overrides if not word.startswith(allowed)]
     if wrong:
         raise UserError(f"{wrong[0]} may not change on resume; only {', '.join(allowed)} may")
-    if about["status"] == "finished" and not overrides:
+    if record.status == "finished" and not overrides:
         observer.on_message(f"{folder.run_id} is finished; nothing to do")
         return
     resolved = resolved_of(path, overrides, search=True)
-    _go_on(folder, resolved, Options.of(about), observer)
+    _go_on(folder, resolved, Options.of(record), observer)
 
 
 def _go_on(folder: Any, resolved: Resolved, options: Options, observer: RunObserver) -> None:
     """Run what is left of a sweep and write down how it ended."""
     from rayloom.distributed.sweep import run_sweep
 
-    config, about = resolved.config, folder.read()
+    config, record = resolved.config, folder.record
     spec = settle(resolved)
     payload = payload_of(folder, resolved, options, spec)
     with open_group(folder, config, options, observer) as end:
@@ -107,10 +108,10 @@ def _go_on(folder: Any, resolved: Resolved, options: Options, observer: RunObser
             {
                 "run": folder.run_id,
                 "path": str(folder.path),
-                "name": f"{', '.join(resolved.spaces)} of {about['name']}",
+                "name": f"{', '.join(resolved.spaces)} of {record.name}",
                 "verb": "sweeping",
                 "workers": config.resources.workers,
-                "resumed": about["status"] != "created",
+                "resumed": record.status != "created",
             }
         )
         board = Board(observer, spec, folder.journal())
@@ -132,7 +133,7 @@ def _go_on(folder: Any, resolved: Resolved, options: Options, observer: RunObser
     observer.on_end(
         {
             "run": folder.run_id,
-            "status": folder.read()["status"],
+            "status": folder.record.status,
             "reason": f"{end['reason']}; table in {folder.path / 'trials.csv'}",
             "best": end["best"],
             "best_run": end.get("best_run"),

@@ -13,6 +13,7 @@ from rayloom.core.errors import RayloomError
 from rayloom.core.scores import best_index, mean
 from rayloom.core.secrets import mask_urls
 from rayloom.records.origin import carry
+from rayloom.records.record import plain
 from rayloom_pipelines.console import Silent
 from rayloom_pipelines.groups.group import child_options, children_of
 from rayloom_pipelines.run import start as run
@@ -23,18 +24,18 @@ from rayloom_pipelines.run.smoke import shorten
 
 def payload_of(folder: Any, resolved: Resolved, options: Options, spec: Any) -> dict[str, Any]:
     """What `train_trial` needs to know of a sweep (folder, config, options, settled section)."""
-    about = folder.read()
-    uri = named_mlflow(about, resolved.config)
+    record = folder.record
+    uri = named_mlflow(record, resolved.config)
     own, keys = child_options(options, folder.run_id), list(resolved.spaces)
     inside = replace(own, searched=keys, track=uri is not None)
-    plugins = about.get("plugins", [])
+    plugins = plain(record.plugins)
     return {
         "tree": resolved.to_dict() | {"storage": str(folder.path.parent)},
-        "name": about["name"],
+        "name": record.name,
         "sweep": folder.run_id,
         "metric": spec.metric,
         "mode": spec.mode,
-        "seeds": about.get("sweep_seeds", 1),
+        "seeds": record.sweep_seeds,
         "options": asdict(inside),
         "plugins": paths_of(plugins),
         "plugin_facts": plugins,
@@ -91,11 +92,11 @@ def train_trial(
         own = config.model_copy(update={"seed": config.seed + number})
         reporter = _Reporter(report if number == 0 else _never)
         done = _one(own, payload, trial, options, reporter)
-        about = done.read()
+        record = done.record
         if stop_signal():
             return {"interrupted": True}
-        if about["status"] == "failed":
-            raise RayloomError(about.get("reason", "the run failed"))
+        if record.status == "failed":
+            raise RayloomError(record.reason or "the run failed")
         first = first or done.run_id
         scores.append(_best(done.path, payload["metric"], payload["mode"]))
         if reporter.told:
@@ -132,7 +133,7 @@ def _one(
     storage = Path(payload["tree"]["storage"])
     group = RunFolder(storage / payload["sweep"])
     for child in children_of(group):
-        if child.about.get("trial") == trial and child.seed == config.seed:
+        if child.record.trial == trial and child.seed == config.seed:
             more = {"should_stop": reporter.should_stop, "carried": payload["carried"]}
             return run.resume(child.path, observer=reporter, **more)
     return run.start(

@@ -27,9 +27,9 @@ def of_run(path: Path, which: Which | int = "best") -> Weights:
     """The weights of a run folder's checkpoint."""
     from rayloom.records import RunFolder
 
-    about = RunFolder.open(path).read()
+    record = RunFolder.open(path).record
     config = config_of_folder(path)
-    spec = spec_from(about) if about.get("data") else None
+    spec = spec_from(record) if record.data else None
     return of_state(config, read_state(path, which)[0], spec, stages_of(path))
 
 
@@ -43,16 +43,16 @@ def stages_of(path: Path) -> dict[str, torch.nn.Module]:
     from rayloom.records import RunFolder
     from rayloom.records.inside import is_plain_file, is_plain_folder
 
-    about = RunFolder.open(path).read()
+    record = RunFolder.open(path).record
     found = {}
     for field in references(config_of_folder(path).model):
-        copy, noted = path / STAGES / field, about.get(STAGES, {}).get(field)
+        copy, noted = path / STAGES / field, record.stages.get(field)
         plain = is_plain_folder(path / STAGES) and is_plain_folder(copy)
         if noted is None or not plain or not is_plain_file(copy, "run.json"):
             raise UserError(f"{path} has lost {STAGES}/{field}, its copy of the first stage")
         stage = load_stage(copy)
-        if stage.sha256 != noted["parameters_sha256"]:
-            raise UserError(f"{copy} is not the copy of {noted['run']} that the run started with")
+        if stage.sha256 != noted.parameters_sha256:
+            raise UserError(f"{copy} is not the copy of {noted.run} that the run started with")
         found[field] = stage.module
     return found
 
@@ -84,12 +84,12 @@ def load_stage(path: Path) -> Stage:
     """
     from rayloom.records import RunFolder
 
-    about = RunFolder.open(path).read()
-    config, spec, stages = config_of_folder(path), spec_from(about), stages_of(path)
+    record = RunFolder.open(path).record
+    config, spec, stages = config_of_folder(path), spec_from(record), stages_of(path)
     state, info = read_state(path, "best")
     weights = of_state(config, state, spec, stages)
     module = freeze(model_of(config, spec, weights, stages))
-    return Stage(path, about["run_id"], info, parameters_sha256(weights), module)
+    return Stage(path, record.run_id, info, parameters_sha256(weights), module)
 
 
 def write_slim(run: Path, target: Path, weights: Weights, info: Any, *, env_step: int = 0) -> None:

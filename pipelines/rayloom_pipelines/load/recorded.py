@@ -9,6 +9,7 @@ from rayloom.config.resolved import Resolved, load_config
 from rayloom.config.sections import RunConfig
 from rayloom.core.errors import UserError
 from rayloom.core.protocols import DataSpec
+from rayloom.records.record import Record
 
 _KINDS = {"model": "models", "algorithm": "algorithms", "env": "envs", "data": "datasets"}
 
@@ -62,18 +63,18 @@ def ready(path: Path, tree: Mapping[str, Any]) -> None:
         name = part.get("name") if isinstance(part, Mapping) else part
         choices = name.get("values", []) if isinstance(name, Mapping) else [name]
         used |= {f"{kind}/{choice}" for choice in choices if isinstance(choice, str)}
-    recorded = RunFolder.open(path).read().get("plugins", [])
-    needed = [one for one in recorded if used & {*one.get("names", ())}]
+    recorded = RunFolder.open(path).record.plugins
+    needed = [one.to_dict() for one in recorded if used & {*one.names}]
     require_plugins(needed, (), same=False)
 
 
-def spec_from(about: Mapping[str, Any]) -> DataSpec:
+def spec_from(record: Record) -> DataSpec:
     """The data's spec as `run.json` holds it: a model is built without the data.
 
     Raises:
         UserError: It holds none.
     """
-    spec = (about["data"] or {}).get("spec")
+    spec = record.known("data", record.data).spec
     if spec is None:
-        raise UserError(f"run {about['run_id']}: its run.json tells nothing of its data")
-    return DataSpec.from_plain(spec)
+        raise UserError(f"run {record.run_id}: its run.json tells nothing of its data")
+    return DataSpec.from_plain(spec.to_dict())

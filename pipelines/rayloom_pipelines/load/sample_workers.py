@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from rayloom.catalogue.plugins import load_plugins, paths_of
+from rayloom.records.record import plain
 from rayloom_pipelines.facade import Run
 from rayloom_pipelines.load.sample import CHUNK, draw, write
 
@@ -39,7 +40,7 @@ def draw_on_workers(run: Any, num: int, *, seed: int, which: Any, workers: int) 
             "seed": seed,
             "which": which,
             "parts": parts,
-            "plugins": paths_of(run.about.get("plugins", [])),
+            "plugins": paths_of(plain(run.record.plugins)),
         }
         entry = "rayloom_pipelines.load.sample_workers:sample_worker"
         run_workers(entry, payload, workers=workers)

@@ -16,6 +16,7 @@ from rayloom.config.yaml_text import flag
 from rayloom.core.errors import ConfigError, Problem, UserError
 from rayloom.core.protocols import DataSpec
 from rayloom.core.tasks import must_be_model
+from rayloom.records.record import Record
 from rayloom_pipelines.load.copies import STAGES, Stage, load_stage, write_slim
 from rayloom_pipelines.load.recorded import resolved_of
 from rayloom_pipelines.load.weights import spec_from
@@ -76,7 +77,7 @@ def find(config: RunConfig, spec: DataSpec) -> dict[str, Stage]:
     return found
 
 
-def record(stages: Mapping[str, Stage]) -> dict[str, Any]:
+def noted(stages: Mapping[str, Stage]) -> dict[str, Any]:
     """What `run.json` holds of the first stages."""
     return {
         field: {
@@ -112,23 +113,23 @@ def _source(word: str, config: RunConfig) -> Path:
     else:
         path = Run(run_path(word, config.storage, uri=uri))._member().path
     folder = RunFolder.open(path)
-    about = folder.read()
-    must_be_model(about)
-    _check_config(about, path)
+    record = folder.record
+    must_be_model(record.task, record.run_id)
+    _check_config(record, path)
     if not folder.checkpoints(read_only=True).complete():
-        raise UserError(f"run {about['run_id']} has no checkpoint ({about['status']})")
+        raise UserError(f"run {record.run_id} has no checkpoint ({record.status})")
     return path
 
 
-def _check_config(about: Mapping[str, Any], path: Path) -> None:
+def _check_config(record: Record, path: Path) -> None:
     """The run's config must load; its model must be in the catalogue: no config brings code in."""
     try:
         resolved_of(path, plugins=False)
     except ConfigError as error:
-        files = " and ".join(f"--plugin {plugin['path']}" for plugin in about.get("plugins", []))
+        files = " and ".join(f"--plugin {plugin.path}" for plugin in record.plugins)
         hint = f" (it was trained with {files})" if files else ""
         reason = "; ".join(map(str, error.problems))
-        message = f"the config of run {about['run_id']} does not load{hint}: {reason}"
+        message = f"the config of run {record.run_id} does not load{hint}: {reason}"
         raise UserError(message) from error
 
 
@@ -136,8 +137,8 @@ def _check_spec(path: Path, spec: DataSpec) -> None:
     """The data must look like what the first stage was trained on; labels are its own affair."""
     from rayloom.records import RunFolder
 
-    about = RunFolder.open(path).read()
-    first = spec_from(about)
+    record = RunFolder.open(path).record
+    first = spec_from(record)
     for name, field in first.fields.items():
         given = spec.fields.get(name)
         if field.kind == "label":
@@ -145,6 +146,6 @@ def _check_spec(path: Path, spec: DataSpec) -> None:
         if given is None or (given.shape, given.dtype) != (field.shape, field.dtype):
             have = f"{given.dtype} {given.shape}" if given else "none"
             raise UserError(
-                f"run {about['run_id']} was trained on {first.name!r} with {name} "
+                f"run {record.run_id} was trained on {first.name!r} with {name} "
                 f"{field.dtype} {field.shape}; the data set {spec.name!r} has {have}"
             )

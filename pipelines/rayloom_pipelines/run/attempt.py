@@ -52,7 +52,7 @@ def make_attempt(folder: Any, task: Task) -> Any:
                 {
                     "run": folder.run_id,
                     "path": str(folder.path),
-                    "name": folder.read()["name"],
+                    "name": folder.record.name,
                     "workers": config.resources.workers,
                     "resumed": task.resume,
                 }
@@ -72,9 +72,9 @@ def start_follower(
     folder: Any, config: RunConfig, options: Any, observer: RunObserver
 ) -> Any | None:
     """The MLflow follower of a run folder, started; None where tracking is off."""
-    about = folder.read()
+    record = folder.record
     try:
-        uri = mlflow_of(about, config)
+        uri = mlflow_of(record, config)
     except UserError as error:  # of a resume
         observer.on_message(f"{error}, then `rayloom runs sync {folder.run_id}`; training goes on")
         return None
@@ -83,14 +83,14 @@ def start_follower(
     from rayloom.tracking import MlflowFollower
 
     tags = {
-        "rayloom.config": about["name"],
-        "rayloom.task": about["task"],
-        "rayloom.seed": str(about["seed"]),
+        "rayloom.config": record.name,
+        "rayloom.task": config.task,
+        "rayloom.seed": str(record.seed),
         **({"rayloom.smoke": "true"} if options.smoke else {}),
-        **({"rayloom.data": about["data"]["fingerprint"]} if about.get("data") else {}),
-        **({"rayloom.protocol": about["protocol"]} if about.get("protocol") else {}),
-        **{f"rayloom.stage.{k}": v["run"] for k, v in about.get("stages", {}).items()},
-        **about.get("tags", {}),
+        **({"rayloom.data": record.data.fingerprint} if record.data else {}),
+        **({"rayloom.protocol": record.protocol} if record.protocol else {}),
+        **{f"rayloom.stage.{field}": stage.run for field, stage in record.stages.items()},
+        **record.tags,
     }
     return MlflowFollower(
         folder.path,

@@ -23,13 +23,13 @@ def begin(
     """
     from rayloom.records import attempts
 
-    about, now = folder.read(), to_dict(config)
+    record, now = folder.record, to_dict(config)
     noted: dict[str, Any] = {"config_now": now}
     if resume:
         entry: dict[str, Any] = {"time": _now()}
-        if about.get("config_now") not in (None, now):
+        if record.config_now not in (None, now):
             entry["train"] = now["train"]
-        noted["resumed"] = [*about.get("resumed", []), entry][-attempts.MOST :]
+        noted["resumed"] = [*record.resumed, entry][-attempts.MOST :]
     return open_attempt(folder, noted, carried)
 
 
@@ -46,18 +46,19 @@ def open_attempt(
     from rayloom.records import attempts, origin
     from rayloom.records.console import follow_output
 
-    about = folder.read()
+    record = folder.record
     facts: dict[str, Any] = {}
     diffs: dict[str, str] = {}
-    if about["status"] != "created":  # else run.json itself says it
+    if record.status != "created":  # else run.json itself says it
         facts, diffs = origin.brief(origin.describe_run(carried))
-    if about.get("cause"):
+    if record.cause:
         folder.journal().tags({CAUSE_TAG: ""})
         folder.journal().flush()
     mark = attempts.begin(folder, facts=facts, diffs=diffs, **noted)
-    job = facts.get("job") or about.get("job") or {}
-    number = folder.read()["attempt"]["number"]
-    title = f"job {job.get('id')}, attempt {number}, {_now()}, on {socket.gethostname()}"
+    begun = folder.record
+    job = (begun.attempt and begun.attempt.job) or begun.job
+    number = begun.attempt.number if begun.attempt else 1
+    title = f"job {job and job.id}, attempt {number}, {_now()}, on {socket.gethostname()}"
     follow_output(folder.path, title=title)
     return mark
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from rayloom.config.sections import RunConfig
 from rayloom.core.errors import ConfigError, UserError
+from rayloom.records.record import Data
 from rayloom_pipelines.run.prepare import Prepared, prepare
 from rayloom_pipelines.run.quiet import quiet
 
@@ -39,14 +40,14 @@ def checked(config: RunConfig, options: Any) -> Prepared:
     return made
 
 
-def check_same_data(now: Mapping[str, Any] | None, before: Mapping[str, Any] | None) -> None:
+def check_same_data(now: Mapping[str, Any] | None, before: Data | None) -> None:
     """A resume goes on with the data that the run was started with.
 
     Raises:
         UserError: They have changed.
     """
-    if now and before and now["fingerprint"] != before["fingerprint"]:
+    if now and before and now["fingerprint"] != before.fingerprint:
         raise UserError(
             f"the data set {now['name']} has changed since the run was started (fingerprint "
-            f"{before['fingerprint'][:12]} then, {now['fingerprint'][:12]} now)"
+            f"{before.fingerprint[:12]} then, {now['fingerprint'][:12]} now)"
         )

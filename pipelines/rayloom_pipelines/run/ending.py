@@ -84,9 +84,9 @@ def give_up(
     if stopped:
         observer.on_message(f"stopped at once; go on with: {go_on(folder)}")
     refused = isinstance(error, UserError) and mark is not None and withdraw(folder, mark)
-    if refused and (cause := folder.read().get("cause")):
+    if refused and (cause := folder.record.cause):
         folder.journal().tags({CAUSE_TAG: cause})
-    status = folder.read()["status"]
+    status = folder.record.status
     if not refused and status not in _ENDED:
         # else training is over and only MLflow lacks something
         status = "interrupted" if stopped else "failed"

@@ -9,6 +9,7 @@ from typing import Any
 from rayloom.config.resolved import to_dict
 from rayloom.config.sections import RunConfig
 from rayloom.core.errors import UserError
+from rayloom.records.record import Record
 from rayloom_pipelines.resolve import storage_path
 
 
@@ -39,17 +40,18 @@ class Options:
     searched: Sequence[str] = ()
 
     @classmethod
-    def of(cls, about: Mapping[str, Any]) -> "Options":
+    def of(cls, record: Record) -> "Options":
         """Those that a `run.json` holds.
 
         Raises:
             UserError: It holds one that this version does not know.
         """
-        known, given = {one.name for one in fields(cls)}, about["options"]
+        known = {one.name for one in fields(cls)}
+        given = record.known("options", record.options).to_dict()
         unknown = [name for name in given if name not in known]
         if unknown:
             raise UserError(
-                f"run {about['run_id']} was started with the option {unknown[0]!r}, which this "
+                f"run {record.run_id} was started with the option {unknown[0]!r}, which this "
                 f"version of rayloom does not know; known: {', '.join(sorted(known))}"
             )
         return cls(**given)

@@ -1,6 +1,6 @@
 """A run's best checkpoint as a registered model, and whatever else MLflow still lacks."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,6 +9,7 @@ from rayloom.config.sections import RunConfig
 from rayloom.core.errors import RayloomError
 from rayloom.core.protocols import DataSpec, Export, parameters_sha256
 from rayloom.records.hiding import outgoing
+from rayloom.records.record import Record
 from rayloom.records.scratch import scratch
 from rayloom_pipelines.console import RunObserver
 from rayloom_pipelines.load.copies import stages_of, write_slim
@@ -52,14 +53,13 @@ def send_rest(folder: Any, observer: RunObserver) -> bool:
     from rayloom.tracking import sync_run
     from rayloom_pipelines.load.recorded import config_of_folder
 
-    about = folder.read()
-    uri = mlflow_of(about)
+    record = folder.record
+    uri = mlflow_of(record)
     if not uri:
         return True
     sent = sync_run(folder.path, uri, say=observer.on_message)
-    options = about.get("options", {})
-    wanted = options.get("register", True) and not about.get("smoke")
-    if sent and wanted and about["status"] == "finished" and not about.get("model"):
+    asked = record.options is None or record.options.register_
+    if sent and asked and record.status == "finished" and not (record.smoke or record.model):
         config = config_of_folder(folder.path)
         publish(folder, config, observer)
     return sent
@@ -69,10 +69,10 @@ def register(folder: Any, config: RunConfig, *, say: Callable[[str], Any]) -> An
     """Make the best checkpoint a registered model version. Returns `tracking.Registered`."""
     from rayloom.tracking import register_model
 
-    about = folder.read()
-    uri = mlflow_of(about)  # first: a server that nobody named is told nothing
+    record = folder.record
+    uri = mlflow_of(record)  # first: a server that nobody named is told nothing
     state, info = read_state(folder.path, "best")
-    spec, stages = spec_from(about) if about.get("data") else None, stages_of(folder.path)
+    spec, stages = spec_from(record) if record.data else None, stages_of(folder.path)
     weights = of_state(config, state, spec, stages)
     exports = exported(config, weights, spec, stages)
     main = next(iter(exports.values()), None)
@@ -87,27 +87,25 @@ def register(folder: Any, config: RunConfig, *, say: Callable[[str], Any]) -> An
             main and main.module,
             main and main.example,
             others={name: export for name, export in exports.items() if export is not main},
-            name=config.tracking.register_as or about["name"],
+            name=config.tracking.register_as or record.name,
             files={file.name: file for file in room.iterdir()},
             sha256=parameters_sha256(weights),
             uri=uri,
             score=info.score,
             direction=info.direction,
-            measure=_measure(about, config),
+            measure=_measure(record, config),
             metadata={"rayloom_run": folder.run_id, "rayloom_step": info.step},
             say=say,
         )
 
 
-def _measure(about: Mapping[str, Any], config: RunConfig) -> str:
+def _measure(record: Record, config: RunConfig) -> str:
     """What a run's score is of: metric, data or environment, and the protocol of its nats."""
-    metric = ((about.get("summary") or {}).get("best") or {}).get("metric")
-    if not metric:
+    if record.best is None:
         return ""
-    likelihood, _, samples = about.get("protocol", "").partition("; ")
-    data = (
-        f"{about['data']['name']} {about['data']['fingerprint'][:8]}" if about.get("data") else ""
-    )
+    metric = record.best.metric
+    likelihood, _, samples = (record.protocol or "").partition("; ")
+    data = f"{record.data.name} {record.data.fingerprint[:8]}" if record.data else ""
     where = data or (config.env.name if config.env else "")
     parts = [metric, where, likelihood, samples if "nll" in metric else ""]
     return ", ".join(part for part in parts if part)

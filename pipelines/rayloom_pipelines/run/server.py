@@ -3,19 +3,19 @@
 Its files never hold a user or password, and it is no authority: see `rayloom.tracking.address`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rayloom.config.sections import RunConfig
 from rayloom.core.errors import UserError
+from rayloom.records.record import Record
 
 
-def mlflow_of(about: Mapping[str, Any], config: RunConfig | None = None) -> str | None:
+def mlflow_of(record: Record, config: RunConfig | None = None) -> str | None:
     """The MLflow of a run; None where it is not tracked.
 
     Args:
-        about: Its `run.json`.
+        record: Its `run.json`.
         config: The config that holds now, if it is at hand: a resume may move the tracking.
 
     Raises:
@@ -25,11 +25,11 @@ def mlflow_of(about: Mapping[str, Any], config: RunConfig | None = None) -> str 
     from rayloom.tracking import recall_uri, resolve_uri
     from rayloom_pipelines.resolve import allowed_uri, site_settings
 
-    recorded = (about.get("tracking") or {}).get("uri")
+    recorded = record.tracking.uri
     if recorded is None:
         return None
-    if config is None and about.get("config_now"):
-        config = config_from_dict(about["config_now"])
+    if config is None and record.config_now:
+        config = config_from_dict(record.config_now)
     if config is not None and config.tracking.uri is not None:
         recorded = resolve_uri(config.tracking.uri, Path.cwd())
     if "***@" not in recorded:
@@ -37,10 +37,10 @@ def mlflow_of(about: Mapping[str, Any], config: RunConfig | None = None) -> str 
     return str(recall_uri(recorded, (site_settings().get("tracking") or {}).get("uri")))
 
 
-def named_mlflow(about: Mapping[str, Any], config: RunConfig) -> str | None:
+def named_mlflow(record: Record, config: RunConfig) -> str | None:
     """`mlflow_of`, or None where nobody names the server, which a run's own follower says."""
     try:
-        return mlflow_of(about, config)
+        return mlflow_of(record, config)
     except UserError:
         return None
 

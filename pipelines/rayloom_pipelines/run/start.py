@@ -9,6 +9,7 @@ from rayloom.config.resolved import to_dict
 from rayloom.config.sections import RunConfig
 from rayloom.core import interrupt
 from rayloom.core.errors import UserError
+from rayloom.records.record import Record, plain
 from rayloom.records.told_metrics import tell_metrics
 from rayloom_pipelines.console import RunObserver
 from rayloom_pipelines.run.attempt import Task, make_attempt
@@ -71,7 +72,7 @@ def start(
             **({"protocol": prepared.protocol} if prepared.protocol else {}),
             **({"metrics": told} if (told := tell_metrics(prepared.own_metrics.values())) else {}),
             **({"trial": trial} if trial is not None else {}),
-            **({"stages": stages.record(prepared.stages)} if prepared.stages else {}),
+            **({"stages": stages.noted(prepared.stages)} if prepared.stages else {}),
         },
         fill=lambda place: stages.copy_into(place, prepared.stages),
     )
@@ -109,14 +110,14 @@ def resume(
 
     began = time.monotonic()
     folder = RunFolder.open(path, say=observer.on_message)
-    about = folder.read()
-    require_plugins(about.get("plugins", []), plugins)
+    record = folder.record
+    require_plugins(plain(record.plugins), plugins)
     first = config_of_folder(folder.path)
-    config = config_from_dict(about["config_now"]) if about.get("config_now") else first
+    config = config_from_dict(record.config_now) if record.config_now else first
     if overrides:
         config = with_overrides(config, _one_length(config, overrides), allowed=RESUMABLE)
-    options = Options.of(about)
-    if about["status"] == "finished" and not _longer(config, about):
+    options = Options.of(record)
+    if record.status == "finished" and not _longer(config, record):
         observer.on_message(f"{folder.run_id} is finished; nothing to do")
         try:
             send_rest(folder, observer)
@@ -125,8 +126,8 @@ def resume(
         return folder
     with quiet(folder.log_path):
         built_from = first.model_copy(update={"resources": config.resources})
-        prepared = prepare(built_from, options, choices=about.get("choices", {}), path=path)
-        check_same_data(prepared.data, about.get("data"))
+        prepared = prepare(built_from, options, choices=record.choices.to_dict(), path=path)
+        check_same_data(prepared.data, record.data)
         check_rules(config, prepared)
     interrupt.check()
     watcher = foresee(observer, options, config.resources.workers)
@@ -143,7 +144,7 @@ def _one_length(config: RunConfig, overrides: Sequence[str]) -> list[str]:
     return [*cleared, *overrides]
 
 
-def _longer(config: RunConfig, about: Mapping[str, Any]) -> bool:
+def _longer(config: RunConfig, record: Record) -> bool:
     """Whether a finished run has something left to do under a changed config."""
-    before = about.get("config_now") or {}
+    before = record.config_now or {}
     return bool(before) and before.get("train") != to_dict(config)["train"]

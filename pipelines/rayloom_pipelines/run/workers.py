@@ -7,6 +7,7 @@ from typing import Any
 from rayloom.catalogue.plugins import load_plugins, paths_of
 from rayloom.config.resolved import config_from_dict, to_dict
 from rayloom.core.protocols import Collective
+from rayloom.records.record import plain
 from rayloom_pipelines.run.next_step import last_words
 
 ENTRY = "rayloom_pipelines.run.workers:train_worker"
@@ -17,7 +18,7 @@ def train_model(folder: Any, task: Any) -> dict[str, Any]:
     config, options, observer = task.config, task.options, task.observer
     from rayloom.distributed.train import run_workers
 
-    plugins = paths_of(folder.read().get("plugins", []))
+    plugins = paths_of(plain(folder.record.plugins))
     payload = {
         "folder": str(folder.path),
         "config": to_dict(task.prepared.config),
@@ -126,7 +127,7 @@ def train_rl(folder: Any, task: Any) -> dict[str, Any]:
     from rayloom_pipelines.load import copies, weights
     from rayloom_pipelines.run import build
 
-    plugins = paths_of(folder.read().get("plugins", []))
+    plugins = paths_of(plain(folder.record.plugins))
     base = task.prepared.config
     with remote_parts(
         base, address=config.resources.address, plugins=plugins,

@@ -5,7 +5,6 @@ usually means are others: a classifier is trained by the engine as a VAE is, and
 model.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -70,12 +69,12 @@ def task_named(word: Any, who: str) -> Task:
     return TASKS[word]
 
 
-def must_be_model(about: Mapping[str, Any]) -> None:
-    """A run must be one of a model, by what its run.json says.
+def must_be_model(word: str | None, run: str) -> None:
+    """A run must be one of a model, by the word that its run.json says.
 
     Raises:
         UserError: It is of something else.
     """
-    task = TASKS.get(str(about.get("task")))
+    task = TASKS.get(word or "")
     if task is not None and task.trainable != "engine":
-        raise UserError(f"run {about['run_id']} is of {task.noun}; a model's is needed")
+        raise UserError(f"run {run} is of {task.noun}; a model's is needed")

@@ -17,7 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rayloom.records.about import About
 from rayloom.records.files import sha256_file
+from rayloom.records.record import Attempt, Best, Record
 
 if TYPE_CHECKING:
     from rayloom.records.run_folder import RunFolder
@@ -43,7 +45,7 @@ class Mark:
         made: Files of this attempt alone.
     """
 
-    about: Mapping[str, Any]
+    about: About
     written: tuple[int, int, tuple[str, ...]]
     made: tuple[Path, ...] = ()
 
@@ -68,13 +70,13 @@ def begin(
         UserError: The disk refuses; then `run.json` is as it was.
     """
     before = folder.read()
-    past = former(before)
-    if before.get("status") != "created":
-        past = [*past, _closed(folder.path, before)]
+    past = before.record.attempts
+    if before.record.status != "created":
+        past = [*past, _closed(folder.path, before.record)]
     if len(past) > MOST:
         past = [past[0], *past[-MOST + 1 :]]
-    number = past[-1].get("number", len(past)) if past else 0
-    number = number + 1 if isinstance(number, int) else len(past) + 1
+    last = past[-1].number if past else 0
+    number = 1 + (len(past) if last is None else last)
     attempt = {
         "number": number,
         "began": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
@@ -105,7 +107,7 @@ def withdraw(folder: "RunFolder", mark: Mark) -> bool:
     Returns:
         Whether it was put back; a first attempt never is.
     """
-    first = mark.about.get("status") == "created"
+    first = mark.about.record.status == "created"
     if first or folder.journal().waiting or _written(folder.path) != mark.written:
         return False
     folder.replace(mark.about)
@@ -114,64 +116,51 @@ def withdraw(folder: "RunFolder", mark: Mark) -> bool:
     return True
 
 
-def former(about: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The attempts before the one that `run.json` is about, oldest first."""
-    past = about.get("attempts")
-    return [dict(one) for one in past if isinstance(one, Mapping)] if isinstance(past, list) else []
+def all_of(record: Record) -> list[Attempt]:
+    """Every attempt that is known, oldest first; the one that `run.json` is about last."""
+    if record.status == "created":
+        return record.attempts
+    return [*record.attempts, _entry(record)]
 
 
-def all_of(about: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Every attempt that is known, the one that `run.json` is about last."""
-    if about.get("status") == "created":
-        return former(about)
-    return [*former(about), _entry(about)]
-
-
-def needs_a_writer(about: Mapping[str, Any]) -> bool:
+def needs_a_writer(record: Record) -> bool:
     """Whether a living process must hold the run's lock, or else it was killed.
 
     A folder that has just been made is locked a moment later.
     """
-    if about.get("status") != "created":
-        return about.get("status") == "running"
-    try:
-        made = datetime.datetime.fromisoformat(str(about.get("created"))).timestamp()
-    except ValueError:
-        return False
+    if record.status != "created":
+        return record.status == "running"
+    made = datetime.datetime.fromisoformat(record.created).timestamp()
     return time.time() - made > _MADE_S
 
 
-def best_so_far(about: Mapping[str, Any]) -> dict[str, Any] | None:
+def best_so_far(record: Record) -> Best | None:
     """The best result of the newest attempt that has told one."""
-    for one in reversed(all_of(about)):
-        if isinstance(one.get("best"), Mapping):
-            return dict(one["best"])
-    return None
+    return next((one.best for one in reversed(all_of(record)) if one.best), None)
 
 
-def _entry(about: Mapping[str, Any]) -> dict[str, Any]:
-    own = about.get("attempt")
-    entry = dict(own) if isinstance(own, Mapping) else {"number": 1, "began": about.get("created")}
-    entry["status"] = about.get("status")
-    entry |= {key: about[key] for key in _KEPT if about.get(key) is not None}
-    summary = about.get("summary")
-    if isinstance(summary, Mapping) and summary.get("best"):
-        entry["best"] = summary["best"]
-    return entry
+def _entry(record: Record) -> Attempt:
+    own = record.attempt.to_dict() if record.attempt else {"number": 1, "began": record.created}
+    told = record.to_dict()
+    own |= {"status": record.status} | {key: told[key] for key in _KEPT if key in told}
+    if record.best:
+        own["best"] = record.best.to_dict()
+    return Attempt.model_validate(own)
 
 
-def _closed(folder: Path, about: Mapping[str, Any]) -> dict[str, Any]:
+def _closed(folder: Path, record: Record) -> Attempt:
     """An attempt as it is remembered; one that never told its end was killed."""
-    entry = _entry(about)
-    entry.pop("memory_kills", None)
-    if entry["status"] == "running":
-        entry |= {"status": "killed", "cause": why_killed(about)}
+    more: dict[str, Any] = {}
+    if record.status == "running":
+        more = {"status": "killed", "cause": why_killed(record)}
         with contextlib.suppress(OSError):
             files = [folder / "run.json", folder / "journal.jsonl"]
             newest = max(file.stat().st_mtime for file in files if file.exists())
             stamp = datetime.datetime.fromtimestamp(newest).astimezone()
-            entry["last_written"] = stamp.isoformat(timespec="seconds")
-    return entry
+            more["last_written"] = stamp.isoformat(timespec="seconds")
+    told = _entry(record).to_dict()
+    told.pop("memory_kills", None)
+    return Attempt.model_validate(told | more)
 
 
 def memory_kills() -> dict[str, Any]:
@@ -189,16 +178,14 @@ def memory_kills() -> dict[str, Any]:
     return {"boot": boot, "count": count}
 
 
-def why_killed(about: Mapping[str, Any]) -> str:
+def why_killed(record: Record) -> str:
     """What can be said of an attempt that never told its end: most likely, a lack of memory."""
-    own = about.get("attempt")
-    before = own.get("memory_kills") if isinstance(own, Mapping) else None
+    before = record.attempt.memory_kills if record.attempt else None
     text = "its process ended without a word (SIGKILL, a power cut, or too little memory)"
     now = memory_kills()
-    if not isinstance(before, Mapping) or not now or before.get("boot") != now["boot"]:
+    if before is None or before.count is None or not now or before.boot != now["boot"]:
         return text
-    count = before.get("count")
-    killed = now["count"] - count if isinstance(count, int) else 0
+    killed = now["count"] - before.count
     if killed <= 0:
         return "its process was killed (SIGKILL); not by this machine's kernel for lack of memory"
     return (

@@ -110,7 +110,7 @@ class Checkpoints:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._sweep()
-            about = {
+            facts = {
                 "schema_version": SCHEMA_VERSION,
                 "step": int(step),
                 "time_ms": time.time_ns() // 1_000_000,
@@ -118,7 +118,7 @@ class Checkpoints:
                 "direction": direction,
                 "metrics": {key: _plain(float(value)) for key, value in metrics.items()},
             }
-            info = self._write(temporary, encoded, about)
+            info = self._write(temporary, encoded, facts)
         except OSError as error:
             shutil.rmtree(temporary, ignore_errors=True)
             if not is_disk_error(error):
@@ -136,7 +136,7 @@ class Checkpoints:
         return info
 
     def _write(
-        self, temporary: Path, encoded: state_codec.Encoded, about: dict[str, Any]
+        self, temporary: Path, encoded: state_codec.Encoded, facts: dict[str, Any]
     ) -> CheckpointInfo:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
@@ -147,11 +147,11 @@ class Checkpoints:
         text = to_json(encoded.tree)
         write_bytes(temporary / "state.json", text)
         files["state.json"] = {"size": len(text), "sha256": hashlib.sha256(text).hexdigest()}
-        manifest = to_json(about | {"files": files, "chunks": chunks}, indent=1)
+        manifest = to_json(facts | {"files": files, "chunks": chunks}, indent=1)
         write_bytes(temporary / "manifest.json", manifest)
         fsync_dir(temporary)
         hit("checkpoint.before_rename")
-        final = self.folder / f"step-{about['step']:012d}"
+        final = self.folder / f"step-{facts['step']:012d}"
         replaced = self._make_room(final)
         os.rename(temporary, final)
         fsync_dir(self.folder)

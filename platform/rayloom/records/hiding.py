@@ -12,6 +12,7 @@ from typing import Any
 
 from rayloom.core.secrets import mask, mask_tree, mask_urls
 from rayloom.records.files import to_json
+from rayloom.records.record import Record
 
 # Read back by a resume or compared with: they stay as they are, but for passwords in URIs.
 EXACT = frozenset(
@@ -38,10 +39,10 @@ def _without_passwords(value: Any) -> Any:
     return value
 
 
-def first_files(about: Mapping[str, Any]) -> list[str]:
+def first_files(record: Record | None) -> list[str]:
     """Files that MLflow gets at the start: the config, and diffs where `tracking.upload_diff`."""
-    config = about.get("config_now")
-    tracking = config.get("tracking") if isinstance(config, Mapping) else None
+    config = record.config_now if record else None
+    tracking = config.get("tracking") if config else None
     asked = isinstance(tracking, Mapping) and tracking.get("upload_diff") is True
     return ["config.yaml", *(("git.diff", "library.diff") if asked else ())]
 

@@ -12,12 +12,13 @@ from typing import Any
 
 from rayloom.core.errors import ConfigError, UserError, nearest
 from rayloom.core.scores import best_index
-from rayloom.records.about import RUN_JSON, About, read_about
+from rayloom.records.about import read_about
 from rayloom.records.attempts import best_so_far, needs_a_writer
 from rayloom.records.files import Say, folder_size, is_disk_error, silent
 from rayloom.records.inside import is_plain_file
 from rayloom.records.journal_reader import tail
 from rayloom.records.lock import LOCK_NAME, holder
+from rayloom.records.record import RUN_JSON, Best, Record, Summary
 
 _STAMP = re.compile(r"-(\d{8}-\d{6})-[^-]+$")
 _TAIL_BYTES = 8192
@@ -40,7 +41,7 @@ class RunSummary:
         parent: Id of the run that groups it with others.
         smoke: A run of seconds, hidden from lists.
         seed: Seed; None if unknown.
-        about: The whole `run.json`.
+        record: The whole `run.json`.
     """
 
     run_id: str
@@ -55,7 +56,12 @@ class RunSummary:
     parent: str | None
     smoke: bool
     seed: int | None
-    about: Mapping[str, Any] = field(repr=False)
+    record: Record = field(repr=False)
+
+    @property
+    def about(self) -> Mapping[str, Any]:
+        """The same as a dict."""
+        return self.record.to_dict()
 
 
 def _folders(storage: Path) -> list[Path]:
@@ -72,10 +78,10 @@ def _folders(storage: Path) -> list[Path]:
     return [storage / name for name in sorted(names, key=lambda name: (_second(name), name))]
 
 
-def _read(path: Path) -> About | None:
+def _read(path: Path) -> Record | None:
     """`run.json`, or None where there is none that can be read."""
     with contextlib.suppress(UserError):
-        return read_about(path)
+        return read_about(path).record
     return None
 
 
@@ -95,40 +101,36 @@ def summarise(path: Path) -> RunSummary:
     Raises:
         UserError: It is none, or is damaged; says why.
     """
-    about = read_about(path)
-    status = about["status"]
-    told = _of_summary(about.get("summary"))
-    step, metrics, best = told or (0, {}, None)
+    record = read_about(path).record
+    told, status = record.summary, record.status
+    step, metrics, best = _of_summary(told) if told else (0, {}, None)
     if told is None or status in ("running", "created"):
         step, metrics = _from_tail(path)
-    if needs_a_writer(about) and not is_locked(path):
+    if needs_a_writer(record) and not is_locked(path):
         status = "killed"
     if status in ("running", "killed"):
-        best = best_so_far(about)  # its earlier attempts' points still stand
+        best = best_so_far(record)  # its earlier attempts' points still stand
     return RunSummary(
         run_id=path.name,
         path=path,
-        name=about["name"],
-        kind=about.get("kind") or "run",
+        name=record.name,
+        kind=record.kind,
         status=status,
-        created=about["created"],
+        created=record.created,
         step=step,
         metrics=metrics,
-        best=best,
-        parent=about.get("parent"),
-        smoke=bool(about.get("smoke", False)),
-        seed=about.get("seed"),
-        about=about,
+        best=best.to_dict() if best else None,
+        parent=record.parent,
+        smoke=record.smoke,
+        seed=record.seed,
+        record=record,
     )
 
 
-def _of_summary(summary: Mapping[str, Any] | None) -> tuple[int, dict[str, float], Any] | None:
-    """(step, metrics, best) of a run's summary; None if it has none."""
-    if not summary:
-        return None
-    raw = summary.get("metrics") or {}
-    metrics = {key: float(value) for key, value in raw.items() if value is not None}
-    return summary.get("step") or 0, metrics, summary.get("best")
+def _of_summary(summary: Summary) -> tuple[int, dict[str, float], Best | None]:
+    """(step, metrics, best) of a run's summary."""
+    metrics = {k: float(value) for k, value in (summary.metrics or {}).items() if value is not None}
+    return summary.step or 0, metrics, summary.best
 
 
 def list_runs(
@@ -221,11 +223,11 @@ def _latest(folders: list[Path], storage: Path) -> Path:
     for path in reversed(folders):
         if newest and _second(path.name) != stamp:
             break
-        about = _read(path)
-        if about is None:
+        record = _read(path)
+        if record is None:
             continue
-        fits = not about.get("smoke") and not about.get("parent")
-        (newest if fits else fallback).append((_instant(str(about.get("created", ""))), path))
+        fits = not record.smoke and not record.parent
+        (newest if fits else fallback).append((_instant(record.created), path))
         if fits:
             stamp = _second(path.name)
     if not newest and not fallback:
@@ -309,7 +311,7 @@ def compare(paths: Iterable[Path], *, say: Say | None = None) -> Comparison:
     configs = [config_of(run.path) for run in runs]
     keys = sorted(set().union(*configs)) if configs else []
     rows = {key: [config.get(key) for config in configs] for key in keys}
-    own = {key: one for run in runs for key, one in told_metrics(run.about).items()}
+    own = {key: one for run in runs for key, one in told_metrics(run.record).items()}
     metrics: dict[str, list[tuple[float, float, int] | None]] = {}
     for key in sorted(set().union(*curves)) if curves else []:
         if not is_deterministic(key):

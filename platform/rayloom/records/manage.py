@@ -103,8 +103,8 @@ def _json(path: Path) -> bytes:
         for key, (steps, values, times) in sorted(history(path).items())
     }
     folder = RunFolder.open(path)
-    about, config = folder.read(), folder.config_text
-    whole = {"run": mask_tree(about), "config_yaml": hidden_config(config), "metrics": curves}
+    tree, config = folder.read(), folder.config_text
+    whole = {"run": mask_tree(tree), "config_yaml": hidden_config(config), "metrics": curves}
     return to_json(whole, indent=1) + b"\n"
 
 

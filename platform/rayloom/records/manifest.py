@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rayloom.core.errors import CheckpointError, UserError
 from rayloom.core.scores import merit
-from rayloom.records.about import Bare, Count, Number, Sha256, first_fault
+from rayloom.records.about import first_fault
 from rayloom.records.inside import (
     NotPlainError,
     is_plain_folder,
@@ -28,6 +28,7 @@ from rayloom.records.inside import (
     parse_json,
     read_inside,
 )
+from rayloom.records.record import Bare, Count, Number, Sha256
 
 SCHEMA_VERSION = 1
 MARKER = "COMPLETE"

@@ -95,17 +95,17 @@ def carry() -> dict[str, Any]:
     return {key: about[key] for key in (*CODE, "job", "submitted") if key in about}
 
 
-def brief(about: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+def brief(facts: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
     """What an attempt notes of its origin, and its diffs by file name.
 
     Args:
-        about: Of `describe_run`.
+        facts: Of `describe_run`.
     """
     told = ("command", "cwd", "job", "submitted")
-    kept: dict[str, Any] = {key: about[key] for key in told if about.get(key)}
+    kept: dict[str, Any] = {key: facts[key] for key in told if facts.get(key)}
     diffs: dict[str, str] = {}
     for key, name in (("git", "git"), ("library_git", "library")):
-        git = about.get(key)
+        git = facts.get(key)
         if not isinstance(git, Mapping) or not git:
             continue
         kept[key] = {k: git[k] for k in _OF_GIT if k in git}
@@ -113,13 +113,13 @@ def brief(about: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
         if diff:
             kept[key]["diff_sha256"] = hashlib.sha256(diff.encode()).hexdigest()
             diffs[name] = diff
-    if isinstance(about.get("packages"), Mapping):
-        kept["rayloom"] = about["packages"].get("rayloom")
+    if isinstance(facts.get("packages"), Mapping):
+        kept["rayloom"] = facts["packages"].get("rayloom")
     return kept, diffs
 
 
-def _without(about: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
-    return {key: value for key, value in about.items() if key not in keys}
+def _without(facts: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+    return {key: value for key, value in facts.items() if key not in keys}
 
 
 def _now() -> str:

@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any
 from rayloom.core.errors import UserError
 from rayloom.core.files import fsync_dir, write_atomic, write_bytes
 from rayloom.core.secrets import mask, mask_urls
-from rayloom.records.about import RUN_JSON, About, read_about
+from rayloom.records.about import About, check_about, read_about, readable
 from rayloom.records.files import Say, is_disk_error, safe_name, silent, to_json
 from rayloom.records.hiding import hide
 from rayloom.records.inside import MAX_TEXT, open_inside, read_inside, strangers
 from rayloom.records.lock import HEARTBEAT_S, STALE_S, Holder, RunLock, holder
+from rayloom.records.record import RUN_JSON, Record, plain
 
 if TYPE_CHECKING:
     from rayloom.records.checkpoints import Checkpoints
@@ -162,9 +163,8 @@ class RunFolder:
                 it.
         """
         folder = cls(Path(path).expanduser().absolute(), say=say)
-        about = folder.read()
-        version = about.get("schema_version")
-        if not isinstance(version, int) or version > SCHEMA_VERSION:
+        version = folder.record.schema_version
+        if version is None or version > SCHEMA_VERSION:
             raise UserError(
                 f"{folder.path} has format {version!r}; this rayloom reads up to {SCHEMA_VERSION}"
             )
@@ -172,25 +172,43 @@ class RunFolder:
 
     # ---- run.json ----
 
+    @property
+    def record(self) -> Record:
+        """What `run.json` says now, with what a full disk has kept out of it so far.
+
+        Raises:
+            UserError: It is missing or damaged.
+        """
+        return self.read().record
+
     def read(self) -> About:
-        """The content of `run.json`, with what a full disk has kept out of it so far.
+        """The same as a dict, with the fields that nobody here knows.
 
         Raises:
             UserError: It is missing or damaged, or the key that is asked for is missing.
         """
         about = read_about(self.path)
-        return About(about | self._unwritten, about.place) if self._unwritten else about
+        return check_about(about | self._unwritten, about.place) if self._unwritten else about
 
     def update(self, **fields: Any) -> bool:
         """Replace top-level fields of `run.json`, atomically, without secrets (`hiding`).
 
         Floats that are not finite are stored as text. What a disk refuses is kept and written by
-        the next update that succeeds.
+        the next update that succeeds. All other fields stay, also those of a newer version.
+
+        Args:
+            **fields: Fields of `Record`, as it has them or as JSON holds them.
 
         Returns:
             Whether it is on the disk.
+
+        Raises:
+            ValueError: No reader would take it.
         """
-        self._unwritten |= _finite(hide(fields))
+        told = _finite(hide(plain(fields)))
+        with contextlib.suppress(UserError):  # a damaged file is told below
+            readable(read_about(self.path) | self._unwritten | told)
+        self._unwritten |= told
         try:
             write_atomic(self.path / RUN_JSON, to_json(self.read(), indent=1) + b"\n")
         except (OSError, UserError) as error:
@@ -208,8 +226,11 @@ class RunFolder:
 
         Raises:
             UserError: The disk refuses; the old one stands.
+            ValueError: No reader would take it.
         """
-        self.put(self.path / RUN_JSON, to_json(_finite(hide(about)), indent=1) + b"\n")
+        told = _finite(hide(plain(about)))
+        readable(told)
+        self.put(self.path / RUN_JSON, to_json(told, indent=1) + b"\n")
         self._unwritten, self._told = {}, False
 
     def put(self, path: Path, data: bytes) -> None:

@@ -1,11 +1,12 @@
 """What a run wrote down of its method's own metrics: read without the method's code."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
 from rayloom.core.errors import UserError
 from rayloom.core.metric_table import METRICS, Metric
+from rayloom.records.record import Record
 
 
 def tell_metrics(own: Iterable[Metric]) -> dict[str, Any]:
@@ -14,10 +15,10 @@ def tell_metrics(own: Iterable[Metric]) -> dict[str, Any]:
     return {one.pop("key"): one for one in kept}
 
 
-def told_metrics(about: Mapping[str, Any]) -> dict[str, Metric]:
+def told_metrics(record: Record) -> dict[str, Metric]:
     """The metrics that a `run.json` tells of, by key; what makes no sense is left out."""
     found = {}
-    for key, said in (about.get("metrics") or {}).items():
+    for key, said in (record.metrics or {}).items():
         try:
             found[key] = Metric(key, said["unit"], said["direction"], said["meaning"])
         except (UserError, KeyError, TypeError):  # from anybody: the shared table stands

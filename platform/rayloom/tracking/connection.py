@@ -11,7 +11,7 @@ from typing import Any
 
 from rayloom.core.failpoints import hit
 from rayloom.records.files import Say, silent
-from rayloom.tracking.memory import read_about
+from rayloom.tracking.memory import read_record
 from rayloom.tracking.page import NAMES, NAMES_TAG, run_name
 from rayloom.tracking.sender import Sender
 from rayloom.tracking.trouble import NotMlflowError
@@ -107,7 +107,7 @@ class Connection:
             experiment_id,
             start_time=self._created_ms(),
             tags={RUN_ID_TAG: self.folder.name, PATH_TAG: str(self.folder), NAMES_TAG: NAMES},
-            run_name=run_name(read_about(self.folder), self.folder.name),
+            run_name=run_name(read_record(self.folder), self.folder.name),
         )
         hit("tracking.run_created")
         return made.info.run_id
@@ -121,10 +121,9 @@ class Connection:
             "mlflow.source.name": "rayloom",
             "mlflow.source.type": "LOCAL",
         }
-        about = read_about(self.folder)
-        git = about.get("git") or about.get("library_git")
-        if isinstance(git, Mapping) and git.get("commit"):
-            tags["mlflow.source.git.commit"] = str(git["commit"])
+        record = read_record(self.folder)
+        if record and record.commit:
+            tags["mlflow.source.git.commit"] = record.commit
         with contextlib.suppress(OSError, KeyError, ImportError):
             tags["mlflow.user"] = getpass.getuser()
         if self.parent is not None:
@@ -132,7 +131,7 @@ class Connection:
         return tags | {str(key): str(value) for key, value in self.tags.items()}
 
     def _created_ms(self) -> int:
-        with contextlib.suppress(KeyError, ValueError, TypeError):
-            created = datetime.datetime.fromisoformat(read_about(self.folder)["created"])
-            return int(created.timestamp() * 1000)
-        return time.time_ns() // 1_000_000
+        record = read_record(self.folder)
+        if record is None:
+            return time.time_ns() // 1_000_000
+        return int(datetime.datetime.fromisoformat(record.created).timestamp() * 1000)

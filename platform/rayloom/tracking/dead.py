@@ -14,10 +14,10 @@ from rayloom.core.secrets import mask_urls
 from rayloom.records.files import to_json
 from rayloom.records.journal_reader import tail
 from rayloom.records.lock import LOCK_NAME, holder
-from rayloom.tracking.memory import TRACKING_JSON, Status, read_about, read_memory
+from rayloom.tracking.memory import TRACKING_JSON, Status, read_memory, read_record
 
 AGAIN_S = 600.0  # a server that did not answer is not asked again sooner
-STATUS: dict[str, Status] = {"finished": "FINISHED", "failed": "FAILED"}  # else KILLED
+_STATUS: dict[str, Status] = {"finished": "FINISHED", "failed": "FAILED"}  # else KILLED
 
 
 def is_alive(folder: Path) -> bool:
@@ -26,6 +26,12 @@ def is_alive(folder: Path) -> bool:
         now = holder(folder)
         return now is not None and now.alive
     return False
+
+
+def status_of(folder: Path) -> Status:
+    """How MLflow calls the end of a run that nobody writes."""
+    record = read_record(folder)
+    return _STATUS.get(record.status, "KILLED") if record else "KILLED"
 
 
 def ended_ms(folder: Path) -> int | None:
@@ -94,7 +100,7 @@ def _tell(folders: list[Path], uri: str, told: list[Path]) -> None:
 
     for folder in folders:
         memory = read_memory(folder)
-        status = STATUS.get(str(read_about(folder).get("status")), "KILLED")
+        status = status_of(folder)
         ended = ended_ms(folder)
         try:
             client = make_client(uri)

@@ -20,7 +20,7 @@ from rayloom.records.files import Say, is_disk_error, silent, to_json
 from rayloom.records.hiding import first_files
 from rayloom.tracking.backoff import FAILING_S, LOCKED_S, SILENT_S, WHOLE_S, Patience
 from rayloom.tracking.connection import Connection
-from rayloom.tracking.memory import TRACKING_JSON, Status, read_about, read_memory
+from rayloom.tracking.memory import TRACKING_JSON, Status, read_memory, read_record
 from rayloom.tracking.sender import Sender, flatten
 from rayloom.tracking.stream import Stream
 from rayloom.tracking.trouble import Trouble, diagnose
@@ -330,7 +330,7 @@ class MlflowFollower:
         if sender is None:
             return None
         if not self._first_files:
-            for name in first_files(read_about(self.folder)):
+            for name in first_files(read_record(self.folder)):
                 sender.artifact(self.folder / name)
             self._first_files = True
         return self._drain(self._media, sender.media)

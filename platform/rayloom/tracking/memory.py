@@ -11,8 +11,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rayloom.core.errors import UserError
-from rayloom.records import about
+from rayloom.records.about import read_about
 from rayloom.records.inside import parse_json, read_inside
+from rayloom.records.record import Record
 
 Status = Literal["FINISHED", "KILLED", "FAILED"]
 TRACKING_JSON = "tracking.json"
@@ -45,9 +46,9 @@ def read_memory(folder: Path) -> dict[str, Any]:
     return {key: value for key, value in memory.items() if value is not None}
 
 
-def read_about(folder: Path) -> dict[str, Any]:
-    """A run's `run.json`; empty if it cannot be read or is damaged."""
+def read_record(folder: Path) -> Record | None:
+    """A run's `run.json`; None if it cannot be read or is damaged."""
     try:
-        return about.read_about(folder)
+        return read_about(folder).record
     except UserError:
-        return {}
+        return None

@@ -11,10 +11,12 @@ one step only. So the newest picture of each key is sent once more, as step 0 of
 
 import datetime
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
+
+from rayloom.records.record import Record
 
 NAMES_TAG, NAMES = "rayloom.names", "2"
 NOTE_TAG = "mlflow.note.content"
@@ -57,62 +59,63 @@ def newest_key(key: str) -> str:
     return f"eval pictures/{key.removeprefix(_PICTURES).replace('/', ' ')}"
 
 
-def run_name(about: Mapping[str, Any], run_id: str) -> str:
+def run_name(record: Record | None, run_id: str) -> str:
     """A name for MLflow's list, which cuts names: what differs comes first.
 
     Args:
-        about: `run.json`.
+        record: `run.json`, if it can be read.
         run_id: Our id, which ends in letters of its own.
     """
     letters = run_id.rpartition("-")[2]
-    config = str(about.get("name", "")).rpartition("/")[2] or run_id
-    kind, trial = str(about.get("kind", "run")), about.get("trial")
-    if trial is not None:
-        first = f"trial {trial} {letters}"
-    elif about.get("parent"):
-        first = f"seed {about.get('seed')} {letters}"
-    elif kind != "run":
-        first = f"{letters} {kind}"
+    if record is None:
+        return f"{letters} {run_id}"
+    if record.trial is not None:
+        first = f"trial {record.trial} {letters}"
+    elif record.parent:
+        first = f"seed {record.seed} {letters}"
+    elif record.kind != "run":
+        first = f"{letters} {record.kind}"
     else:
         first = letters
-    try:
-        made = datetime.datetime.fromisoformat(str(about.get("created"))).strftime(" %m-%d %H:%M")
-    except ValueError:
-        made = ""
-    return f"{first} {config}{made}"
+    made = datetime.datetime.fromisoformat(record.created)
+    return f"{first} {record.name.rpartition('/')[2] or run_id} {made:%m-%d %H:%M}"
 
 
-def description(about: Mapping[str, Any], folder: Path, mlflow_run: str, picture: str = "") -> str:
+def description(record: Record | None, folder: Path, mlflow_run: str, picture: str = "") -> str:
     """Markdown for the top of a run's page: how it ended, its best result, a picture, what next.
 
     Args:
-        about: `run.json`.
+        record: `run.json`, if it can be read.
         folder: The run folder.
         mlflow_run: MLflow's id of the run.
         picture: Artifact path of its newest picture; "" for none.
     """
-    best = (about.get("summary") or {}).get("best") or {}
-    value = best.get("value")
-    found = ""
-    if best.get("metric") and isinstance(value, int | float):
-        place = "in trial" if about.get("kind") == "sweep" else "at step"
-        found = f"{best['metric']} {value:.5g} {place} {best.get('step')}"
-    status = str(about.get("status", ""))
-    lines = [found or status, ""]
-    lines += [f"{about.get('name')}, seed {about.get('seed')}: {status}"]
-    if about.get("reason"):
-        lines[-1] += f" ({str(about['reason']).splitlines()[0][:200]})"
+    lines = _told(record) if record else ["its run.json cannot be read"]
     if picture:
         query = urlencode({"path": picture, "run_uuid": mlflow_run})
         lines += ["", f"![its newest pictures](get-artifact?{query})"]
-    if isinstance(about.get("best_values"), Mapping):
-        lines += ["", *(f"- `{key}` = {value}" for key, value in about["best_values"].items())]
-    if about.get("best_run"):
-        lines += ["", f"Best run: `{about['best_run']}`"]
-    if (about.get("model") or {}).get("uri"):
-        lines += ["", f"Model: `{about['model']['uri']}`"]
+    if record and record.best_values:
+        lines += ["", *(f"- `{key}` = {value}" for key, value in record.best_values.items())]
+    if record and record.best_run:
+        lines += ["", f"Best run: `{record.best_run}`"]
+    if record and record.model:
+        lines += ["", f"Model: `{record.model.uri}`"]
     lines += ["", f"{_OURS}{folder.name}`"]
     return "\n".join(lines)
+
+
+def _told(record: Record) -> list[str]:
+    """The best result, and how the run ended."""
+    best, found = record.best, ""
+    if best and isinstance(best.value, int | float):
+        place = "in trial" if record.kind == "sweep" else "at step"
+        found = f"{best.metric} {best.value:.5g} {place} {best.step}"
+    why = f" ({record.reason.splitlines()[0][:200]})" if record.reason else ""
+    return [
+        found or record.status,
+        "",
+        f"{record.name}, seed {record.seed}: {record.status}{why}",
+    ]
 
 
 def may_describe(present: str | None) -> bool:

@@ -272,11 +272,11 @@ class Sender:
 
     def describe(self) -> None:
         """Write the description at the top of the run's page, unless somebody wrote one."""
-        from rayloom.tracking.memory import read_about
+        from rayloom.tracking.memory import read_record
 
         if may_describe(self._client.get_run(self._run).data.tags.get(NOTE_TAG)):
-            about = read_about(self._folder)
-            text = description(about, self._folder, self._run, self._newest_samples())
+            record = read_record(self._folder)
+            text = description(record, self._folder, self._run, self._newest_samples())
             self.tags({NOTE_TAG: mask(text)})
 
     def artifact(self, path: Path, folder: str | None = None) -> None:

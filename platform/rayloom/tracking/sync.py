@@ -5,9 +5,9 @@ from pathlib import Path
 from rayloom.core.errors import UserError
 from rayloom.records.files import Say, silent
 from rayloom.records.lock import holder
-from rayloom.tracking.dead import STATUS, ended_ms
+from rayloom.tracking.dead import ended_ms, status_of
 from rayloom.tracking.follower import CLOSE_S, MlflowFollower
-from rayloom.tracking.memory import read_about, read_memory
+from rayloom.tracking.memory import read_memory
 
 
 def sync_run(
@@ -55,7 +55,7 @@ def sync_run(
     )
     status = memory.get("status")
     if status not in ("FINISHED", "FAILED"):  # a kill may have come before it was noted
-        status = STATUS.get(str(read_about(folder).get("status")), "KILLED")
+        status = status_of(folder)
     ended = memory.get("ended_ms") or ended_ms(folder)
     follower.start(again=bool(follower.refused))
     return follower.close(status, timeout_s, ended_ms=ended)
