@@ -164,7 +164,7 @@ def test_no_way_leads_to_a_server_that_only_the_folder_names(tmp_path, monkeypat
                     act()
             with pytest.raises(UserError):
                 register(folder, config_from_dict(moved), say=print)
-            assert named_mlflow(folder.read(), config_from_dict(moved)) is None
+            assert named_mlflow(folder.record, config_from_dict(moved)) is None
             assert cli.main(["runs", "sync", str(folder.path)]) == 2
             assert cli.main(["resume", str(folder.path)]) == 0
         assert seen == []

@@ -8,6 +8,7 @@ from PIL import Image
 from tracking_help import make_run, mlflow_client, only_run, sent, written
 
 from rayloom.records import RunFolder
+from rayloom.records.record import record_of
 from rayloom.tracking import MlflowFollower, sync_run
 from rayloom.tracking.client import ensure_experiment
 from rayloom.tracking.page import NAMES_TAG, newest_key, run_name, shown_key
@@ -132,11 +133,15 @@ def test_a_run_begun_under_the_old_names_goes_on_under_them(tmp_path, uri):
 def test_names_of_runs_differ_early():
     about = {"name": "autoencoders/vae-digits", "created": "2026-11-25T04:13:59+00:00", "seed": 3}
     run = "vae-digits-20261125-041359-zp299"
-    assert run_name(about, run) == "zp299 vae-digits 11-25 04:13"
-    assert run_name(about | {"kind": "sweep"}, run) == "zp299 sweep vae-digits 11-25 04:13"
-    assert run_name(about | {"trial": "7", "parent": "x"}, run).startswith("trial 7 zp299 ")
-    assert run_name(about | {"parent": "x"}, run).startswith("seed 3 zp299 ")
-    assert run_name({}, "odd") == "odd odd"
+
+    def named(**more):
+        return run_name(record_of(about | {"run_id": run, "status": "running"} | more, "x"), run)
+
+    assert named() == "zp299 vae-digits 11-25 04:13"
+    assert named(kind="sweep") == "zp299 sweep vae-digits 11-25 04:13"
+    assert named(trial="7", parent="x").startswith("trial 7 zp299 ")
+    assert named(parent="x").startswith("seed 3 zp299 ")
+    assert run_name(None, "odd") == "odd odd"
 
 
 def test_a_sweep_s_page_has_the_score_of_each_trial_as_a_curve(tmp_path, uri):

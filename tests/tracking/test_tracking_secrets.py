@@ -145,11 +145,11 @@ def test_no_export_holds_one(run, tmp_path, name):
 
 
 def test_the_diff_is_uploaded_only_if_asked(run):
-    about = run[0].read()
-    assert first_files(about) == ["config.yaml"]
-    about["config_now"]["tracking"]["upload_diff"] = True
-    assert first_files(about) == ["config.yaml", "git.diff", "library.diff"]
-    assert first_files({}) == ["config.yaml"]
+    record = run[0].record
+    assert first_files(record) == ["config.yaml"]
+    record.config_now["tracking"]["upload_diff"] = True
+    assert first_files(record) == ["config.yaml", "git.diff", "library.diff"]
+    assert first_files(None) == ["config.yaml"]
 
 
 def test_mlflow_gets_none(run, tmp_path, uri):

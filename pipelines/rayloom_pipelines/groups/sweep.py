@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rayloom.config.resolved import Resolved
+from rayloom.config.resolved import Resolved, check_changes
 from rayloom.core.errors import UserError
 from rayloom.records.record import plain
 from rayloom_pipelines.console import RunObserver
@@ -19,6 +19,7 @@ from rayloom_pipelines.run.next_step import last_words
 if TYPE_CHECKING:
     import pandas as pd
 
+RESUMABLE = ("resources", "tracking", "sweep.trials", "sweep.max_concurrent")
 TRIAL = "rayloom_pipelines.groups.trial:train_trial"
 
 
@@ -85,14 +86,11 @@ def resume_sweep(
     folder = RunFolder.open(path, say=observer.on_message)
     record = folder.record
     require_plugins(plain(record.plugins), plugins)
-    allowed = ("resources.", "tracking.", "sweep.trials=", "sweep.max_concurrent=")
-    wrong = [word for word in overrides if not word.startswith(allowed)]
-    if wrong:
-        raise UserError(f"{wrong[0]} may not change on resume; only {', '.join(allowed)} may")
     if record.status == "finished" and not overrides:
         observer.on_message(f"{folder.run_id} is finished; nothing to do")
         return
     resolved = resolved_of(path, overrides, search=True)
+    check_changes(resolved_of(path, search=True).to_dict(), resolved.to_dict(), RESUMABLE)
     _go_on(folder, resolved, Options.of(record), observer)
 
 

@@ -137,8 +137,7 @@ def _check_spec(path: Path, spec: DataSpec) -> None:
     """The data must look like what the first stage was trained on; labels are its own affair."""
     from rayloom.records import RunFolder
 
-    record = RunFolder.open(path).record
-    first = spec_from(record)
+    first = spec_from(record := RunFolder.open(path).record)
     for name, field in first.fields.items():
         given = spec.fields.get(name)
         if field.kind == "label":

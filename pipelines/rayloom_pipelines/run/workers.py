@@ -127,8 +127,7 @@ def train_rl(folder: Any, task: Any) -> dict[str, Any]:
     from rayloom_pipelines.load import copies, weights
     from rayloom_pipelines.run import build
 
-    plugins = paths_of(plain(folder.record.plugins))
-    base = task.prepared.config
+    plugins, base = paths_of(plain(folder.record.plugins)), task.prepared.config
     with remote_parts(
         base, address=config.resources.address, plugins=plugins,
         say=observer.on_message, note=last_words(folder),

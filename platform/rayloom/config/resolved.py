@@ -277,11 +277,27 @@ def with_overrides(
     """
     changed = resolve(to_dict(config), overrides, new=False).config
     if allowed is not None:
-        changes = [d for d in diff(config, changed) if not _covered(d.path, allowed)]
-        if changes:
-            text = f"may not change here; only {', '.join(allowed)} may"
-            raise ConfigError([Problem(change.path, text) for change in changes])
+        check_changes(to_dict(config), to_dict(changed), allowed)
     return changed
+
+
+def check_changes(
+    before: Mapping[str, Any], after: Mapping[str, Any], allowed: Sequence[str]
+) -> None:
+    """Make sure that a resume changes nothing else than it may.
+
+    Args:
+        before: A config as plain data, search spaces included.
+        after: The same with the flags of the resume.
+        allowed: Paths that may change, with all below them.
+
+    Raises:
+        ConfigError: Something else has changed; names all of it.
+    """
+    text = f"may not change here; only {', '.join(allowed)} may"
+    changed = [one.path for one in diff(before, after) if not _covered(one.path, allowed)]
+    if changed:
+        raise ConfigError([Problem(path, text) for path in changed])
 
 
 def apply(resolved: Resolved, values: Mapping[str, Any]) -> RunConfig:
