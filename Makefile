@@ -5,12 +5,12 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.rayloom-installed
 SOURCES := platform envs pipelines
 STRICT := platform/rayloom/core platform/rayloom/catalogue platform/rayloom/config platform/rayloom/functional platform/rayloom/distributions
-FAST := not learning and not gpu and not bench and not faults
+FAST := not learning and not gpu and not bench and not faults and not mutants
 DEMO := demo-out
 JOBS := 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup docs check format test pytest learn gpu bench faults matrix demo ui clean
+.PHONY: help setup docs check format test pytest learn gpu bench faults mutants matrix demo ui clean
 
 help:  ## what there is
 	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -55,6 +55,9 @@ bench: $(STAMP)  ## speed beside peers (installs them) and memory under a limit
 
 faults: $(STAMP)  ## the full kill matrix
 	$(BIN)/python -m pytest -q -m faults
+
+mutants: $(STAMP)  ## plant errors, see the law tests catch them, write docs/planted-errors.md
+	$(BIN)/python -m pytest -q -m mutants tests/mutants
 
 matrix: $(STAMP)  ## every method through all that it must do, then docs/methods.md
 	$(BIN)/rayloom bench methods

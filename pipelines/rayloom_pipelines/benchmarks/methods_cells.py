@@ -163,7 +163,7 @@ class Chosen:
         items[:] = [item for item, names in zip(items, laws) if sys.argv[1] in names]
         print(f"LAWS {len(items)}")
 
-marks = "not learning and not gpu and not bench and not faults"
+marks = "not learning and not gpu and not bench and not faults and not mutants"
 words = ["-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", "-m", marks, *sys.argv[2:]]
 sys.exit(pytest.main(words, plugins=[Chosen()]))
 """
