@@ -4,7 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from rayloom.config.sections import AdamConfig, AdamWConfig, RMSpropConfig, SGDConfig
+from rayloom.config.sections import (
+    AdagradConfig,
+    AdamConfig,
+    AdamWConfig,
+    RMSpropConfig,
+    SGDConfig,
+)
 from rayloom.core.errors import UserError
 from rayloom.optim import FlatParameters, make_optimizer
 
@@ -25,6 +31,11 @@ OPTIMIZERS = {
         SGDConfig(lr=0.01, momentum=0.9, nesterov=True),
         torch.optim.SGD,
         {"momentum": 0.9, "nesterov": True},
+    ),
+    "adagrad": (
+        AdagradConfig(lr=0.05, weight_decay=0.1),
+        torch.optim.Adagrad,
+        {"weight_decay": 0.1},
     ),
     "rmsprop": (
         RMSpropConfig(lr=0.01, weight_decay=0.1),

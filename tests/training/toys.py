@@ -19,6 +19,7 @@ from rayloom.config.sections import (
     Config,
     EMAConfig,
     GroupConfig,
+    LBFGSConfig,
     RMSpropConfig,
     RunConfig,
     ScheduleConfig,
@@ -150,6 +151,13 @@ class BatchStatistics(nn.Module):
 
     def evaluate_batch(self, batch, *, rng):
         return {"loss": (self.value(batch["x"]) - batch["y"][:, 0]).square()}
+
+
+class SecondOrder(Regression):
+    """For an optimizer that evaluates several times a step; only the first may count."""
+
+    def loss(self, batch, *, rng, turn):
+        return {**super().loss(batch, rng=rng, turn=turn), "x": Sum(batch["x"].sum(0))}
 
 
 class Contrast(nn.Module):
@@ -459,6 +467,9 @@ CASES = {
         TrainConfig(grad_steps=40, clip_norm=1.0, log_every=3, ema=EMAConfig(decay=0.9)),
     ),
     "contrast": Case(Contrast, SGDConfig(lr=0.05), TrainConfig(grad_steps=40, log_every=3)),
+    "second-order": Case(
+        SecondOrder, LBFGSConfig(max_iter=3), TrainConfig(grad_steps=40, log_every=3)
+    ),
     "masked-sequences": Case(
         MaskedSequences, SGDConfig(lr=0.1), TrainConfig(grad_steps=40, clip_norm=1.0, log_every=3)
     ),

@@ -102,14 +102,42 @@ class RMSpropConfig(PlayerOptimizer):
     weight_decay: float = Field(0.0, ge=0)
 
 
+class AdagradConfig(PlayerOptimizer):
+    """Adagrad (Duchi, Hazan and Singer, 2011)."""
+
+    name: Literal["adagrad"] = "adagrad"
+    lr: PositiveFloat = Field(1e-2, description="learning rate")
+    eps: PositiveFloat = 1e-10
+    weight_decay: float = Field(0.0, ge=0, description="L2 penalty")
+
+
+class LBFGSConfig(PlayerOptimizer):
+    """L-BFGS (Liu and Nocedal, 1989): the whole data set is the batch (data.batch_size: all)."""
+
+    name: Literal["lbfgs"] = "lbfgs"
+    lr: PositiveFloat = Field(1.0, description="first trial step of the line search")
+    max_iter: PositiveInt = Field(20, description="iterations per grad_step")
+    history_size: PositiveInt = Field(10, description="remembered steps")
+    tolerance_grad: Annotated[float, Field(ge=0)] = Field(
+        1e-9, description="largest gradient element at which nothing is left to do"
+    )
+    tolerance_change: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="smallest change of the loss, or of a parameter, that goes on"
+    )
+    line_search: bool = Field(True, description="strong Wolfe; false: steps of lr")
+
+
 OptimizerConfig = Annotated[
-    AdamWConfig | AdamConfig | SGDConfig | RMSpropConfig, Field(discriminator="name")
+    AdamWConfig | AdamConfig | SGDConfig | RMSpropConfig | AdagradConfig | LBFGSConfig,
+    Field(discriminator="name"),
 ]
 OPTIMIZERS: dict[str, type[Config]] = {
     "adamw": AdamWConfig,
     "adam": AdamConfig,
     "sgd": SGDConfig,
     "rmsprop": RMSpropConfig,
+    "adagrad": AdagradConfig,
+    "lbfgs": LBFGSConfig,
 }
 
 

@@ -4,15 +4,27 @@ They call torch's fused kernels directly, because the Python around them (`torch
 costs more than the update of a small model. Tests hold each to its `torch.optim` twin.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from rayloom.config.sections import AdamConfig, AdamWConfig, Config, RMSpropConfig, SGDConfig
+from rayloom.config.sections import (
+    OPTIMIZERS,
+    AdagradConfig,
+    AdamConfig,
+    AdamWConfig,
+    Config,
+    LBFGSConfig,
+    RMSpropConfig,
+    SGDConfig,
+)
 from rayloom.core.errors import UserError
 from rayloom.optim.flat import FlatPiece
+from rayloom.optim.lbfgs import FlatLBFGS
+
+Closure = Callable[[], float]
 
 
 class FlatOptimizer:
@@ -22,18 +34,28 @@ class FlatOptimizer:
         flat: What it updates, from `flat.grad`.
         lr: Base learning rate; a schedule's factor is given at each step.
         state: Its tensors by name.
+        needs_closure: Whether a step evaluates the loss again.
     """
+
+    needs_closure = False
 
     def __init__(self, flat: FlatPiece, lr: float) -> None:
         self.flat, self.lr = flat, lr
         self.state: dict[str, Tensor] = {}
 
-    def step(self, factor: float = 1.0, *, grad_scale: Tensor | None = None) -> None:
+    def step(
+        self,
+        factor: float = 1.0,
+        *,
+        grad_scale: Tensor | None = None,
+        closure: Closure | None = None,
+    ) -> None:
         """One update with learning rate `lr * factor`.
 
         Args:
             factor: The schedule's factor.
             grad_scale: Scalar by which the gradient is divided first (clipping in the same pass).
+            closure: Evaluates again; given where `needs_closure` says so.
         """
         raise NotImplementedError
 
@@ -76,7 +98,13 @@ class _FlatAdam(FlatOptimizer):
         self._in_kernel = data.dtype == torch.float32  # the kernels take no other scale
         self._count, self._counts = self.state["step"], [self.state["step"]]
 
-    def step(self, factor: float = 1.0, *, grad_scale: Tensor | None = None) -> None:
+    def step(
+        self,
+        factor: float = 1.0,
+        *,
+        grad_scale: Tensor | None = None,
+        closure: Closure | None = None,
+    ) -> None:
         self._count.add_(1)
         if grad_scale is not None and not self._in_kernel:
             self.flat.grad.div_(grad_scale)
@@ -106,7 +134,13 @@ class _FlatSGD(FlatOptimizer):
             # From zero, momentum * 0 + gradient is the gradient: no special first step.
             self.state = {"momentum": torch.zeros_like(flat.data)}
 
-    def step(self, factor: float = 1.0, *, grad_scale: Tensor | None = None) -> None:
+    def step(
+        self,
+        factor: float = 1.0,
+        *,
+        grad_scale: Tensor | None = None,
+        closure: Closure | None = None,
+    ) -> None:
         data, update = self.flat.data, self.flat.grad
         if grad_scale is not None:
             update.div_(grad_scale)
@@ -129,7 +163,13 @@ class _FlatRMSprop(FlatOptimizer):
         if self._momentum:
             self.state["momentum"] = torch.zeros_like(flat.data)
 
-    def step(self, factor: float = 1.0, *, grad_scale: Tensor | None = None) -> None:
+    def step(
+        self,
+        factor: float = 1.0,
+        *,
+        grad_scale: Tensor | None = None,
+        closure: Closure | None = None,
+    ) -> None:
         data, grad = self.flat.data, self.flat.grad
         if grad_scale is not None:
             grad.div_(grad_scale)
@@ -146,7 +186,31 @@ class _FlatRMSprop(FlatOptimizer):
             data.addcdiv_(grad, scale, value=-lr)
 
 
-def make_optimizer(config: Config, flat: FlatPiece) -> FlatOptimizer:
+class _FlatAdagrad(FlatOptimizer):
+    """Adagrad (Duchi, Hazan and Singer, 2011)."""
+
+    def __init__(self, flat: FlatPiece, config: AdagradConfig) -> None:
+        super().__init__(flat, config.lr)
+        self._eps, self._decay = config.eps, config.weight_decay
+        self.state = {"square": torch.zeros_like(flat.data)}
+
+    def step(
+        self,
+        factor: float = 1.0,
+        *,
+        grad_scale: Tensor | None = None,
+        closure: Closure | None = None,
+    ) -> None:
+        data, grad = self.flat.data, self.flat.grad
+        if grad_scale is not None:
+            grad.div_(grad_scale)
+        if self._decay:
+            grad.add_(data, alpha=self._decay)
+        square = self.state["square"].addcmul_(grad, grad)
+        data.addcdiv_(grad, square.sqrt().add_(self._eps), value=-self.lr * factor)
+
+
+def make_optimizer(config: Config, flat: FlatPiece) -> FlatOptimizer | FlatLBFGS:
     """The optimizer of a config section on a player's flat parameters.
 
     Raises:
@@ -160,6 +224,10 @@ def make_optimizer(config: Config, flat: FlatPiece) -> FlatOptimizer:
         return _FlatSGD(flat, config)
     if isinstance(config, RMSpropConfig):
         return _FlatRMSprop(flat, config)
+    if isinstance(config, AdagradConfig):
+        return _FlatAdagrad(flat, config)
+    if isinstance(config, LBFGSConfig):
+        return FlatLBFGS(flat, config)
     raise UserError(
-        f"{type(config).__name__} is no optimizer section; known: adamw, adam, sgd, rmsprop"
+        f"{type(config).__name__} is no optimizer section; known: {', '.join(OPTIMIZERS)}"
     )

@@ -112,8 +112,8 @@ def unsupported(plain: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "train.ema", "RL learners have no moving average of parameters; remove it"
     if train.get("accumulate") not in (None, 1):
         yield "train.accumulate", f"must be 1 for RL, got {train['accumulate']}"
-    if train.get("precision") == "bf16":
-        yield "train.precision", "RL trains in fp32, got bf16"
+    if train.get("precision") in ("bf16", "fp64"):
+        yield "train.precision", f"RL trains in fp32, got {train['precision']}"
     if train.get("compile"):
         yield "train.compile", "not supported for RL; remove it"
     evaluation = plain.get("evaluation")
@@ -121,6 +121,15 @@ def unsupported(plain: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "evaluation.metrics", "extra metrics are of models only; remove it"
     if is_player_mapping(optimizer):
         yield "optimizer", "an RL learner has one optimizer, not one per player"
+        return
+    optimizer = optimizer if isinstance(optimizer, Mapping) else {}
+    if optimizer.get("name") == "lbfgs":
+        yield "optimizer.name", "lbfgs needs one loss for all data: RL learners cannot use it"
+    for name, instead in (("schedule", "train.schedule"), ("clip_norm", "train.clip_norm")):
+        if optimizer.get(name) is not None:
+            yield f"optimizer.{name}", f"an RL learner has one player: set {instead}"
+    if optimizer.get("groups"):
+        yield "optimizer.groups", "RL learners have no groups of parameters; remove it"
 
 
 class GroupWorker:

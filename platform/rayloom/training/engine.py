@@ -137,6 +137,8 @@ class Engine:
             "precision": config.train.precision,
         }
         self.players = [self._player_step(player) for player in players]
+        for player in self.players:
+            player.buffers = list(model.buffers())
         self._share_start()
         self.dtype = floating_dtype(model)
         self._alone = len(players) == 1

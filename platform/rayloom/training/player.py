@@ -50,6 +50,7 @@ class PlayerStep:
         after_step: The model's hook, or None.
 
     Attributes:
+        buffers: The model's, which an evaluation that is not kept must not change.
         carried: What the last step's rows carry on, by name; (B, ...) each.
         moved: (parameter, source, fresh) of rows that `after_step` moved.
     """
@@ -83,6 +84,7 @@ class PlayerStep:
             device=device,
             norm_dtype=self.segments.flat.data.dtype if self.segments else None,
         )
+        self.buffers: list[Tensor] = []
         self.carried: dict[str, Tensor] = {}
         self.moved: list[tuple[nn.Parameter, Tensor, Tensor]] = []
         self._sums: dict[tuple[str, ...], StepSums] = {}
@@ -122,7 +124,10 @@ class PlayerStep:
         if segments is not None:
             if layout.any_pair:
                 self._divide_by_count(layout, row, total)
-            segments.step(turn, norm, self.clip_norm)
+            closure = None
+            if segments.needs_closure:
+                closure = self._closure(loss, local, fields, noise, turn, layout, row)
+            segments.step(turn, norm, self.clip_norm, closure)
         self.meter.commit(turn.grad_step, total)
         if self.after_step is not None:
             with torch.no_grad():
@@ -205,6 +210,57 @@ class PlayerStep:
         assert sums is not None
         row.copy_(sums)
         return layout, row, norm
+
+    def _closure(
+        self,
+        loss: LossFunction,
+        local: LocalBatch,
+        fields: Batch,
+        noise: Noise,
+        turn: Turn,
+        layout: Layout,
+        row: Tensor,
+    ) -> Callable[[], float]:
+        """Evaluates this batch again at other parameters, its gradient into the flat tensor.
+
+        The first call is for the present ones and costs nothing. What later calls report, carry
+        or write into buffers is dropped: the step is that of the point where it began.
+        """
+        calls, rows, total = 0, len(local.index), local.total
+        vote = None if self.stop_vote is None else self.stop_vote.clone()
+        self.stop_vote = vote
+
+        def mean(row: Tensor) -> float:
+            told = layout.means(row, total)["loss"].detach().to("cpu", torch.float64)
+            return float(self.collective.broadcast(told.view(1)))  # one rank's number decides
+
+        def evaluate() -> float:
+            nonlocal calls
+            calls += 1
+            if calls == 1:
+                return mean(row)
+            kept = [buffer.clone() for buffer in self.buffers]
+            again = torch.zeros_like(row)
+            count = max(1, min(self.accumulate, rows))
+            for number in range(count):
+                start, stop = slice_of(rows, number, count) if rows else (0, 1)
+                chunk = {name: value[start:stop] for name, value in fields.items()}
+                parts = loss(chunk, rng=noise.rows(start, stop), turn=turn)
+                parts = parts if rows else _of_no_row(parts)
+                self._backward(parts, total, add=number > 0)
+                with torch.no_grad():
+                    again.add_(layout.sums(parts))
+            if not self.solo:
+                self._reduce(layout, again, vote=False)
+            if layout.any_pair:
+                self._divide_by_count(layout, again, total)
+            if kept:
+                with torch.no_grad():
+                    torch._foreach_copy_(self.buffers, kept)
+            self.stop_vote = vote
+            return mean(again)
+
+        return evaluate
 
     def _keep(self, layout: Layout, parts: Mapping[str, Part], rows: int, *, first: bool) -> None:
         """Add a chunk's sums and append what its rows carry."""

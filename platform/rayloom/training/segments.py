@@ -17,7 +17,8 @@ from rayloom.core.errors import UserError, did_you_mean
 from rayloom.core.protocols import Player, Turn
 from rayloom.optim import FlatParameters, make_optimizer, make_schedule
 from rayloom.optim.flat import FlatPiece
-from rayloom.optim.optimizers import FlatOptimizer
+from rayloom.optim.lbfgs import FlatLBFGS
+from rayloom.optim.optimizers import Closure, FlatOptimizer
 from rayloom.optim.schedules import Schedule
 
 REST = ""  # the parameters of a player that are in none of its groups
@@ -39,7 +40,7 @@ class Segment:
 
     name: str
     piece: FlatPiece
-    optimizer: FlatOptimizer
+    optimizer: FlatOptimizer | FlatLBFGS
     own_schedule: ScheduleConfig | None = None
     active: Callable[[Turn], bool] | None = None
     schedule: Schedule = lambda grad_step: 1.0
@@ -85,19 +86,25 @@ class Segments:
             schedule = None if own is None else own.schedule
             self.all.append(Segment(name, piece, made, schedule, group.active))
         self._sleepers = [s for s in self.all if s.active is not None]
+        self.needs_closure = any(s.optimizer.needs_closure for s in self.all)
+        if self.needs_closure and player.groups:
+            raise UserError(f"optimizer lbfgs moves player {player.name!r} whole, not in groups")
 
     def set_schedules(self, common: ScheduleConfig, horizon: int) -> None:
         """Settle the factors on the learning rates, now that the horizon is known."""
         for segment in self.all:
             segment.schedule = make_schedule(segment.own_schedule or common, horizon)
 
-    def step(self, turn: Turn, norm: Tensor, clip_norm: float | None) -> None:
+    def step(
+        self, turn: Turn, norm: Tensor, clip_norm: float | None, closure: Closure | None = None
+    ) -> None:
         """One update of all that is awake, from `flat.grad`.
 
         Args:
             turn: Where the run stands.
             norm: (), receives the gradient's norm.
             clip_norm: Largest norm; None leaves it alone.
+            closure: Evaluates the loss again; given where `needs_closure` says so.
         """
         awake = self.all
         if self._sleepers:
@@ -111,7 +118,7 @@ class Segments:
             scale = norm.add(1e-6).div_(clip_norm).clamp_(min=1.0)
         for segment in awake:
             segment.factor = segment.schedule(turn.grad_step)
-            segment.optimizer.step(segment.factor, grad_scale=scale)
+            segment.optimizer.step(segment.factor, grad_scale=scale, closure=closure)
 
     def rates(self) -> dict[str, float]:
         """Learning rate of the last step, by group (`REST` for the rest)."""
