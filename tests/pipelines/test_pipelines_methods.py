@@ -83,7 +83,8 @@ def trial(tmp_path, name="vae"):
 
 def a_run(sha, weight):
     model = SimpleNamespace(state_dict=lambda: {"w": torch.tensor([1.0, weight])})
-    return SimpleNamespace(about={"parameters_sha256": sha}, model=lambda which: model)
+    record = SimpleNamespace(parameters_sha256=sha)
+    return SimpleNamespace(record=record, model=lambda which: model)
 
 
 @pytest.mark.parametrize(
