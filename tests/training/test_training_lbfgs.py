@@ -56,7 +56,7 @@ def test_it_finds_the_optimum_in_the_whole_and_in_chunks():
         engine.advance(20, sink=sink, interrupted=never)
         np.testing.assert_allclose(engine.model.weight.detach().numpy(), best, rtol=1e-8)
         losses = [value for _, value in sink.history("loss/total")]
-        assert losses == sorted(losses, reverse=True)
+        assert np.diff(losses).max() < 1e-12
 
 
 def test_its_memory_is_part_of_the_state():
