@@ -71,11 +71,13 @@ def train_model(wanted: str | None, console: Console, *, smoke: bool) -> Run:
 
 def show(model: Run, agent: Run, out: Path, took: float) -> None:
     """Write samples, reconstructions and the film; print what to open."""
-    from rayloom_pipelines.load.sample import write
+    from rayloom.media import Images
+    from rayloom.media.writers import encode
 
     out.mkdir(parents=True, exist_ok=True)
     with quiet(None):
-        samples = write(model.sample(64, seed=0), out / "samples.png")
+        samples = out / "samples.png"
+        samples.write_bytes(encode(Images(model.sample(64, seed=0)), ".png"))
         pairs = out / "reconstructions.png"
         model.show("pictures/reconstructions").save(pairs)
         film = out / "cartpole.mp4"

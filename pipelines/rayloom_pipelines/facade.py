@@ -222,21 +222,81 @@ class Run:
         return self._policy(which)[0]
 
     def sample(
-        self, num: int = 64, *, seed: int = 0, which: Which | int = "best"
+        self,
+        num: int | None = None,
+        *,
+        seed: int = 0,
+        which: Which | int = "best",
+        settings: Mapping[str, Any] | None = None,
+        given: Mapping[str, Any] | None = None,
+        batch_size: int | None = None,
     ) -> "torch.Tensor":
         """Draw from a model: (num, C, H, W) in [0, 1] for images.
 
         Args:
-            num: How many.
+            num: How many; None: as many as the conditions have rows, else 64.
             seed: Of the draw; equal seeds give equal samples, and a longer draw starts alike.
             which: Checkpoint.
+            settings: Of the model's `sample` (`rayloom list models NAME` tells them).
+            given: Conditions by field: `{"label": 3}`, `{"label": "sneaker"}`, `{"image":
+                "test:0..15"}`, arrays; several values take turns.
+            batch_size: Rows at a time; changes nothing but the time it takes.
 
         Raises:
-            UserError: It is of an agent, or its model cannot sample.
+            UserError: It is of an agent, its model cannot sample, or a setting or
+                condition does not fit.
         """
-        from rayloom_pipelines.load.sample import draw
+        from rayloom_pipelines.load.application import prepare
 
-        return draw(self._model(which), num, seed=seed)
+        made = prepare(
+            self, "sample", num=num, settings=settings or {}, given=given, seed=seed, which=which,
+            batch_size=batch_size,
+        ).compute()  # fmt: skip
+        return next(iter(made.values()))
+
+    def apply(
+        self,
+        name: str,
+        data: Any = None,
+        settings: Mapping[str, Any] | None = None,
+        *,
+        given: Mapping[str, Any] | None = None,
+        num: int | None = None,
+        seed: int = 0,
+        which: Which | int = "best",
+        batch_size: int | None = None,
+    ) -> "dict[str, torch.Tensor]":
+        """Apply an operation of the model, such as `reconstruct` or `predict`, to rows of data.
+
+        Args:
+            name: Of the operation.
+            data: `"SPLIT[:RANGE]"` of the run's data, `"DATASET[:SPLIT[:RANGE]]"`, a path, an
+                array (of the first field that the operation reads), or a mapping of arrays.
+            settings: Of the operation.
+            given: Conditions, as of `sample`.
+            num: Rows of an operation that reads none.
+            seed: Of its noise.
+            which: Checkpoint.
+            batch_size: Rows at a time.
+
+        Raises:
+            UserError: There is no such operation, or something does not fit.
+        """
+        from rayloom_pipelines.load.application import prepare
+
+        return prepare(
+            self, name, data=data, num=num, settings=settings or {}, given=given, seed=seed,
+            which=which, batch_size=batch_size,
+        ).compute()  # fmt: skip
+
+    def predict(self, data: Any, *, which: Which | int = "best") -> "dict[str, torch.Tensor]":
+        """What the model says of rows of data: `apply("predict", data)`.
+
+        Args:
+            data: See `apply`.
+            which: Checkpoint.
+        """
+        return self.apply("predict", data, which=which)
 
     def evaluate(
         self,

@@ -15,7 +15,7 @@ from rayloom import catalogue
 from rayloom.config.references import RunReference
 from rayloom.config.sections import Config
 from rayloom.core.errors import ConfigError, UserError
-from rayloom.core.protocols import Player, parameters_sha256
+from rayloom.core.protocols import Player, operation, parameters_sha256
 from rayloom.media import Images
 from rayloom.records import RunFolder
 from rayloom.testing import check_model
@@ -250,11 +250,12 @@ class Shift(nn.Module):
         z = self.base.first_stage.encode(batch["image"]).mean
         return {"loss": -self.base.log_prob(z + self.shift)}
 
-    def sample(self, num, *, rng):
-        return self.base.sample(num, rng=rng)
+    @operation(gives={"image": "image"})
+    def sample(self, batch, *, rng, settings=None):
+        return self.base.sample(batch, rng=rng)
 
     def show(self, batch, *, rng):
-        return {"samples": Images(self.sample(4, rng=rng))}
+        return {"samples": Images(self.sample({}, rng=rng.of_length(4))["image"])}
 
     def exports(self):
         return self.base.exports()

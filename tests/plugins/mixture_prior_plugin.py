@@ -16,11 +16,11 @@ from torch import nn
 from rayloom.config.references import RunReference
 from rayloom.config.sections import Config, PositiveInt
 from rayloom.core.errors import UserError
-from rayloom.core.noise import Noise
 from rayloom.core.protocols import (
     Export,
     Player,
     Turn,
+    operation,
 )
 from rayloom.media import (
     Images,
@@ -69,18 +69,19 @@ class MixturePrior(nn.Module):
     def evaluate_batch(self, batch, *, rng):
         return self.loss(batch, rng=rng, turn=Turn())
 
+    @operation(gives={"image": "image"})
     @torch.no_grad()
-    def sample(self, num, *, rng):
-        rows = Noise(rng.seed, step=rng.step, total=num, device=rng.device, dtype=rng.dtype)
+    def sample(self, batch, *, rng, settings=None):
         edges = self.logits.softmax(0).cumsum(0)
-        which = torch.searchsorted(edges, rows.uniform("component").to(edges))
+        which = torch.searchsorted(edges, rng.uniform("component").to(edges))
         which = which.clamp_max(len(edges) - 1)
-        noise = rows.normal("code", self.mean.shape[1]).to(self.mean)
-        return self.first_stage.decode_picture(self.mean[which] + noise * self.log_std.exp()[which])
+        noise = rng.normal("code", self.mean.shape[1]).to(self.mean)
+        code = self.mean[which] + noise * self.log_std.exp()[which]
+        return {"image": self.first_stage.decode_picture(code)}
 
     @torch.no_grad()
     def show(self, batch, *, rng):
-        return {"samples": Images(self.sample(16, rng=rng))}
+        return {"samples": Images(self.sample({}, rng=rng.of_length(16))["image"])}
 
     def exports(self):
         example = self.first_stage.exports()["encoder"].example

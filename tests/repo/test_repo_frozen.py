@@ -42,12 +42,14 @@ RUN = {
     "pictures": [],
     "play": ["out", "episodes", "seed", "which"],
     "policy": ["which"],
-    "sample": ["num", "seed", "which"],
+    "apply": ["name", "data", "settings", "given", "num", "seed", "which", "batch_size"],
+    "predict": ["data", "which"],
+    "sample": ["num", "seed", "which", "settings", "given", "batch_size"],
     "show": ["key"],
     "status": None,
 }
 COMMANDS = {
-    "list": ["--json"],
+    "list": ["--json", "--verbose"],
     "new model": ["--from", "--to"],
     "new algorithm": ["--from", "--to"],
     "new env": ["--from", "--to"],
@@ -70,7 +72,10 @@ COMMANDS = {
     "runs gc": ["--storage", "--keep-last", "--keep-best", "--yes"],
     "runs rm": ["--storage", "--yes"],
     "evaluate": ["--checkpoint", "--episodes", "--seed", "--split", "--json"],
-    "sample": ["--checkpoint", "--num", "-n", "--out", "--seed", "--workers"],
+    "sample": [
+        *("--checkpoint", "--num", "-n", "--out", "--seed", "--workers", "--given", "--batch-size"),
+    ],
+    "apply": ["--checkpoint", "--in", "--out", "--seed", "--workers", "--given", "--batch-size"],
     "play": ["--checkpoint", "--episodes", "--out", "--seed"],
     "config show": ["--why", "--json"],
     "config schema": [],

@@ -7,6 +7,7 @@ from rayloom import catalogue
 from rayloom.config.sections import RunConfig, TrainConfig
 from rayloom.core.declared import declared_metrics, default_metrics
 from rayloom.core.metric_table import METRICS
+from rayloom.core.protocols import operation
 from rayloom.rl.evaluation import metric_names
 from rayloom.rl.loop import RLTrainable
 from rayloom.testing import check_env_state, check_model, example_of
@@ -79,9 +80,10 @@ def test_global_noise_is_named(monkeypatch):
     model_class, config = vae()
     original = model_class.sample
 
-    def sample(self, num, *, rng):
+    @operation(gives={"image": "image"})
+    def sample(self, batch, *, rng, settings=None):
         torch.rand(1)
-        return original(self, num, rng=rng)
+        return original(self, batch, rng=rng)
 
     monkeypatch.setattr(model_class, "sample", sample)
     with pytest.raises(AssertionError, match="global generator"):

@@ -42,6 +42,7 @@ VERBS: dict[str, Verb] = {
     "runs": Verb("runs", "ACTION [RUN ...]", "list, show, compare, export, gc, rm"),
     "evaluate": Verb("evaluate", "RUN", "evaluate a run's checkpoint afresh"),
     "sample": Verb("sample", "RUN --out FILE", "draw samples from a model"),
+    "apply": Verb("apply", "RUN OPERATION --out FILE", "apply an operation of a model to data"),
     "play": Verb("play", "RUN --out FILE", "film an agent"),
     "config": Verb("config", "ACTION CONFIG", "show, schema, diff of configs"),
     "data": Verb("data", "ACTION ...", "prepare, import, show data sets"),

@@ -1,4 +1,7 @@
-"""What `rayloom evaluate`, `sample` and `play` share."""
+"""What `rayloom evaluate`, `sample`, `apply` and `play` share."""
+
+import argparse
+from pathlib import Path
 
 from rayloom.core.errors import UserError
 from rayloom_pipelines.cli.options import Parser
@@ -24,3 +27,80 @@ def which(word: str) -> str | int:
     if word.isdigit():
         return int(word)
     raise UserError(f"--checkpoint {word!r}: say best, last or a step")
+
+
+def use_options(made: Parser) -> None:
+    """`--out`, `--given`, `--seed`, `--batch-size` and `--workers` of `sample` and `apply`."""
+    from rayloom.media.endings import ENDINGS
+
+    made.add_argument("--out", required=True, metavar="FILE", help=", ".join(ENDINGS))
+    made.add_argument(
+        "--given",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a condition: label=3, label=0..9, label=sneaker, image=test:0..15; repeatable",
+    )
+    made.add_argument("--seed", type=int, default=0, metavar="S")
+    made.add_argument("--batch-size", type=int, metavar="B", help="rows at a time (64)")
+    made.add_argument("--workers", type=int, default=0, metavar="N", help="on Ray workers")
+
+
+def out_path(word: str) -> Path:
+    """The file to write.
+
+    Raises:
+        UserError: Nothing of its ending can be written, whatever the model.
+    """
+    from rayloom.media.endings import ENDINGS
+
+    out = Path(word)
+    if out.suffix.lower() not in ENDINGS:
+        raise UserError(f"--out {out}: must end in {', '.join(ENDINGS)}")
+    return out
+
+
+def compute_to(
+    out: Path,
+    given: argparse.Namespace,
+    name: str,
+    chosen: str | int,
+    *,
+    num: int | None = None,
+    data: str | None = None,
+) -> int:
+    """Apply an operation as the command line says, and write its result.
+
+    Args:
+        out: The file.
+        given: The options of `use_options` and `parser`, and `settings`.
+        name: Of the operation.
+        chosen: Checkpoint.
+        num: How many rows, where they are not those of data.
+        data: Where rows come from.
+    """
+    from rayloom_pipelines import api
+    from rayloom_pipelines.load.application import prepare
+    from rayloom_pipelines.load.forms import check_ending, media_of, save
+    from rayloom_pipelines.load.given import words_of
+    from rayloom_pipelines.run.quiet import quiet
+
+    if given.workers < 0:
+        raise UserError(f"--workers must be at least 0, not {given.workers}")
+    with quiet(None):
+        made = prepare(
+            api.load(given.run, storage=given.storage),
+            name,
+            data=data,
+            num=num,
+            settings=given.settings,
+            given=words_of(given.given),
+            seed=given.seed,
+            which=chosen,
+            batch_size=given.batch_size,
+        )
+        check_ending(out, made.operation)
+        result = made.compute(workers=given.workers)
+        forms = media_of(result, made.operation, made.spec)
+    print(save(out, forms, made.facts()))
+    return 0

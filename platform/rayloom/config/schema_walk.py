@@ -36,13 +36,21 @@ class Field:
 
 @dataclass(frozen=True)
 class Layout:
-    """The schema of one config: the classes that its `name`s select."""
+    """The schema of one config: the classes that its `name`s select.
+
+    Attributes:
+        open_classes: By section.
+        root: What the top level is.
+        title: What the top level is called where its keys are told.
+    """
 
     open_classes: dict[str, type[BaseModel]]
+    root: type[BaseModel] = RunConfig
+    title: str = "a config"
 
     def locate(self, parts: Sequence[str], tree: Any) -> Field | None:
         """The field at a path, `tree` being the plain data; None if there is no such key."""
-        found = Field(None, None, RunConfig)
+        found = Field(None, None, self.root)
         data = tree
         for depth, part in enumerate(parts):
             if depth == 1 and parts[0] in self.open_classes:

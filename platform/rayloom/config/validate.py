@@ -83,6 +83,19 @@ def build(tree: Node) -> tuple[RunConfig | None, list[Problem]]:
     return shell.model_copy(update=sections), []
 
 
+def build_section(kind: type[BaseModel], tree: Node, title: str) -> tuple[Any, list[Problem]]:
+    """A section that stands alone (an operation's settings), or None and all its mistakes.
+
+    Args:
+        kind: Its class.
+        tree: What was given, a mapping.
+        title: What it is called where its keys are told.
+    """
+    work = _Building(tree, tree.plain(), Layout({}, kind, title), [])
+    made = _validated(kind, work.plain, (), work)
+    return made, _unique(work.problems)
+
+
 def _optimizer(node: Node, work: _Building) -> Any:
     """One optimizer section, or a dict with one per player."""
     if not is_player_mapping(node.value):
@@ -198,7 +211,7 @@ def _message(
         keys = layout.keys(parts[:-1], plain)
         if parts[-1] == "<<":
             return MERGE_KEY, None
-        owner = ".".join(parts[:-1]) or "a config"
+        owner = ".".join(parts[:-1]) or layout.title
         near = nearest(parts[-1], keys)
         return f"unknown key of {owner}; known: {', '.join(keys)}", near
     if kind == "union_tag_not_found":

@@ -57,10 +57,10 @@ class ConfigError(UserError):
 
     max_shown = 100
 
-    def __init__(self, problems: Iterable[Problem]) -> None:
+    def __init__(self, problems: Iterable[Problem], *, of: str = "the config") -> None:
         self.problems = list(problems)
         count = len(self.problems)
-        head = "1 problem in the config:" if count == 1 else f"{count} problems in the config:"
+        head = f"1 problem in {of}:" if count == 1 else f"{count} problems in {of}:"
         lines = [f"  {problem}" for problem in self.problems[: self.max_shown]]
         if count > self.max_shown:
             lines.append(f"  and {count - self.max_shown} more")

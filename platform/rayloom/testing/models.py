@@ -33,7 +33,9 @@ from rayloom.media.kinds import (
     Media,
 )
 from rayloom.nn.frozen import freeze
+from rayloom.testing.operations import check_operations
 from rayloom.training.preflight import evaluation_names
+from rayloom.training.showing import check_names
 
 IMAGES = DataSpec(
     fields={
@@ -108,7 +110,9 @@ def check_model(
             _check_loss(model, batch, player, per_example=per_example)
         _check_evaluation(model, batch)
         _check_declared(model, batch)
+        check_names(model)
         _check_shown(model, batch)
+        check_operations(model, batch, _noise)
         _check_exports(model, build(1))
         assert torch.equal(state, torch.get_rng_state()), (
             "torch's global generator was used: draw from `rng`, or a run cannot be repeated"
@@ -303,10 +307,6 @@ def _check_shown(model: Any, batch: Batch) -> None:
         low, high = float(pixels.min()), float(pixels.max())
         inside = low >= 0 and high <= 1
         assert inside, f"show()[{name!r}] lies in [{low}, {high}], not [0, 1]"
-    if hasattr(model, "sample"):
-        first, second = (model.sample(4, rng=_noise(4)) for _ in range(2))
-        assert len(first) == 4, f"sample(4) gave {len(first)} examples"
-        assert torch.equal(first, second), "sample() with equal `rng` gave two results"
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from rayloom.core.errors import UserError
-from rayloom.core.protocols import Sink
+from rayloom.core.protocols import Sink, operations
 from rayloom.media.grid import tile
 from rayloom.media.kinds import Arrays, Film, Images, Media, Table, Text
 from rayloom.media.writers import encode
@@ -36,6 +36,11 @@ def check_names(model: nn.Module) -> None:
     for old, new in OLD_NAMES.items():
         if hasattr(model, old):
             raise UserError(f"{type(model).__name__}.{old}() is an old form; write {new}")
+    if hasattr(model, "sample") and "sample" not in operations(type(model)):
+        raise UserError(
+            f"{type(model).__name__}.sample() is of an old form; write `@operation(gives=...)` "
+            "over sample(self, batch, *, rng, settings) -> Batch (rayloom.core.protocols)"
+        )
 
 
 def check_shown(model: nn.Module, shown: Mapping[str, Any]) -> None:

@@ -181,8 +181,9 @@ def test_any_image_size(shape, network, likelihood):
     model = build(VAE, config, shape)
     rng = Noise(0, total=2)
     assert model.loss(images(2, shape), rng=rng, turn=Turn())["loss"].shape == (2,)
-    assert model.reconstruct(images(2, shape)["image"]).shape == (2, *shape)
-    assert model.sample(3, rng=rng).shape == (3, *shape)
+    pairs = model.reconstruct(images(2, shape), rng=rng.of_length(2))["image"]
+    assert pairs.shape == (2, *shape)
+    assert model.sample({}, rng=rng.of_length(3))["image"].shape == (3, *shape)
 
 
 def test_catalogue_names_are_the_config_names():
@@ -206,8 +207,9 @@ def test_images_without_a_size_are_refused():
 
 def test_samples_of_two_workers_are_those_of_one():
     model = build(VAE, VAEConfig(latent_dim=3, widths=(6,))).double()
-    whole = model.sample(10, rng=Noise(1, total=10))
-    rows = [model.sample(5, rng=Noise(1, total=10, start=s, stop=s + 5)) for s in (0, 5)]
+    whole = model.sample({}, rng=Noise(1, total=10))["image"]
+    parts = [Noise(1, total=10, start=s, stop=s + 5) for s in (0, 5)]
+    rows = [model.sample({}, rng=rng)["image"] for rng in parts]
     torch.testing.assert_close(torch.cat(rows), whole, rtol=1e-12, atol=1e-12)
 
 
@@ -216,8 +218,9 @@ def test_interpolation_ends_at_the_reconstructions():
     first, second = images(4)["image"], images(4, seed=2)["image"]
     path = model.interpolate(first, second, steps=5)
     assert path.shape == (4, 5, 1, 8, 8)
-    torch.testing.assert_close(path[:, 0], model.reconstruct(first))
-    torch.testing.assert_close(path[:, -1], model.reconstruct(second))
+    for end, image in ((0, first), (-1, second)):
+        pair = model.reconstruct({"image": image}, rng=Noise(0, total=4))["image"]
+        torch.testing.assert_close(path[:, end], pair)
 
 
 def test_traversal_moves_one_dimension_only():

@@ -7,7 +7,7 @@ workers gives the same.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from inspect import getdoc
 from typing import TypeVar
 
@@ -77,10 +77,16 @@ def operation(
 
 
 def operations(cls: type) -> dict[str, Operation]:
-    """The operations of a class by name, inherited ones too, `sample` first."""
+    """The operations of a class by name, `sample` first.
+
+    A method that overrides one is one, marked again or not.
+    """
     found: dict[str, Operation] = {}
-    for name in dir(cls):
-        made = getattr(getattr(cls, name, None), _MARK, None)
-        if isinstance(made, Operation):
-            found[name] = made
+    for base in reversed(cls.__mro__):
+        for name, value in vars(base).items():
+            made = getattr(value, _MARK, None)
+            if isinstance(made, Operation):
+                found[name] = replace(made, name=name)
+            elif name in found and not callable(value):
+                del found[name]
     return dict(sorted(found.items(), key=lambda item: (item[0] != "sample", item[0])))

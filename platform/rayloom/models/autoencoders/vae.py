@@ -31,6 +31,7 @@ from rayloom.core.protocols import (
     Export,
     Player,
     Turn,
+    operation,
 )
 from rayloom.distributions.base import Distribution
 from rayloom.distributions.gaussian import DiagonalGaussian, DiagonalGaussianHead
@@ -95,7 +96,7 @@ class VAE(nn.Module):
     def __init__(self, config: VAESettings, spec: DataSpec) -> None:
         super().__init__()
         channels, height, width = spec.image.shape
-        self.config = config
+        self.config, self.latent_dim = config, config.latent_dim
         self.image_shape = (channels, height, width)
         self.image_dtype = getattr(torch, spec.image.dtype)
         self.likelihood = make_likelihood(config.likelihood)
@@ -210,21 +211,23 @@ class VAE(nn.Module):
 
     # Pictures -----------------------------------------------------------------------------------
 
+    @operation(gives={"image": "image"})
     @torch.no_grad()
-    def sample(self, num: int, *, rng: Noise) -> Float[Tensor, "num C H W"]:
-        """E[x|z] for z ~ N(0, I), pixels in [0, 1].
+    def sample(self, batch: Batch, *, rng: Noise, settings: None = None) -> Batch:
+        """E[x|z] for z ~ N(0, I), pixels in [0, 1]."""
+        return {"image": self.decode_picture(self._like(rng.normal("prior", self.latent_dim)))}
 
-        Args:
-            num: How many.
-            rng: Noise of these rows; with another number of rows its seed and step serve alone.
-        """
-        z = _rows(rng, num).normal("prior", self.config.latent_dim)
-        return self.decode_picture(self._like(z))
-
+    @operation(reads=("image",), gives={"image": "image"})
     @torch.no_grad()
-    def reconstruct(self, image: Tensor, *, rng: Noise | None = None) -> Float[Tensor, "B C H W"]:
+    def reconstruct(self, batch: Batch, *, rng: Noise, settings: None = None) -> Batch:
         """E[x|z] at the mean of q(z|x), pixels in [0, 1]."""
-        return self.decode_picture(self.encode(image, rng=rng).mean)
+        return {"image": self.decode_picture(self.encode(batch["image"], rng=rng).mean)}
+
+    @operation(reads=("image",), gives={"code": "vector"})
+    @torch.no_grad()
+    def embed(self, batch: Batch, *, rng: Noise, settings: None = None) -> Batch:
+        """The mean of q(z|x)."""
+        return {"code": self.encode(batch["image"]).mean}
 
     @torch.no_grad()
     def interpolate(
@@ -252,7 +255,7 @@ class VAE(nn.Module):
         posterior = self.posterior_of(x)
         shown, important = self.likelihood.to_picture(x), posterior.kl_per_dim().mean(0)
         return {
-            "samples": Images(self.sample(COLUMNS * COLUMNS, rng=rng)),
+            "samples": Images(self.sample({}, rng=rng.of_length(COLUMNS * COLUMNS))["image"]),
             **latent_pictures(self.decode_picture, shown, posterior.mean, important),
         }
 
@@ -284,8 +287,3 @@ class EncoderMean(nn.Module):
         """Posterior means of images."""
         x = self.likelihood.observe(image, None, self.posterior.linear.weight.dtype)
         return self.posterior(self.encoder(x)).mean
-
-
-def _rows(rng: Noise, num: int) -> Noise:
-    """The noise of `num` rows: `rng` itself where it has so many."""
-    return rng if len(rng) == num else rng.of_length(num)

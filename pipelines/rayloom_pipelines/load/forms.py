@@ -1,0 +1,118 @@
+"""What an operation gave, as media; and their file with its side-car."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rayloom.core.errors import UserError
+from rayloom.core.files import write_atomic
+from rayloom.core.protocols import Batch, DataSpec, Operation
+from rayloom.media import Arrays, Film, Images, Media, Table, Text
+from rayloom.media.writers import WRITERS, encode, endings_of
+
+_OF_KIND: dict[str, tuple[type, ...]] = {
+    "image": (Images,),
+    "mask": (Images,),
+    "film": (Film,),
+    "text": (Text,),
+    "tokens": (Table,),
+    "label": (Table,),
+    "vector": (Table,),
+}
+
+
+def possible(operation: Operation) -> list[str]:
+    """The endings that an operation's result can be written with, as far as it tells."""
+    kinds = [kind for what in (operation.gives or {}).values() for kind in _OF_KIND.get(what, ())]
+    return endings_of([*kinds, Arrays])
+
+
+def check_ending(out: Path, operation: Operation) -> None:
+    """Refuse a file name before anything is computed.
+
+    Raises:
+        UserError: The result cannot be written so; lists the endings that can be.
+    """
+    can = possible(operation)
+    if out.suffix.lower() not in can:
+        unknown = "" if out.suffix.lower() in WRITERS else " (unknown ending)"
+        raise UserError(
+            f"--out {out}{unknown}: what {operation.name!r} gives must end in {', '.join(can)}"
+        )
+
+
+def media_of(result: Batch, operation: Operation, spec: DataSpec | None) -> list[Media]:
+    """The forms that a result has: pictures, films, a table of what is small, and the arrays."""
+    forms: list[Media] = []
+    columns: dict[str, list[Any]] = {}
+    for name, value in result.items():
+        kind = _kind(name, value, operation, spec)
+        if kind == "image" and value.ndim == 4:
+            forms.append(Images(value if value.is_floating_point() else value.float() / 255))
+        elif kind == "mask" and value.ndim in (3, 4):
+            forms.append(Images(_painted(value)))
+        elif kind == "film" and value.ndim == 5:
+            forms.append(Film(value.transpose(0, 1)))  # (T, B, C, H, W)
+        elif value.ndim <= 2:
+            columns |= _columns(name, value, kind, spec)
+    if columns:
+        forms.append(Table(columns))
+    main, *rest = result.items()
+    first = {"samples": main[1]} if operation.name == "sample" else dict([main])
+    return [*forms, Arrays(first | dict(rest))]
+
+
+def save(out: Path, forms: list[Media], facts: Mapping[str, Any]) -> Path:
+    """Write a file, and beside it `<its name>.json` with what made it. Neither is ever half there.
+
+    Args:
+        out: The file; its folder is made.
+        forms: See `media_of`.
+        facts: What made it, JSON-able.
+
+    Raises:
+        UserError: Nothing of that ending can hold it, or the disk refuses.
+    """
+    try:
+        content = encode(forms, out.suffix.lower())
+    except ValueError as error:
+        raise UserError(f"--out {out}: {error}") from error
+    told = {"file": out.name, "sha256": hashlib.sha256(content).hexdigest(), **facts}
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(out, content)
+        side = json.dumps(told, indent=1, ensure_ascii=False).encode() + b"\n"
+        write_atomic(out.with_name(f"{out.name}.json"), side)
+    except OSError as error:
+        raise UserError(f"cannot write {out}: {error.strerror}") from error
+    return out
+
+
+def _kind(name: str, value: Tensor, operation: Operation, spec: DataSpec | None) -> str:
+    told = (operation.gives or {}).get(name)
+    field = spec.fields.get(name) if spec is not None else None
+    return told or (field.kind if field is not None else "vector")
+
+
+def _columns(name: str, value: Tensor, kind: str, spec: DataSpec | None) -> dict[str, list[Any]]:
+    """A column of numbers or lists; of classes that have names, one of names beside it."""
+    columns = {name: value.float().tolist() if value.dtype is torch.bfloat16 else value.tolist()}
+    field = spec.fields.get(name) if spec is not None else None
+    names = getattr(field, "classes", ())
+    if kind == "label" and names and value.ndim == 1:
+        columns[f"{name}_name"] = [names[number] for number in columns[name]]
+    return columns
+
+
+def _painted(mask: Tensor) -> Tensor:
+    """Classes (B, H, W) or (B, 1, H, W) as colours (B, 3, H, W); class 0 is black."""
+    classes = mask.reshape(len(mask), *mask.shape[-2:]).long()
+    hue = (classes.double() * 0.618034) % 1  # golden steps: neighbours differ
+    shift = torch.tensor([0.0, 1 / 3, 2 / 3], dtype=torch.float64).view(1, 3, 1, 1)
+    colour = ((hue[:, None] + shift) % 1 * 6 - 3).abs().sub(1).clamp(0, 1)
+    return (colour * (classes > 0)[:, None]).float()
