@@ -412,7 +412,7 @@ def test_a_table_comes_in(tmp_path, monkeypatch):
     assert {s: len(dataset.split(s)) for s in dataset.splits} == {"train": 24, "test": 6}
     fields = dataset.spec.fields
     assert fields["embedding"] == FieldSpec((3,), "float32")
-    assert fields["tokens"] == FieldSpec((-1,), "int32")
+    assert fields["tokens"] == FieldSpec((-1,), "int32", "tokens", 5)
     assert fields["flag"] == FieldSpec((), "bool")
     assert fields["label"] == FieldSpec((), "int64", "label", 2)
     for split in dataset.splits:

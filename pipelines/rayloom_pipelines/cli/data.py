@@ -10,7 +10,7 @@ from rayloom_pipelines.cli.options import Parser, action
 
 ACTIONS = {
     "prepare": "make the store of a catalogue data set",
-    "import": "make a store of your own images, .npy, .npz or Parquet",
+    "import": "make a store of your own images, .npy, .npz, Parquet or text",
     "show": "what a data set holds; without a name, which stores there are",
     "export": "write a data set as Parquet",
 }
@@ -49,7 +49,9 @@ def _names(text: str) -> list[str]:
 
 def _import(argv: Sequence[str]) -> int:
     parser = _parser("import")
-    parser.add_argument("path", metavar="PATH", help="folder of images, .npy, .npz, .parquet")
+    parser.add_argument(
+        "path", metavar="PATH", help="folder of images, .npy, .npz, .parquet, .txt, .jsonl"
+    )
     parser.add_argument("name", metavar="NAME", help="configs then say data.name=NAME")
     parser.add_argument("--size", type=int, metavar="PIXELS", help="images: side length")
     parser.add_argument(
@@ -73,6 +75,9 @@ def _import(argv: Sequence[str]) -> int:
         default="auto",
         help="arrays of pictures: channels first or last",
     )
+    parser.add_argument(
+        "--tokenizer", metavar="KIND", help="text: chars, bytes or bpe:N (N tokens in all)"
+    )
     parser.add_argument("--test-fraction", type=float, default=0.1, metavar="F")
     parser.add_argument("--force", action="store_true", help="replace a data set of that name")
     given = parser.read(argv)
@@ -88,6 +93,7 @@ def _import(argv: Sequence[str]) -> int:
         keys=given.keys,
         layout=given.layout,
         kind=given.kind,
+        tokenizer=given.tokenizer,
         test_fraction=given.test_fraction,
         force=given.force,
     )

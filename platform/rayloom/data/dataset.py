@@ -35,6 +35,7 @@ from rayloom.data.store.manifest import (
     check_fields,
     inner_shape,
     read_manifest,
+    read_tokenizers,
     row_bytes,
     varies,
 )
@@ -240,7 +241,7 @@ def open_store(folder: Path | str, budget: int | None = None, *, full: bool = Fa
         for name, info in manifest.splits.items()
     }
     return Dataset(
-        manifest.spec(),
+        manifest.spec(read_tokenizers(folder, manifest)),
         splits,
         fingerprint=manifest.fingerprint,
         manifest=manifest.model_dump(mode="json"),
@@ -295,6 +296,7 @@ def from_arrays(
     splits: Mapping[str, Mapping[str, np.ndarray | Tensor | Sequence[np.ndarray]]],
     *,
     fields: Mapping[str, FieldSpec] | None = None,
+    tokenizers: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Dataset:
     """A data set in memory, for `fit` and for tests; no file is read or written.
 
@@ -304,11 +306,13 @@ def from_arrays(
             arrays `[length, *inner]`.
         fields: Field specs; by default inferred: uint8 `[n, C, H, W]` is an image, integers
             `[n]` are labels, anything else a vector.
+        tokenizers: Plain data of the tokenizers of fields.
 
     Raises:
         UserError: Arrays that do not fit each other or the spec.
     """
     fields = dict(fields) if fields is not None else infer_fields(splits)
     check_fields(fields)
-    made, fingerprint, manifest = arrays_to_columns(name, splits, fields)
-    return Dataset(DataSpec(fields, name), made, fingerprint=fingerprint, manifest=manifest)
+    made, fingerprint, manifest = arrays_to_columns(name, splits, fields, tokenizers or {})
+    spec = DataSpec(fields, name, tokenizers=tokenizers or {})
+    return Dataset(spec, made, fingerprint=fingerprint, manifest=manifest)

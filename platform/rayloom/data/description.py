@@ -86,7 +86,7 @@ def caveats(dataset: Dataset) -> list[str]:
         notes.append(f"no split train, only {', '.join(dataset.splits)}: nothing trains on it")
     elif "test" not in dataset.splits:
         notes.append(f"no split test, on which runs are evaluated: {eval_split_cure(dataset)}")
-    if "image" not in dataset.spec.fields:
+    if "image" not in dataset.spec.fields and "tokens" not in dataset.spec.fields:
         notes.append("no field image: models of pictures do not train on it")
     for key, classes in class_counts(dataset).items():
         unseen = [n for n, c in classes if sum(c.values()) and not c.get("train", 1)]
@@ -140,6 +140,8 @@ class _Sums:
         if self.field.kind == "label" and self.field.num_classes:
             self.labels += torch.bincount(values.reshape(-1), minlength=self.field.num_classes)
             return
+        if self.field.kind in ("tokens", "text"):
+            return  # numbers of tokens have no mean
         wide = values.double() if mask is None else values.double()[mask]
         if not wide.numel():
             return

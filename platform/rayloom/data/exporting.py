@@ -18,7 +18,7 @@ from rayloom.data.dataset import Dataset
 from rayloom.data.store.manifest import FieldInfo, inner_shape, varies
 from rayloom.data.store.writer import arrow_schema
 
-METADATA = b"rayloom.fields"
+METADATA, TOKENIZERS, OPTIONS = b"rayloom.fields", b"rayloom.tokenizers", b"rayloom.options"
 _ROWS = 1024  # rows written at once
 
 
@@ -40,7 +40,12 @@ def export_parquet(dataset: Dataset, folder: str | Path, *, force: bool = False)
         raise UserError(f"{folder}: cannot be made ({error.strerror})") from None
     infos = {k: FieldInfo.model_validate(v) for k, v in dataset.manifest["fields"].items()}
     text = json.dumps({key: info.model_dump(mode="json") for key, info in infos.items()})
-    schema = arrow_schema(infos).with_metadata({METADATA: text.encode()})
+    extras = {METADATA: text.encode()}
+    if dataset.spec.tokenizers:
+        extras[TOKENIZERS] = json.dumps(dict(dataset.spec.tokenizers)).encode()
+    if dataset.manifest["options"]:
+        extras[OPTIONS] = json.dumps(dataset.manifest["options"]).encode()
+    schema = arrow_schema(infos).with_metadata(extras)
     written = []
     for name in dataset.splits:
         path = folder / f"{name}.parquet"

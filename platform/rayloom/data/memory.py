@@ -19,6 +19,7 @@ from rayloom.data.store.manifest import (
     SplitInfo,
     fingerprint,
     inner_shape,
+    plain_sha256,
     varies,
 )
 from rayloom.data.store.writer import column_sha256
@@ -56,7 +57,10 @@ def _numpy(value: Any) -> np.ndarray:
 
 
 def arrays_to_columns(
-    name: str, splits: Mapping[str, Mapping[str, Values]], fields: Mapping[str, FieldSpec]
+    name: str,
+    splits: Mapping[str, Mapping[str, Values]],
+    fields: Mapping[str, FieldSpec],
+    tokenizers: Mapping[str, Mapping[str, Any]],
 ) -> tuple[dict[str, Any], str, dict[str, Any]]:
     """Splits, fingerprint and manifest of arrays in memory, the same as a store of them has."""
     made, infos = {}, {}
@@ -84,9 +88,10 @@ def arrays_to_columns(
         )
         for key, field in fields.items()
     }
-    digest = fingerprint(kept, infos)
+    known = {key: plain_sha256(plain) for key, plain in tokenizers.items()}
+    digest = fingerprint(kept, infos, known)
     manifest = Manifest(
-        name=name, source="memory", fields=kept, splits=infos, fingerprint=digest
+        name=name, source="memory", fields=kept, splits=infos, tokenizers=known, fingerprint=digest
     ).model_dump(mode="json")
     return made, digest, manifest
 

@@ -15,6 +15,8 @@ SPLIT_NAMES = {
     **dict.fromkeys(("test", "testing"), "test"),
     **dict.fromkeys(("val", "valid", "validation", "dev", "eval"), "validation"),
 }
+TOKEN_NAMES = ("tokens", "token_ids", "input_ids", "ids")
+TEXT_NAMES = ("text", "texts", "caption", "captions", "prompt", "prompts")
 LABEL_NAMES = ("label", "labels", "y", "target", "targets", "class")
 _WORDS = "|".join(sorted(SPLIT_NAMES, key=len, reverse=True))
 _HEAD = re.compile(rf"({_WORDS})(set|split|data|images?|imgs?|pics|pictures|photos|[ab])?")

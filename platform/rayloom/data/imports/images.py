@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -15,10 +16,12 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from rayloom.core.errors import UserError
 from rayloom.core.protocols import FieldSpec
 from rayloom.data.dataset import Dataset, open_store
+from rayloom.data.imports.captions import read_captions
 from rayloom.data.imports.checks import check_import, target_folder
 from rayloom.data.imports.layout import read_layout, walk
 from rayloom.data.preparation import store_lock
 from rayloom.data.store.writer import CHUNK, StoreWriter
+from rayloom.data.text.tokenizers import Bytes
 
 _GREY = ("1", "L", "LA")
 _COLOUR = ("P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV", "La", "RGBa")
@@ -78,6 +81,9 @@ def import_images(
     fields = {"image": FieldSpec((1 if grey else 3, height, width), "uint8", "image")}
     if classes:
         fields["label"] = FieldSpec((), "int64", "label", len(classes))
+    captions = read_captions(folder, paths)
+    if captions:
+        fields["text"] = FieldSpec((-1,), "uint8", "text", 256)
     check_import(folder, fields)
     step = max(1, CHUNK // (width * height * (1 if grey else 3)))  # images decoded at once
     with (
@@ -89,15 +95,18 @@ def import_images(
             licence="",
             description=f"{len(paths)} images",
             classes={"label": classes} if classes else {},
+            tokenizers={"text": Bytes().plain()} if captions else {},
         ) as writer,
     ):
         for split, rows in splits.items():
             for start in range(0, len(rows), step):
                 some = rows[start : start + step]
                 images = [decode(paths[k], str(paths[k]), (width, height), grey) for k in some]
-                batch = {"image": np.stack(images)}
+                batch: dict[str, Any] = {"image": np.stack(images)}
                 if classes:
                     batch["label"] = labels[some]
+                if captions:
+                    batch["text"] = [captions[k] for k in some]
                 writer.add(split, batch)
     made = open_store(target)
     made.notes = tuple(layout.notes)

@@ -25,13 +25,15 @@ def import_data(
     keys: Sequence[str] = (),
     layout: str = "auto",
     kind: str = "auto",
+    tokenizer: str | None = None,
     test_fraction: float = 0.1,
     force: bool = False,
 ) -> Dataset:
-    """Make a store of one's own data: a folder of images, `.npy`, `.npz` or Parquet.
+    """Make a store of one's own data: a folder of images, `.npy`, `.npz`, Parquet or text.
 
     Args:
-        path: A folder of images, a folder of Parquet files named after splits, or one file.
+        path: A folder of images, a folder of Parquet files named after splits, a folder of texts,
+            or one file.
         name: Name of the data set; configs then say `data: {name: NAME}`.
         root: Folder of the stores; see `prepare.data_root`.
         size: Images: side length in pixels to crop and scale to.
@@ -40,6 +42,7 @@ def import_data(
         keys: `.npz`: arrays to use; all by default.
         layout: Arrays: where the channels of pictures are: `chw`, `hwc`, or `auto`.
         kind: Arrays: what they hold: `image`, `vector`, or `auto`.
+        tokenizer: Text: `chars`, `bytes` or `bpe:N`.
         test_fraction: Part of the examples that becomes the split `test` where names say nothing.
         force: Replace a data set of that name.
 
@@ -52,15 +55,17 @@ def import_data(
         raise UserError(f"{path}: no such file or folder")
     arrays = path.is_file() and suffix in (".npy", ".npz")
     table = _is_table(path)
+    text = not table and _is_text(path)
     flags = [
         ("--columns and --vector", columns or vector, table, "Parquet"),
         ("--keys", keys, arrays and suffix == ".npz", ".npz"),
         ("--layout and --kind", (layout, kind) != ("auto", "auto"), arrays, ".npy and .npz"),
+        ("--tokenizer", tokenizer is not None, text, ".txt and .jsonl"),
         (
             "--size",
             size is not None,
-            not arrays,
-            "images in a folder or in Parquet, not for arrays",
+            not arrays and not text,
+            "images in a folder or in Parquet, not for arrays and text",
         ),
     ]
     for flag, given, fits, what in flags:
@@ -76,6 +81,17 @@ def import_data(
             columns=columns,
             vector=vector,
             size=size,
+            test_fraction=test_fraction,
+            force=force,
+        )
+    if text:
+        from rayloom.data.imports.texts import import_texts
+
+        return import_texts(
+            path,
+            name,
+            root=root,
+            tokenizer=tokenizer,
             test_fraction=test_fraction,
             force=force,
         )
@@ -105,8 +121,18 @@ def import_data(
         hint = "; unpack it first"
     raise UserError(
         f"{path}: cannot import {suffix or 'a file without a suffix'}; "
-        f"what can: a folder of images, .npy, .npz, .parquet{hint}"
+        f"what can: a folder of images, .npy, .npz, .parquet, .txt, .jsonl{hint}"
     )
+
+
+def _is_text(path: Path) -> bool:
+    """Whether it is text, or a folder with texts and no pictures (a picture's caption is none)."""
+    from rayloom.data.imports.layout import SUFFIXES
+    from rayloom.data.imports.texts import is_text
+
+    if path.is_dir() and any(f.suffix.lower() in SUFFIXES for f in path.rglob("*")):
+        return False
+    return is_text(path)
 
 
 def _is_table(path: Path) -> bool:

@@ -32,6 +32,7 @@ from rayloom.data.names import (
 )
 from rayloom.data.ordering import content_order, split_order
 
+CAPTIONS = "metadata.jsonl"
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 # What unpackers, cameras and file servers leave; hidden folders are passed over too.
 LEFTOVERS = ("__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information")
@@ -92,6 +93,8 @@ def walk(folder: Path) -> Found:
         for name in sorted(files):
             path = Path(place, name)
             if name.startswith("."):
+                continue
+            if name == CAPTIONS:
                 continue
             if path.suffix.lower() not in SUFFIXES:
                 found.passed[path.suffix.lower() or "no suffix"] += 1

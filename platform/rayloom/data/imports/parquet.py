@@ -250,7 +250,10 @@ def why_not(kind: pa.DataType) -> str:
     """Why a column of this type becomes no field, and what would."""
     start = f"is of type {kind}, which is neither numbers nor images"
     if is_text(kind):
-        return f"{start}; text may only be a label (a column called label, y, target or class)"
+        return (
+            f"{start}; text is a label in a column called label, y, target or class, and kept as "
+            "text in one called text, caption or prompt"
+        )
     if pa.types.is_null(kind):
         return "holds missing values only"
     if pa.types.is_temporal(kind):

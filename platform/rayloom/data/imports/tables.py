@@ -23,7 +23,7 @@ from rayloom.core.errors import UserError
 from rayloom.core.fields import FEW_CHANNELS, IMAGE_CHANNELS, image_fault
 from rayloom.core.protocols import FieldSpec
 from rayloom.data.dataset import Dataset, open_store
-from rayloom.data.exporting import METADATA
+from rayloom.data.exporting import METADATA, OPTIONS, TOKENIZERS
 from rayloom.data.imports.checks import (
     check_classes,
     check_finite,
@@ -45,11 +45,12 @@ from rayloom.data.imports.parquet import (
     read_rows,
     why_not,
 )
-from rayloom.data.names import chosen, folded, is_label, one_form
+from rayloom.data.names import TEXT_NAMES, TOKEN_NAMES, chosen, folded, is_label, one_form
 from rayloom.data.ordering import num_test, row_hash
 from rayloom.data.preparation import store_lock
 from rayloom.data.store.manifest import FieldInfo, inner_shape, varies
 from rayloom.data.store.writer import CHUNK, StoreWriter
+from rayloom.data.text.tokenizers import Bytes, tokenizer_from
 
 _ROWS = 1024  # rows read at once
 _CHANNELS = (*IMAGE_CHANNELS, *FEW_CHANNELS)
@@ -93,7 +94,13 @@ def import_table(
     with (
         store_lock(target),
         StoreWriter(
-            target, plan.fields, source=f"Parquet {path}", description="table", classes=plan.classes
+            target,
+            plan.fields,
+            source=f"Parquet {path}",
+            description="table",
+            classes=plan.classes,
+            tokenizers=plan.tokenizers,
+            options=plan.options,
         ) as writer,
     ):
         for split, file in files.items():
@@ -148,6 +155,8 @@ class _Plan:
         self.size = size
         self.fields: dict[str, FieldSpec] = {}
         self.classes: dict[str, tuple[str, ...]] = {}
+        self.tokenizers: dict[str, dict[str, Any]] = {}
+        self.options: dict[str, Any] = {}
         self.readers: dict[str, Any] = {}  # field: function of an Arrow array
         self.paths = list(files.values())
         found = [read_columns(path) for path in self.paths]
@@ -169,14 +178,19 @@ class _Plan:
             if "vector" in self.fields:
                 raise UserError(f"{self.paths[0]}: a column is called 'vector' already")
             self.fields["vector"] = FieldSpec((len(self.vector),), "float32", "vector")
+        self.tokenizers = {k: v for k, v in self.tokenizers.items() if k in self.fields}
 
     def _read_metadata(self, metadata: Mapping[bytes, bytes]) -> dict[str, FieldInfo]:
         text = metadata.get(METADATA)
         if text is None:
             return {}
         try:
+            self.tokenizers = json.loads(metadata.get(TOKENIZERS, b"{}"))
+            self.options = json.loads(metadata.get(OPTIONS, b"{}"))
+            for plain in self.tokenizers.values():
+                tokenizer_from(plain)
             return {k: FieldInfo.model_validate(v) for k, v in json.loads(text).items()}
-        except (ValueError, AttributeError):
+        except (ValueError, AttributeError, UserError):
             raise UserError(f"{self.paths[0]}: its rayloom metadata are damaged") from None
 
     def hint(self) -> str:
@@ -192,7 +206,8 @@ class _Plan:
         info = self.known.get(name)
         storage = kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
         labels = is_label(name) and fits_label(storage)
-        field = "label" if labels else one_form(name)
+        tokens = folded(name) in TOKEN_NAMES and is_list(storage) and info is None
+        field = "label" if labels else "tokens" if tokens else one_form(name)
         if field in self.fields:
             raise self._refuse(name, f"means {field!r}, as another does; choose with --columns")
         if info is not None:
@@ -203,8 +218,13 @@ class _Plan:
             self.fields[field] = self._plan_label(name, storage)
         elif is_encoded(storage):
             self.fields[field] = self._plan_images(name)
+        elif is_text(storage) and folded(name) in TEXT_NAMES:
+            self.fields[field] = FieldSpec((-1,), "uint8", "text", 256)
+            self.tokenizers[field] = Bytes().plain()
         else:
-            self.fields[field] = FieldSpec(*self._shape(name, kind, storage))
+            spec = FieldSpec(*self._shape(name, kind, storage))
+            tokens = folded(name) in TOKEN_NAMES and spec.shape == (-1,)
+            self.fields[field] = self._plan_tokens(name, spec) if tokens else spec
         self.readers[field] = name
 
     def _shape(
@@ -255,6 +275,19 @@ class _Plan:
         if min(found) < 0:
             raise self._refuse(name, f"holds the label {min(found)}; labels must be 0 or more")
         return FieldSpec((), "int64", "label", int(max(found)) + 1)
+
+    def _plan_tokens(self, name: str, spec: FieldSpec) -> FieldSpec:
+        """Whole numbers from 0 have as many classes as the greatest says."""
+        if np.dtype(spec.dtype).kind not in "iu":
+            return spec
+        least, most = 0, -1
+        for path in self.paths:
+            for batch in read_rows(path, [name], _ROWS):
+                found = pc.min_max(_values(batch.column(0))).as_py()
+                least, most = min(least, found["min"] or 0), max(most, found["max"] or 0)
+        if least < 0:
+            raise self._refuse(name, f"holds the token {least}; tokens must be 0 or more")
+        return FieldSpec(spec.shape, spec.dtype, "tokens", int(most) + 1)
 
     def _plan_images(self, name: str) -> FieldSpec:
         from rayloom.data.imports.images import read_header
@@ -330,6 +363,8 @@ class _Plan:
                 ]
             )
         array = no_nulls(array, where, row)
+        if is_text(array.type) and spec.kind == "text":
+            return [np.frombuffer(text.encode(), np.uint8) for text in array.to_pylist()]
         if field == "label" and self.classes.get("label") and not is_number(array.type):
             codes = {name: code for code, name in enumerate(self.classes["label"])}
             return np.array([codes[one_form(v)] for v in array.to_pylist()], np.int64)
@@ -350,6 +385,14 @@ def _flat(array: pa.Array) -> np.ndarray:
     while pa.types.is_fixed_size_list(array.type):
         array = array.flatten()
     return np.asarray(array.to_numpy(zero_copy_only=False))
+
+
+def _values(array: pa.Array) -> pa.Array:
+    """The values of lists, without the lists."""
+    array = array.storage if isinstance(array, pa.ExtensionArray) else array
+    while is_any_list(array.type):
+        array = array.flatten()
+    return array
 
 
 def _sayable(names: Iterable[str]) -> list[str]:

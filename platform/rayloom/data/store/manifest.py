@@ -12,7 +12,7 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field, ValidationError
@@ -23,6 +23,7 @@ from rayloom.core.fields import DTYPES, KINDS, MAX_CLASSES
 from rayloom.core.protocols import DataSpec, FieldSpec
 
 MANIFEST = "manifest.json"
+TOKENIZER = "tokenizer.json"
 SCHEMA_VERSION = 1
 MAX_MANIFEST_BYTES = 16 << 20
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -71,10 +72,20 @@ class Manifest(Config):
     licence: str = ""
     fields: dict[str, FieldInfo]
     splits: dict[str, SplitInfo]
+    tokenizers: dict[str, Sha256] = Field(
+        default_factory=dict, description=f"by field: hash of its part of {TOKENIZER}"
+    )
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="of the maker, where they are not the usual ones"
+    )
     fingerprint: Sha256
 
-    def spec(self) -> DataSpec:
-        """What a model needs to know of the data."""
+    def spec(self, tokenizers: Mapping[str, Mapping[str, Any]] | None = None) -> DataSpec:
+        """What a model needs to know of the data.
+
+        Args:
+            tokenizers: Plain data of each, by field; see `read_tokenizers`.
+        """
         return DataSpec(
             {
                 name: FieldSpec(
@@ -83,6 +94,7 @@ class Manifest(Config):
                 for name, field in self.fields.items()
             },
             self.name,
+            tokenizers=tokenizers or {},
         )
 
 
@@ -156,9 +168,17 @@ def row_bytes(field: FieldSpec | FieldInfo) -> int:
     return math.prod(inner_shape(field)) * np.dtype(field.dtype).itemsize
 
 
-def fingerprint(fields: Mapping[str, FieldInfo], splits: Mapping[str, SplitInfo]) -> str:
-    """SHA-256 over field specs, row counts and column hashes, in canonical JSON."""
-    content = {
+def fingerprint(
+    fields: Mapping[str, FieldInfo],
+    splits: Mapping[str, SplitInfo],
+    tokenizers: Mapping[str, str] | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> str:
+    """SHA-256 over field specs, row counts and column hashes, in canonical JSON.
+
+    Tokenizers (their hashes) and a maker's options are part of it where there are some.
+    """
+    content: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "fields": {
             name: [list(f.shape), f.dtype, f.kind, f.num_classes] for name, f in fields.items()
@@ -168,6 +188,10 @@ def fingerprint(fields: Mapping[str, FieldInfo], splits: Mapping[str, SplitInfo]
             for name, split in splits.items()
         },
     }
+    if tokenizers:
+        content["tokenizers"] = dict(tokenizers)
+    if options:
+        content["options"] = dict(options)
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -218,6 +242,34 @@ def read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
+def read_tokenizers(folder: Path, manifest: Manifest) -> dict[str, dict[str, Any]]:
+    """Plain data of the tokenizers of a store, by field.
+
+    Raises:
+        UserError: The file is missing, or not the one that the manifest knows.
+    """
+    if not manifest.tokenizers:
+        return {}
+    try:
+        tree = json.loads((folder / TOKENIZER).read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise broken(folder, f"{TOKENIZER} cannot be read ({type(error).__name__})") from None
+    found: dict[str, dict[str, Any]] = {}
+    for field, expected in manifest.tokenizers.items():
+        part = tree.get(field) if isinstance(tree, dict) else None
+        known = field in manifest.fields and isinstance(part, dict)
+        if not known or plain_sha256(part) != expected:
+            raise broken(folder, f"{TOKENIZER}: that of {field!r} is not the manifest's")
+        found[field] = dict(part or {})
+    return found
+
+
+def plain_sha256(plain: Any) -> str:
+    """Hash of plain data, such as a tokenizer's, in canonical JSON."""
+    text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def _check_consistent(folder: Path, manifest: Manifest) -> None:
     """Refuse a manifest whose numbers do not agree, so that no read can leave its file."""
     if not manifest.splits:
@@ -242,5 +294,6 @@ def _check_consistent(folder: Path, manifest: Manifest) -> None:
                 raise broken(
                     folder, f"{MANIFEST}: column {key!r} of {name!r} does not fit its file"
                 )
-    if fingerprint(manifest.fields, manifest.splits) != manifest.fingerprint:
+    found = fingerprint(manifest.fields, manifest.splits, manifest.tokenizers, manifest.options)
+    if found != manifest.fingerprint:
         raise broken(folder, f"{MANIFEST}: the fingerprint does not match the content it names")

@@ -29,6 +29,7 @@ from rayloom.core.errors import UserError
 from rayloom.core.protocols import FieldSpec
 from rayloom.data.store.manifest import (
     MANIFEST,
+    TOKENIZER,
     ColumnInfo,
     FieldInfo,
     Manifest,
@@ -37,6 +38,7 @@ from rayloom.data.store.manifest import (
     check_name,
     fingerprint,
     inner_shape,
+    plain_sha256,
     row_bytes,
     varies,
 )
@@ -122,6 +124,8 @@ class StoreWriter:
         licence: Licence of the data.
         description: One line on what it is.
         classes: Names of label values, by field, where the specs do not have them.
+        tokenizers: Plain data of the tokenizers, by field.
+        options: Of the maker, where they are not the usual ones: part of the fingerprint.
     """
 
     def __init__(
@@ -133,12 +137,15 @@ class StoreWriter:
         licence: str = "",
         description: str = "",
         classes: Mapping[str, Sequence[str]] | None = None,
+        tokenizers: Mapping[str, Mapping[str, Any]] | None = None,
+        options: Mapping[str, Any] | None = None,
     ) -> None:
         check_name(folder.name)
         check_fields(fields)
         self.folder, self.fields = folder, dict(fields)
         self.source, self.licence, self.description = source, licence, description
         self.classes = {key: tuple(names) for key, names in (classes or {}).items()}
+        self.tokenizers, self.options = dict(tokenizers or {}), dict(options or {})
         self._spools: dict[str, dict[str, _Spool]] = {}
         self._temporary: Path | None = None
 
@@ -231,6 +238,11 @@ class StoreWriter:
             )
             for key, field in self.fields.items()
         }
+        hashes = {key: plain_sha256(plain) for key, plain in self.tokenizers.items()}
+        if hashes:
+            with (self._temporary / TOKENIZER).open("w") as file:
+                json.dump(self.tokenizers, file)
+                flush(file)
         manifest = Manifest(
             name=self.folder.name,
             description=self.description,
@@ -238,7 +250,9 @@ class StoreWriter:
             licence=self.licence,
             fields=fields,
             splits=splits,
-            fingerprint=fingerprint(fields, splits),
+            tokenizers=hashes,
+            options=self.options,
+            fingerprint=fingerprint(fields, splits, hashes, self.options),
         )
         text = json.dumps(manifest.model_dump(mode="json"), indent=1) + "\n"
         with (self._temporary / MANIFEST).open("w") as file:
