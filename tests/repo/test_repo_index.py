@@ -73,7 +73,7 @@ def test_a_wrong_line_is_seen():
     assert said == {
         "task": "sequence",
         "default_metric": None,
-        "capabilities": ("sample", "elbo", "reconstruct"),
+        "capabilities": ("sample", "embed", "reconstruct", "elbo"),
     }
 
 
@@ -86,7 +86,7 @@ def test_a_plugin_s_class_writes_its_own_line():
     entry = catalogue.register("models", "dumb", Dumb, source="tests")
     try:
         assert (entry.task, entry.default_metric) == ("supervised", "eval/elbo_nats")
-        assert entry.capabilities == ("sample", "elbo", "encode", "reconstruct")
+        assert entry.capabilities == ("sample", "embed", "reconstruct", "elbo", "encode")
         assert catalogue.task_of("models", "dumb").noun == "a supervised model"
         Dumb.task = "superwised"
         with pytest.raises(UserError, match=r"Dumb.task: no kind of work is called 'superwised'"):

@@ -11,7 +11,7 @@ from rayloom.catalogue.entry import Kind
 from rayloom.core.declared import declared_task, default_metrics
 
 METHODS: dict[Kind, str] = {"models": "generative", "algorithms": "rl"}  # task of who says none
-CAPABILITIES = ("sample", "log_prob", "elbo", "encode", "reconstruct")  # that are methods
+CAPABILITIES = ("sample", "log_prob", "elbo", "encode")  # methods that are worth telling of
 
 
 def described(kind: Kind, target: Any) -> Mapping[str, Any]:
@@ -31,7 +31,12 @@ def described(kind: Kind, target: Any) -> Mapping[str, Any]:
 
 
 def capabilities_of(target: Any) -> tuple[str, ...]:
-    """What a class can do: what it says (`capabilities`), and the methods that it has."""
+    """What a class can do: what it says (`capabilities`), its operations, a few methods."""
+    from rayloom.core.protocols.operation import operations  # with torch, as the class has it
+
     said = getattr(target, "capabilities", ())
-    own = tuple(said) if isinstance(said, tuple | list) else ()
-    return own + tuple(word for word in CAPABILITIES if callable(getattr(target, word, None)))
+    found = list(said) if isinstance(said, tuple | list) else []
+    if isinstance(target, type):
+        found += operations(target)
+    found += [word for word in CAPABILITIES if callable(getattr(target, word, None))]
+    return tuple(dict.fromkeys(found))

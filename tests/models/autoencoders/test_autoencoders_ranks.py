@@ -4,9 +4,6 @@ The ranks are threads of this process, so that the test costs no start of worker
 tested where they live.
 """
 
-import threading
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 import pytest
 import torch
@@ -18,36 +15,9 @@ from rayloom.models.autoencoders.beta_vae import BetaVAE, BetaVAEConfig
 from rayloom.models.autoencoders.vae import VAE, VAEConfig
 from rayloom.training import Engine
 from rayloom.training.fitting import MemorySink
+from thread_ranks import on_ranks
 
 pytestmark = pytest.mark.law("vae", "beta-vae")
-
-
-class ThreadCollective:
-    """A rank among threads that meet at a barrier."""
-
-    def __init__(self, rank, world, shared):
-        self.rank, self.world, self._shared = rank, world, shared
-
-    def _exchange(self, value):
-        slots, gate = self._shared
-        slots[self.rank] = value
-        gate.wait(60)
-        everyone = list(slots)
-        gate.wait(60)
-        return everyone
-
-    def all_reduce(self, tensor):
-        everyone = self._exchange(tensor.clone())
-        return tensor.copy_(torch.stack(everyone).sum(0))
-
-    def broadcast(self, tensor, source=0):
-        return tensor.copy_(self._exchange(tensor.clone())[source])
-
-    def broadcast_json(self, value, source=0):
-        return self._exchange(value)[source]
-
-    def barrier(self):
-        self._exchange(None)
 
 
 MODELS = {
@@ -99,16 +69,8 @@ def train(built, batch_size, collective):
 def test_two_ranks_equal_one(make, batch_size):
     """Five steps in double precision, relative 1e-9; at batch size 1 one rank has no example."""
     alone, metrics = train(build(make), batch_size, Solo())
-    shared = ([None, None], threading.Barrier(2))
-
     built = [build(make), build(make)]
-
-    def rank(number):
-        return train(built[number], batch_size, ThreadCollective(number, 2, shared))
-
-    with ThreadPoolExecutor(2) as pool:
-        ranks = list(pool.map(rank, range(2)))
-    for state, values in ranks:
+    for state, values in on_ranks(2, lambda rank, group: train(built[rank], batch_size, group)):
         for name, value in alone.items():
             torch.testing.assert_close(state[name], value, rtol=1e-9, atol=1e-12, msg=name)
         assert values == pytest.approx(metrics, rel=1e-9)

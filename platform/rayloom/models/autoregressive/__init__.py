@@ -1,0 +1,1 @@
+"""Autoregressive models: a method a file, `index` lists them."""
