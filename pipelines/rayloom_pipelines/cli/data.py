@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rayloom.core.errors import UserError
 from rayloom.core.text import one_line
 from rayloom_pipelines.cli.options import Parser, action
 
@@ -35,12 +36,43 @@ def _prepare(argv: Sequence[str]) -> int:
     parser = _parser("prepare")
     parser.add_argument("name", metavar="NAME", help="from `rayloom list datasets`")
     parser.add_argument("--source", metavar="FOLDER", help="local folder with the raw files")
+    parser.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="of the data set's maker, as data.options in a config; as often as you like",
+    )
     parser.add_argument("--force", action="store_true", help="make it again")
     given = parser.read(argv)
     from rayloom.data.preparation import prepare
 
-    _say_made(prepare(given.name, root=given.root, source=given.source, force=given.force))
+    made = prepare(
+        given.name,
+        root=given.root,
+        source=given.source,
+        options=_options(given.option),
+        force=given.force,
+    )
+    _say_made(made)
     return 0
+
+
+def _options(words: Sequence[str]) -> dict[str, Any]:
+    """`KEY=VALUE`s as plain data; values as YAML has them."""
+    import yaml
+
+    found = {}
+    for word in words:
+        key, equals, text = word.partition("=")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            equals = ""
+        if not equals or not key:
+            raise UserError(f"--option {word!r}: write KEY=VALUE, such as num_train=500")
+        found[key] = value
+    return found
 
 
 def _names(text: str) -> list[str]:

@@ -1,6 +1,6 @@
 """The section `data`: which data set, which rows of it, and how they become batches."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -61,4 +61,7 @@ class DataConfig(Config):
     )
     rows: RowsConfig | None = Field(
         None, description="pieces of long examples, which are the rows of batches in their place"
+    )
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="of the data set's maker, where it has some"
     )

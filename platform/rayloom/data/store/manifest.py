@@ -200,7 +200,10 @@ def broken(folder: Path, why: str) -> UserError:
     """The error for a store that cannot be used: names it and says what to do."""
     from rayloom.catalogue import CATALOGUE
 
-    if folder.name in CATALOGUE["datasets"]:
+    whole = folder.name.rpartition("-")[0]
+    if folder.name not in CATALOGUE["datasets"] and whole in CATALOGUE["datasets"]:
+        cure = f"make it again with `rayloom data prepare {whole} --option ... --force`"
+    elif folder.name in CATALOGUE["datasets"]:
         cure = f"make it again with `rayloom data prepare {folder.name} --force`"
     else:
         cure = f"import it again with `rayloom data import PATH {folder.name} --force`"
