@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from rayloom.core.errors import UserError
+from rayloom.core.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -138,14 +138,12 @@ class Run:
         """
         import pandas as pd
 
-        from rayloom.core.errors import nearest
         from rayloom.records import history
 
         curves = history(self.path)
         unknown = [key for key in keys or () if key not in curves]
         if unknown:
-            near = nearest(unknown[0], curves)
-            hint = f"; did you mean {near!r}?" if near else ""
+            hint = did_you_mean(unknown[0], curves, otherwise="")
             raise UserError(f"run {self.id} has no metric {unknown[0]!r}{hint}")
         columns = {
             key: pd.Series(values, index=steps)

@@ -1,33 +1,11 @@
 """From what a person types to what it means: runs, their storage, their MLflow."""
 
 from pathlib import Path
-from typing import Any
 
-from rayloom.core.errors import ConfigError, UserError
+from rayloom.config.resolved import site_settings
+from rayloom.core.errors import UserError
 
 DEFAULT_STORAGE = "runs"
-
-
-def site_settings() -> dict[str, Any]:
-    """`storage`, `tracking` and `resources.address` as flags' absence leaves them.
-
-    What the environment and the site files say, in the order of `rayloom.config.merge`.
-
-    Raises:
-        ConfigError: A site file is wrong.
-    """
-    import os
-
-    from rayloom.config.merge import site_files, with_defaults
-    from rayloom.config.yaml_marks import Node
-    from rayloom.core.errors import Problem
-
-    problems: list[Problem] = []
-    tree, _ = with_defaults(Node({}), os.environ, site_files(os.environ), problems)
-    if problems:
-        raise ConfigError(problems)
-    plain = tree.plain()
-    return plain if isinstance(plain, dict) else {}
 
 
 def storage_path(storage: str | Path | None = None) -> Path:
@@ -48,7 +26,7 @@ def tracking_uri(uri: str | None = None) -> str:
 
     chosen = uri or os.environ.get("MLFLOW_TRACKING_URI")
     if not chosen:
-        chosen = (site_settings().get("tracking") or {}).get("uri")
+        chosen = site_settings().get("tracking.uri")
     return str(resolve_uri(chosen, Path.cwd()))
 
 
@@ -65,7 +43,7 @@ def allowed_uri(recorded: str) -> str:
 
     from rayloom.tracking import allowed, resolve_uri
 
-    site = (site_settings().get("tracking") or {}).get("uri")
+    site = site_settings().get("tracking.uri")
     named = [os.environ.get("MLFLOW_TRACKING_URI"), site, "sqlite:///mlflow.db"]
     here = Path.cwd()
     return str(allowed(recorded, [resolve_uri(uri, here) for uri in named if uri]))

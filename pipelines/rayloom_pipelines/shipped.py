@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from rayloom.core.errors import UserError, nearest
+from rayloom.core.errors import UserError, meant, nearest
 
 _PACKAGE = Path(__file__).resolve().parent
 _SHIPPED = (_PACKAGE.parents[1] / "configs", _PACKAGE / "configs")
@@ -77,6 +77,5 @@ def find_config(name: str) -> Path:
         return known[whole]
     short = {known_name.rpartition("/")[2]: known_name for known_name in known}
     near = nearest(name, [*known, *short])
-    near = short.get(near, near) if near else None
-    hint = f"; did you mean {near!r}?" if near else "."
+    hint = meant(short.get(near, near) if near else None) or "."
     raise UserError(f"no config is called {name!r}{hint} Known: {', '.join(sorted(known))}")

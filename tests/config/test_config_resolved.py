@@ -111,7 +111,7 @@ MISTAKES = {
     "short list": (MODEL + "optimizer: {betas: [0.9]}\n", ["optimizer.betas.1: is required"]),
     "choice": (
         MODEL + "train: {precision: fp16}\n",
-        ["the text 'fp16' is not allowed; choose fp32, bf16, auto", "'bf16'?"],
+        ["the text 'fp16' is not allowed; choose fp32, bf16, fp64, auto", "'fp64'?"],
     ),
     "pattern": (MODEL + "resources: {device: gpu}\n", ["the text 'gpu' is not allowed; wanted"]),
     "union": (MODEL + "resources: {threads: many}\n", ["must be a whole number", "choose auto"]),

@@ -103,7 +103,9 @@ def test_the_command_runs_as_a_module(module, tmp_path):
         timeout=60,
     )
     assert (done.returncode, done.stdout) == (2, "")
-    said = "rayloom: train: unrecognized arguments: --smok (did you mean --smoke?)\nusage: rayloom"
+    said = (
+        "rayloom: train: unrecognized arguments: --smok (did you mean '--smoke'?)\nusage: rayloom"
+    )
     assert done.stderr.startswith(said)
 
 

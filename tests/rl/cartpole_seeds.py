@@ -13,7 +13,8 @@ import torch
 
 from rayloom.config.resolved import load_config
 from rayloom.records import RunFolder
-from rayloom.rl.loop import RLTrainable, evaluate_state
+from rayloom.rl.evaluation import run_episodes
+from rayloom.rl.loop import RLTrainable
 from rayloom.training.driver import Nowhere, drive
 from rayloom.training.plan import Plan
 
@@ -32,8 +33,18 @@ def attempt(seed, storage):
     best = checkpoints.best()
     scores = {}
     for name, step in (("best", best.step), ("last", outcome.position)):
-        state = checkpoints.load(step)["trainable"]
-        found = evaluate_state(config, state, episodes=EPISODES, seed=1_000_000 + seed)
+        back = RLTrainable(config)
+        back.load_state_dict(checkpoints.load(step)["trainable"])
+        found = run_episodes(
+            back.policy(),
+            config.env,
+            episodes=EPISODES,
+            num_envs=10,
+            seed=1_000_000 + seed,
+            greedy=True,
+            settings=config.algorithm.acting(back.env_step),
+            spec=back.spec,
+        )
         scores[name] = float(found.returns.mean())
     return {
         "seed": seed,

@@ -21,7 +21,7 @@ from rayloom.core.errors import UserError
 from rayloom.core.protocols import Trainable
 from rayloom.records import Checkpoints
 from rayloom.rl.collect import GroupWorker, LocalUpdater
-from rayloom.rl.loop import RLTrainable, evaluate_state, export_module, policy_from_state
+from rayloom.rl.loop import RLTrainable
 from rayloom_envs import probes
 
 PLUGIN = Path(__file__).parents[1] / "plugins" / "reinforce_plugin.py"
@@ -136,18 +136,16 @@ def test_it_is_a_trainable_and_counts():
     assert progress["episode"] > 10
 
 
-def test_policy_module_and_evaluation_from_a_state():
+def test_policy_and_module_of_a_state():
     config = make_config()
     trained = train(config)
-    state = trained.state_dict()
-    policy, settings = policy_from_state(config, state)
+    back = RLTrainable(config)
+    back.load_state_dict(trained.state_dict())
+    policy = back.policy()
     x = np.random.default_rng(0).normal(size=(7, 4)).astype(np.float32)
     np.testing.assert_array_equal(policy.best(x), trained.policy().best(x))
-    q = export_module(config, state)(torch.from_numpy(x))
+    q = back.export_module()(torch.from_numpy(x))
     np.testing.assert_array_equal(policy.best(x), q.argmax(-1).numpy())
-    assert settings == {"epsilon": config.algorithm.epsilon_at(trained.env_step)}
-    found = evaluate_state(config, state, episodes=5, seed=1)
-    assert len(found.returns) == 5
     assert torch.equal(trained.export_module()(torch.from_numpy(x)), q)
 
 

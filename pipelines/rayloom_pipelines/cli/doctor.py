@@ -20,10 +20,11 @@ def run(argv: Sequence[str]) -> int:
     )
     parser.json_option()
     given = parser.read(argv)
+    from rayloom.config.resolved import site_settings
     from rayloom.distributed.doctor import examine
-    from rayloom_pipelines.resolve import site_settings, storage_path, tracking_uri
+    from rayloom_pipelines.resolve import storage_path, tracking_uri
 
-    address = given.address or (site_settings().get("resources") or {}).get("address")
+    address = given.address or site_settings().get("resources.address")
     found = examine(
         address,
         storage=storage_path(given.storage),

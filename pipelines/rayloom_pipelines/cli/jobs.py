@@ -34,10 +34,10 @@ def run(argv: Sequence[str]) -> int:
     else:
         parser.json_option()
     given = parser.read(words)
+    from rayloom.config.resolved import site_settings
     from rayloom.distributed import jobs
-    from rayloom_pipelines.resolve import site_settings
 
-    address = given.address or (site_settings().get("resources") or {}).get("address")
+    address = given.address or site_settings().get("resources.address")
     if name == "logs":
         with _or_in_its_folder(given.job):
             return jobs.logs(

@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from typing import NoReturn
 
-from rayloom.core.errors import UserError, did_you_mean, nearest
+from rayloom.core.errors import UserError, did_you_mean, or_rather
 
 
 class Parser(argparse.ArgumentParser):
@@ -31,8 +31,7 @@ class Parser(argparse.ArgumentParser):
         hint = ""
         unknown = re.search(r"unrecognized arguments: (-\S+)", message)
         if unknown:
-            near = nearest(unknown.group(1), self._option_string_actions)
-            hint = f" (did you mean {near}?)" if near else ""
+            hint = or_rather(unknown.group(1), self._option_string_actions)
         raise UserError(f"{self.prog.partition(' ')[2]}: {message}{hint}\n{self.format_usage()}")
 
     def read(self, argv: Sequence[str]) -> argparse.Namespace:

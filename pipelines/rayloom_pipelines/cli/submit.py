@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rayloom.core.errors import UserError, nearest
+from rayloom.core.errors import UserError, or_rather
 from rayloom.core.secrets import mask_command
 from rayloom.records.record import plain
 from rayloom_pipelines.cli.options import Parser
@@ -39,8 +39,7 @@ def run(argv: Sequence[str]) -> int:
     cut = words.index("--") if "--" in words else len(words)
     given, inner = parser.read(words[:cut]), words[cut + 1 :]
     if not inner or inner[0] not in SUBMITTABLE:
-        near = nearest(inner[0], SUBMITTABLE) if inner else None
-        hint = f" (did you mean {near}?)" if near else ""
+        hint = or_rather(inner[0], SUBMITTABLE) if inner else ""
         raise UserError(f"submit: after -- comes one of {', '.join(SUBMITTABLE)}{hint}")
     given.typed = ["rayloom", "submit", *argv]
     make = _resume_job if inner[0] == "resume" else _config_job
@@ -142,14 +141,14 @@ def _send(
     storage: str | Path | None,
     uri: str | None,
 ) -> int:
+    from rayloom.config.resolved import site_settings
     from rayloom.distributed import jobs
     from rayloom.records import origin
     from rayloom.tracking import name_server
-    from rayloom_pipelines.resolve import site_settings
 
     refuse_secrets(command)
     files[origin.JOB_FILE] = json.dumps(origin.travelling(given.typed), indent=1)
-    address = address or (site_settings().get("resources") or {}).get("address")
+    address = address or site_settings().get("resources.address")
     jobs.check_durable(
         storage=str(storage) if storage else None,
         tracking_uri=uri,

@@ -10,7 +10,13 @@ from rayloom.config.sections import RunConfig
 from rayloom_pipelines.console import RunObserver
 from rayloom_pipelines.run.attempt import start_follower
 from rayloom_pipelines.run.beginning import open_attempt
-from rayloom_pipelines.run.ending import CAUSE_TAG, give_up, now
+from rayloom_pipelines.run.ending import (
+    CAUSE_TAG,
+    CLOSE_S,
+    conclude,
+    give_up,
+    mlflow_status,
+)
 from rayloom_pipelines.run.folder import Options
 from rayloom_pipelines.run.quiet import quiet
 
@@ -61,39 +67,21 @@ def _close(folder: Any, end: Mapping[str, Any], status: str, follower: Any | Non
     if end.get("cause"):
         folder.log(f"failed: {end['cause']}; the tracebacks are in the runs' own log.txt")
         journal.tags({CAUSE_TAG: end["cause"]})
-    journal.status(status)
-    journal.close()
-    known = ("exit_code", "reason", "metrics", "step", "best")
-    folder.update(
-        status=status,
-        ended=now(),
-        exit_code=end["exit_code"],
-        reason=end["reason"],
-        summary={"step": end["step"], "metrics": dict(end["metrics"]), "best": end["best"]},
-        **{key: value for key, value in end.items() if key not in known},
-    )
+    summary = {key: end[key] for key in ("step", "metrics", "best")}
+    facts = {key: value for key, value in end.items() if key not in summary}
+    conclude(folder, status, facts | {"summary": summary})
     if follower is not None:
-        names = {"finished": "FINISHED", "interrupted": "KILLED"}
-        follower.close(names.get(status, "FAILED"))
+        follower.close(mlflow_status(status), CLOSE_S)
 
 
-def promote(folder: Any, child: Path, observer: RunObserver) -> dict[str, str] | None:
+def promote(child: Path, observer: RunObserver) -> dict[str, Any] | None:
     """Register the model of a group's best run; gives what `run.json` notes of it."""
     from rayloom.records import RunFolder
     from rayloom_pipelines.load.weights import config_of_folder
-    from rayloom_pipelines.run.publish import register
+    from rayloom_pipelines.run.publish import publish
 
     best = RunFolder.open(child)
     if not best.record.tracking.uri:
         return None
-    try:
-        version = register(best, config_of_folder(child), say=observer.on_message)
-    except Exception as error:  # MLflow may be away: the runs themselves are complete
-        first = str(error).strip().partition("\n")[0]
-        observer.on_message(f"the best model was not registered ({type(error).__name__}: {first})")
-        return None
-    observer.on_message(f"registered {child.name} as {version.uri}")
-    noted = {"uri": version.uri, "name": version.name, "version": version.version}
     with best.lock():
-        best.update(model=noted)
-    return noted
+        return publish(best, config_of_folder(child), observer)

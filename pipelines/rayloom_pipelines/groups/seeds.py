@@ -98,4 +98,4 @@ def _go_on(
         for line in table(report["seeds_table"], report["metrics"]):
             observer.on_message(line)
         if options.register and not options.smoke and report["best_run"]:
-            end["model"] = promote(folder, folder.path.parent / report["best_run"], observer)
+            end["model"] = promote(folder.path.parent / report["best_run"], observer)

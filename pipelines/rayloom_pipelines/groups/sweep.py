@@ -146,4 +146,4 @@ def _promote(folder: Any, options: Options, observer: RunObserver, end: dict[str
     run_id = end.get("best_run")
     complete = end["exit_code"] == 0 and options.register and not options.smoke
     if run_id and complete and (folder.path.parent / run_id).is_dir():
-        end["model"] = promote(folder, folder.path.parent / run_id, observer)
+        end["model"] = promote(folder.path.parent / run_id, observer)

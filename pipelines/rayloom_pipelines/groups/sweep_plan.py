@@ -5,14 +5,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from rayloom.config.resolved import Resolved
+from rayloom.core import interrupt
 from rayloom_pipelines.console import RunObserver
 from rayloom_pipelines.groups.sweep_checks import judged_by
 
 if TYPE_CHECKING:
     from rayloom.distributed.sweep import SweepResult, SweepSpec
-
-EVALUATIONS = 20  # of a trial whose `evaluation.every` is null, as in rayloom.training
-STOPPED = {2: "Ctrl-C", 15: "SIGTERM"}
 
 
 def settle(resolved: Resolved) -> "SweepSpec":
@@ -22,6 +20,7 @@ def settle(resolved: Resolved) -> "SweepSpec":
         UserError: Neither the config nor the method says what trials are judged by.
     """
     from rayloom.distributed.sweep import SweepSpec
+    from rayloom.training.plan import EVALUATIONS
 
     config = resolved.config
     wanted = config.sweep
@@ -51,7 +50,11 @@ def ending(result: "SweepResult", spec: "SweepSpec") -> dict[str, Any]:
     over = sum(row["status"] != "running" for row in result.trials)
     end: dict[str, Any] = {
         "exit_code": 128 + result.signal if result.signal else 0,
-        "reason": STOPPED.get(result.signal) or f"{len(result.trials)} trials are done",
+        "reason": (
+            interrupt.name_of(result.signal)
+            if result.signal
+            else f"{len(result.trials)} trials are done"
+        ),
         "step": over,
         "concurrent": result.concurrent,
         "failed_trials": result.failed,

@@ -19,7 +19,6 @@ __all__ = ["config_of_folder", "copy_parameters", "learner_of", "model_of", "of_
 
 Which = Literal["best", "last"]
 Weights = dict[str, torch.Tensor]
-STAGES = "stages"  # folder inside a run folder with its copies of first stages, by config field
 
 
 def read_state(path: Path, which: Which | int = "best") -> tuple[dict[str, Any], Any]:

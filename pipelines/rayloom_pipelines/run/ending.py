@@ -2,7 +2,7 @@
 
 import datetime
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rayloom.config.sections import RunConfig
@@ -17,7 +17,6 @@ CAUSE_TAG = "rayloom.cause"
 END_TRIES = 60  # a second apart
 CLOSE_S, HURRY_S = 30.0, 5.0  # how long MLflow may take at the end; after a second signal
 _ENDED = {"finished": "FINISHED", "interrupted": "KILLED", "time_limit": "KILLED"}
-_SIGNALS = {130: "Ctrl-C", 143: "SIGTERM"}
 _OTHER = {"running": "KILLED", "created": "KILLED"}  # of a refused resume: what it was before
 
 
@@ -31,24 +30,10 @@ def finish(
 ) -> None:
     """Journal, `run.json`, MLflow and the model registry learn how it ended."""
     status = outcome["status"]
-    journal = folder.journal()
-    journal.status(status)
-    _until_written(journal.close)
-    about = dict(
-        status=status,
-        ended=now(),
-        reason=outcome["reason"],
-        exit_code=outcome["exit_code"],
-        position=outcome["position"],
-        progress=outcome["progress"],
-        summary={
-            "step": outcome["position"],
-            "metrics": outcome["metrics"],
-            "best": outcome["best"],
-        },
-        parameters_sha256=outcome["parameters_sha256"],
-    )
-    _until_written(lambda: folder.update(**about))
+    kept = ("reason", "exit_code", "position", "progress", "parameters_sha256")
+    summary = {key: outcome[key] for key in ("metrics", "best")}
+    facts = {key: outcome[key] for key in kept}
+    conclude(folder, status, facts | {"summary": {"step": outcome["position"]} | summary})
     if follower is None:
         return
     with garbage.paused():  # it would look through all that was imported meanwhile
@@ -59,7 +44,26 @@ def finish(
 
                 foresight.settle()
                 publish(folder, config, observer)
-        follower.close(_ENDED[status], CLOSE_S)
+        follower.close(mlflow_status(status), CLOSE_S)
+
+
+def conclude(folder: Any, status: str, facts: Mapping[str, Any]) -> None:
+    """Journal and `run.json` say how a run ended, as soon as the disk takes it.
+
+    Args:
+        folder: The run folder, locked.
+        status: How.
+        facts: Further fields of `run.json`.
+    """
+    journal = folder.journal()
+    journal.status(status)
+    _until_written(journal.close)
+    _until_written(lambda: folder.update(status=status, ended=now(), **facts))
+
+
+def mlflow_status(status: str) -> str:
+    """How MLflow calls a run's end."""
+    return _ENDED.get(status, "FAILED")
 
 
 def give_up(
@@ -109,7 +113,7 @@ def _write_down(folder: Any, error: BaseException, status: str) -> None:
     """The cause of an attempt's end in `run.json` and as a tag, its traceback in the log."""
     if status == "interrupted":
         code = 128 + interrupt.received() if interrupt.received() else _code(error, 130)
-        reason = f"stopped at once by {_SIGNALS.get(code, 'a signal')}"
+        reason = f"stopped at once by {interrupt.name_of(code - 128)}"
         folder.update(status=status, reason=reason, ended=now(), exit_code=code)
     else:
         cause = paragraph(error)

@@ -25,8 +25,17 @@ from rayloom_pipelines.run.build import Stages
 from rayloom_pipelines.run.server import mlflow_of
 
 
-def publish(folder: Any, config: RunConfig, observer: RunObserver) -> None:
-    """Make the best checkpoint a registered model; a failure is said and ends nothing."""
+def publish(folder: Any, config: RunConfig, observer: RunObserver) -> dict[str, Any] | None:
+    """Make the best checkpoint a registered model; a failure is said and ends nothing.
+
+    Args:
+        folder: The run folder, locked.
+        config: Its config.
+        observer: Who watches.
+
+    Returns:
+        What `run.json` notes of the model; None where it was not registered.
+    """
     try:
         version = register(folder, config, say=observer.on_message)
     except Exception as error:  # MLflow may be away: the run itself is complete
@@ -36,9 +45,11 @@ def publish(folder: Any, config: RunConfig, observer: RunObserver) -> None:
             f"the model was not registered ({told}); "
             f"`rayloom runs sync {folder.run_id}` tries again"
         )
-        return
-    folder.update(model={"uri": version.uri, "name": version.name, "version": version.version})
+        return None
+    noted = {"uri": version.uri, "name": version.name, "version": version.version}
+    folder.update(model=noted)
     observer.on_message(f"registered as {version.uri}")
+    return noted
 
 
 def send_rest(folder: Any, observer: RunObserver) -> bool:

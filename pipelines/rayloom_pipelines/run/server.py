@@ -21,9 +21,9 @@ def mlflow_of(record: Record, config: RunConfig | None = None) -> str | None:
     Raises:
         UserError: Nobody here names that server, or its user and password.
     """
-    from rayloom.config.resolved import config_from_dict
+    from rayloom.config.resolved import config_from_dict, site_settings
     from rayloom.tracking import recall_uri, resolve_uri
-    from rayloom_pipelines.resolve import allowed_uri, site_settings
+    from rayloom_pipelines.resolve import allowed_uri
 
     recorded = record.tracking.uri
     if recorded is None:
@@ -34,7 +34,7 @@ def mlflow_of(record: Record, config: RunConfig | None = None) -> str | None:
         recorded = resolve_uri(config.tracking.uri, Path.cwd())
     if "***@" not in recorded:
         return allowed_uri(recorded)
-    return str(recall_uri(recorded, (site_settings().get("tracking") or {}).get("uri")))
+    return str(recall_uri(recorded, site_settings().get("tracking.uri")))
 
 
 def named_mlflow(record: Record, config: RunConfig) -> str | None:

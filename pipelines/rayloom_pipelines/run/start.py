@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rayloom.config.resolved import to_dict
-from rayloom.config.sections import RunConfig
+from rayloom.config.sections import LENGTHS, RunConfig
 from rayloom.core import interrupt
 from rayloom.core.errors import UserError
 from rayloom.records.record import Record, plain
@@ -137,8 +137,7 @@ def resume(
 
 def _one_length(config: RunConfig, overrides: Sequence[str]) -> list[str]:
     """A new length in another unit takes the place of the old one."""
-    units = ("epochs", "grad_steps", "env_steps")
-    given = {u for u in units for word in overrides if word.startswith(f"train.{u}=")}
+    given = {u for u in LENGTHS for word in overrides if word.startswith(f"train.{u}=")}
     old = config.train.length[0]
     cleared = [f"train.{old}=null"] if given and old not in given else []
     return [*cleared, *overrides]

@@ -9,7 +9,7 @@ from rayloom.catalogue.described import METHODS, described
 from rayloom.catalogue.entry import KINDS, Entry, Kind
 from rayloom.catalogue.table import CATALOGUE, register
 from rayloom.core.declared import declared_metrics
-from rayloom.core.errors import UserError, nearest
+from rayloom.core.errors import UserError, did_you_mean
 from rayloom.core.tasks import task_named
 
 _ABOUT = tuple(f.name for f in fields(Entry) if f.name not in ("name", "target", "source"))
@@ -23,8 +23,7 @@ def register_table(table: Any, module: ModuleType, label: str, source: str) -> t
     checked: list[tuple[Kind, str, Any, dict[str, Any]]] = []
     for kind, named in table.items():
         if kind not in KINDS:
-            near = nearest(str(kind), KINDS)
-            hint = f"; did you mean {near!r}?" if near else ""
+            hint = did_you_mean(str(kind), KINDS, otherwise="")
             known = ", ".join(KINDS)
             raise UserError(f"{label}: CATALOGUE has the key {kind!r}; known: {known}{hint}")
         if not isinstance(named, Mapping):
@@ -58,8 +57,8 @@ def _target(
         given = given["target"]
     if isinstance(given, str) and ":" not in given:
         if not hasattr(module, given):
-            near = nearest(given, [n for n in vars(module) if not n.startswith("_")])
-            hint = f"; did you mean {near!r}?" if near else ""
+            public = [n for n in vars(module) if not n.startswith("_")]
+            hint = did_you_mean(given, public, otherwise="")
             raise UserError(f"{place}: the file has no {given!r}{hint}")
         given = getattr(module, given)
     if not isinstance(given, str) and not callable(given):

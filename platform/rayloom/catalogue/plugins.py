@@ -30,7 +30,7 @@ from typing import Any
 
 from rayloom.catalogue.plugin_source import import_source, sha256_of
 from rayloom.catalogue.plugin_table import register_table
-from rayloom.core.errors import UserError, nearest
+from rayloom.core.errors import UserError, meant, nearest
 from rayloom.core.trust import TrustedPlugin, remember_plugin, trust_problem, trusted_plugin
 
 VARIABLE = "RAYLOOM_PLUGINS"
@@ -326,8 +326,7 @@ def _source_of_file(spec: str) -> tuple[Path, str]:
             return path.resolve(), sha256_of(path)
         if not path.is_file() or path.suffix != ".py":
             what = "is a folder without __init__.py" if path.is_dir() else "is no Python file"
-            near = _neighbour(path)
-            hint = f"; did you mean '{near}'?" if near else ""
+            hint = meant(_neighbour(path))
             raise UserError(f"plugin {spec}: {what if path.exists() else 'no such file'}{hint}")
         return path.resolve(), sha256_of(path.resolve())
     except OSError as error:

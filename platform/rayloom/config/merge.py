@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rayloom.config.schema_walk import default_name, is_player_mapping
-from rayloom.config.sections import RunConfig, TrainConfig
+from rayloom.config.sections import LENGTHS, RunConfig, TrainConfig
 from rayloom.config.spaces import parse_call
 from rayloom.config.yaml_marks import Node, parse, printable, read_text, shown
 from rayloom.core.errors import ConfigError, Problem, UserError, nearest
@@ -23,7 +23,6 @@ SUFFIXES = (".yaml", ".yml")
 SHIPPED = re.compile(r"[A-Za-z0-9][\w-]*(?:/[A-Za-z0-9][\w-]*)*\Z")
 NAMED = ("model", "data", "algorithm", "env", "optimizer")
 OPEN = ("model.", "algorithm.")  # sections whose words may be short for a section
-LENGTHS = ("epochs", "grad_steps", "env_steps")
 SITE_KEYS = (
     "tracking.uri",
     "tracking.experiment",

@@ -28,7 +28,7 @@ from rayloom.config.spaces import Space, extract
 from rayloom.config.validate import build
 from rayloom.config.yaml_marks import Node, node_of, shown
 from rayloom.config.yaml_text import dump
-from rayloom.core.errors import ConfigError, Problem, UserError, nearest
+from rayloom.core.errors import ConfigError, Problem, UserError, did_you_mean
 
 __all__ = [
     "Config",
@@ -86,10 +86,9 @@ class Resolved:
         plain = to_dict(self.config)  # a space counts as the leaf that it replaces
         value = _at(plain, path.split(".") if path else [])
         if value is _ABSENT:
-            near = nearest(path, sorted(_prefixes(leaves(plain))))
-            hint = f"; did you mean {near!r}?" if near else ""
             now = self._now(path)
-            hint = f"; it is {now} now" if now else hint
+            near = did_you_mean(path, sorted(_prefixes(leaves(plain))), otherwise="")
+            hint = f"; it is {now} now" if now else near
             raise UserError(f"the config has no key {shown(path)}{hint}")
         if isinstance(value, dict) and value and path not in self.spaces:
             return "\n".join(f"{leaf}: {self._leaf(leaf, plain)}" for leaf in leaves(value, path))
@@ -347,9 +346,14 @@ def diff(a: RunConfig | Mapping[str, Any], b: RunConfig | Mapping[str, Any]) -> 
     return found
 
 
-def fingerprint(config: RunConfig) -> str:
-    """SHA-256 of a config's canonical JSON: equal exactly for equal configs."""
-    text = json.dumps(to_dict(config), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+def fingerprint(config: RunConfig | Mapping[str, Any]) -> str:
+    """SHA-256 of a config's canonical JSON: equal exactly for equal configs.
+
+    Args:
+        config: Typed, or as plain data (a sweep's, with its search spaces).
+    """
+    tree = to_dict(config) if isinstance(config, RunConfig) else config
+    text = json.dumps(tree, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

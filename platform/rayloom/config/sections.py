@@ -156,6 +156,9 @@ class EarlyStoppingConfig(Config):
     min_delta: float = Field(0.0, ge=0, description="what counts as an improvement")
 
 
+LENGTHS = ("epochs", "grad_steps", "env_steps")  # units of a training's length
+
+
 class TrainConfig(Config):
     """How long and how to train. Exactly one of epochs, grad_steps, env_steps."""
 
@@ -182,7 +185,7 @@ class TrainConfig(Config):
 
     @model_validator(mode="after")
     def _one_length(self) -> "TrainConfig":
-        given = [n for n in ("epochs", "grad_steps", "env_steps") if getattr(self, n) is not None]
+        given = [n for n in LENGTHS if getattr(self, n) is not None]
         if len(given) > 1:
             raise ValueError(f"give one of epochs, grad_steps and env_steps, not {len(given)}")
         return self
@@ -190,7 +193,7 @@ class TrainConfig(Config):
     @property
     def length(self) -> tuple[str, float]:
         """(unit, amount) of the budget; one epoch if nothing is said."""
-        for unit in ("epochs", "grad_steps", "env_steps"):
+        for unit in LENGTHS:
             amount = getattr(self, unit)
             if amount is not None:
                 return unit, amount

@@ -21,11 +21,10 @@ from rayloom.config.schema_walk import (
     is_player_mapping,
     open_class,
 )
-from rayloom.config.sections import OPTIMIZERS, RunConfig
+from rayloom.config.sections import LENGTHS, OPTIMIZERS, RunConfig
 from rayloom.config.yaml_marks import MERGE_KEY, Node, printable, shown
 from rayloom.core.errors import Problem, nearest
 
-LENGTHS = ("epochs", "grad_steps", "env_steps")
 NAME = re.compile(r"[A-Za-z0-9][\w.+-]*(?:/[A-Za-z0-9][\w.+-]*)*\Z")
 WRAPPER = re.compile(r"[A-Za-z][\w-]*\Z")
 

@@ -12,7 +12,7 @@ may be a property of the model where it depends on settings or data.
 from collections.abc import Mapping
 from typing import Any
 
-from rayloom.core.errors import UserError, nearest
+from rayloom.core.errors import UserError, did_you_mean
 from rayloom.core.metric_table import METRICS, Metric, direction, judged
 from rayloom.core.tasks import Task, task_named
 
@@ -71,8 +71,7 @@ def default_metrics(owner: Any) -> tuple[str, ...]:
         return ()
     name, own = _class_of(owner).__name__, declared_metrics(owner)
     if not isinstance(given, str) or direction(given, own) == "none":
-        near = nearest(str(given), judged(own))
-        hint = f"; did you mean {near!r}?" if near else "."
+        hint = did_you_mean(str(given), judged(own))
         raise UserError(
             f"{name}.default_metric is {given!r}, a metric without a known direction{hint} A "
             f"Metric in {name}.metrics says whether lower or higher is better"

@@ -48,8 +48,7 @@ class Problem:
     def __str__(self) -> str:
         place = f"{self.where}: " if self.where else ""
         key = f"{self.path}: " if self.path else ""
-        hint = f" (did you mean '{self.suggestion}'?)" if self.suggestion else ""
-        return f"{place}{key}{self.message}{hint}"
+        return f"{place}{key}{self.message}{meant_aside(self.suggestion)}"
 
 
 class ConfigError(UserError):
@@ -74,7 +73,27 @@ def nearest(name: str, names: Iterable[str]) -> str | None:
     return found[0] if found else None
 
 
-def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """The end of a sentence about an unknown name: `; did you mean 'vae'?`, or a full stop."""
-    near = nearest(name, names)
-    return f"; did you mean {near!r}?" if near else "."
+def did_you_mean(name: str, names: Iterable[str], *, otherwise: str = ".") -> str:
+    """The end of a sentence about an unknown name: `; did you mean 'vae'?`.
+
+    Args:
+        name: What was given.
+        names: What there is.
+        otherwise: The end where no name is near.
+    """
+    return meant(nearest(name, names)) or otherwise
+
+
+def or_rather(name: str, names: Iterable[str]) -> str:
+    """The same within a sentence: ` (did you mean 'vae'?)`, or nothing."""
+    return meant_aside(nearest(name, names))
+
+
+def meant(near: str | None) -> str:
+    """As `did_you_mean`, where the near name is known; nothing without one."""
+    return f"; did you mean {near!r}?" if near else ""
+
+
+def meant_aside(near: str | None) -> str:
+    """As `or_rather`, where the near name is known; nothing without one."""
+    return f" (did you mean {near!r}?)" if near else ""

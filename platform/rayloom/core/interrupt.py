@@ -9,6 +9,7 @@ import os
 import signal
 from types import FrameType
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _received = 0
 
 
@@ -20,19 +21,25 @@ class Terminated(KeyboardInterrupt):
 
 def listen() -> None:
     """Raise `KeyboardInterrupt` or `Terminated` at the first signal; a second ends the process."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in SIGNALS:
         signal.signal(number, _handle)
 
 
 def ignore() -> None:
     """Nothing is left to stop: the interpreter may shut down undisturbed."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
 def received() -> int:
     """The signal that came while `listen` was in charge, or 0."""
     return _received
+
+
+def name_of(number: int) -> str:
+    """A signal as a person calls it."""
+    known: dict[int, str] = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
+    return known.get(number, f"signal {number}" if number > 0 else "a signal")
 
 
 def check() -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rayloom.config.data import LanesConfig, WindowsConfig
-from rayloom.core.errors import UserError, nearest
+from rayloom.core.errors import UserError, or_rather
 from rayloom.core.protocols import DataSpec, FieldSpec
 from rayloom.core.statistics import FieldStatistics, Statistics
 from rayloom.data.memory import arrays_to_columns, infer_fields
@@ -133,10 +133,8 @@ class Dataset:
             UserError: There is none of that name.
         """
         if name not in self._splits:
-            near = nearest(name, self._splits)
-            hint = f" (did you mean {near!r}?)" if near else ""
             raise UserError(
-                f"data set {self.name!r} has no split {name!r}{hint}; "
+                f"data set {self.name!r} has no split {name!r}{or_rather(name, self._splits)}; "
                 f"it has: {', '.join(self._splits)}"
             )
         return self._splits[name]

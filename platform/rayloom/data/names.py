@@ -8,7 +8,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 
-from rayloom.core.errors import UserError, nearest
+from rayloom.core.errors import UserError, or_rather
 
 SPLIT_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -107,8 +107,7 @@ def chosen(
     found: list[str] = []
     for name in wanted:
         if one_form(name) not in stored:
-            near = nearest(name, have)
-            hint = f" (did you mean {near!r}?)" if near else ""
+            hint = or_rather(name, have)
             raise UserError(f"{where}: has no {what} {name!r}{hint}; it has: {', '.join(have)}")
         if stored[one_form(name)] in found:
             raise UserError(f"{flag} names {name!r} twice")

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from rayloom import catalogue
 from rayloom.config.base import Config
 from rayloom.config.sections import DataConfig
-from rayloom.core.errors import ConfigError, Problem, UserError, nearest
+from rayloom.core.errors import ConfigError, Problem, UserError, nearest, or_rather
 from rayloom.data.dataset import Dataset, open_store
 from rayloom.data.description import eval_split_cure
 from rayloom.data.store.manifest import MANIFEST, check_name, plain_sha256
@@ -203,8 +203,7 @@ def require_splits(dataset: Dataset, config: DataConfig) -> None:
             "again with one"
         )
     if config.eval_split not in dataset.splits:
-        near = nearest(config.eval_split, dataset.splits)
-        hint = f" (did you mean {near!r}?)" if near else ""
+        hint = or_rather(config.eval_split, dataset.splits)
         raise UserError(
             f"data.eval_split (--split) is {config.eval_split!r}, but data set {dataset.name!r} "
             f"has no such split{hint}; it has: {have}; {eval_split_cure(dataset)}"
@@ -233,9 +232,7 @@ def _present(folder: Path) -> bool:
 
 def _unknown(name: str, root: Path) -> UserError:
     known = known_names(root)
-    near = nearest(name, known)
-    hint = f" (did you mean {near!r}?)" if near else ""
     return UserError(
-        f"no data set is called {name!r}{hint}. Known: {', '.join(known)}. Your own data come in "
-        f"with `rayloom data import`; stores are looked for in {root}"
+        f"no data set is called {name!r}{or_rather(name, known)}. Known: {', '.join(known)}. Your "
+        f"own data come in with `rayloom data import`; stores are looked for in {root}"
     )

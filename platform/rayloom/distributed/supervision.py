@@ -263,7 +263,7 @@ def _signals(mailbox: Any) -> Iterator[list[int]]:
     if threading.current_thread() is not threading.main_thread():
         yield seen
         return
-    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, handler) for number in interrupt.SIGNALS}
     try:
         yield seen
     finally:

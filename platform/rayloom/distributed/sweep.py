@@ -32,7 +32,7 @@ from rayloom.distributed.pulse import explained
 from rayloom.distributed.quiet import first_line
 from rayloom.distributed.searchers import Grid, Proposer, make_proposer
 from rayloom.distributed.supervision import OnEvent, Say, Watch, closing, supervise
-from rayloom.distributed.train import resolve
+from rayloom.distributed.train import function_of
 
 __all__ = ["Demand", "SweepResult", "SweepSpec", "concurrency", "demand_of", "run_sweep"]
 
@@ -387,7 +387,7 @@ def _trial_function(entry: str, payload: dict[str, Any], book: Any, metric: str)
         line = Line(book, trial)
         connect(line)
         try:
-            ended = resolve(entry)(dict(payload), dict(config["values"]), trial, report) or {}
+            ended = function_of(entry)(dict(payload), dict(config["values"]), trial, report) or {}
         except KeyboardInterrupt:  # what it had begun is ended
             ended = {"interrupted": True}
         except RayloomError as error:

@@ -219,7 +219,7 @@ def _train_function(settings: dict[str, Any]) -> None:
         line = Line(mailbox, "workers" if collective.rank == 0 else "")
         connect(line)
         try:
-            outcome = resolve(settings["entry"])(
+            outcome = function_of(settings["entry"])(
                 {**settings["payload"], "attempt": attempt}, collective
             )
             if collective.rank == 0:
@@ -234,7 +234,7 @@ def _train_function(settings: dict[str, Any]) -> None:
             line.close()
 
 
-def resolve(entry: str) -> Callable[..., Any]:
+def function_of(entry: str) -> Callable[..., Any]:
     """The function that `"module:function"` names."""
     module, _, name = entry.partition(":")
     return getattr(import_module(module), name)

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rayloom.core.errors import ConfigError, UserError, nearest
+from rayloom.core.errors import ConfigError, UserError, did_you_mean
 from rayloom.core.scores import best_index
 from rayloom.records.about import read_about
 from rayloom.records.attempts import best_so_far, needs_a_writer
-from rayloom.records.files import Say, folder_size, is_disk_error, silent
+from rayloom.records.files import Say, is_disk_error, silent
 from rayloom.records.inside import is_plain_file
 from rayloom.records.journal_reader import tail
 from rayloom.records.lock import LOCK_NAME, holder
@@ -203,8 +203,8 @@ def resolve_run(ref: str | Path, storage: str | Path) -> Path:
     if fits:
         shown = "\n".join(f"  {name}" for name in fits[-10:])
         raise UserError(f"{text!r} fits {len(fits)} runs in {storage}, such as\n{shown}")
-    near = nearest(text, known)
-    hint = f"; did you mean {near!r}?" if near else "" if known else " (there are no runs there)"
+    otherwise = "" if known else " (there are no runs there)"
+    hint = did_you_mean(text, known, otherwise=otherwise)
     raise UserError(f"no run in {storage} is called {text!r}{hint}")
 
 
@@ -239,11 +239,6 @@ def _second(name: str) -> str:
     """The date and time in a run's name, which end at seconds: several runs may share one."""
     stamp = _STAMP.search(name)
     return stamp[1] if stamp else ""
-
-
-def run_size(path: Path) -> int:
-    """Bytes of a run folder on the disk."""
-    return folder_size(path)
 
 
 def config_of(path: Path) -> dict[str, str]:

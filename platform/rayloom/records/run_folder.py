@@ -6,7 +6,6 @@
 import contextlib
 import datetime
 import hashlib
-import json
 import os
 import secrets
 import shutil
@@ -40,19 +39,14 @@ def new_run_id(name: str) -> str:
     return f"{safe_name(name.rsplit('/', 1)[-1])}-{now:%Y%m%d-%H%M%S}-{tail}"
 
 
-def config_hash(config: Mapping[str, Any]) -> str:
-    """SHA-256 of a resolved config, whatever the order of its keys."""
-    text = json.dumps(config, sort_keys=True, separators=(",", ":"), default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 def _as_yaml(config: Mapping[str, Any] | str) -> tuple[str, str]:
     """(YAML text, hash) of a config given as a tree or as YAML."""
+    from rayloom.config.resolved import fingerprint
     from rayloom.config.yaml_text import dump
 
     if isinstance(config, str):
         return config, hashlib.sha256(config.encode()).hexdigest()
-    return dump(dict(config)), config_hash(config)
+    return dump(dict(config)), fingerprint(config)
 
 
 class RunFolder:

@@ -8,7 +8,6 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
@@ -33,7 +32,7 @@ from rayloom.rl.collect import (
 from rayloom.rl.envs.groups import group_sizes
 from rayloom.rl.envs.making import spec_of
 from rayloom.rl.envs.spaces import EnvSpec
-from rayloom.rl.evaluation import Episodes, run_episodes
+from rayloom.rl.evaluation import run_episodes
 from rayloom.rl.policies import Policy
 from rayloom.rl.rollout import Rollout
 from rayloom.rl.video import record
@@ -275,58 +274,11 @@ class RLTrainable:
 
     def export_module(self) -> nn.Module:
         """Observation (B, *obs_shape) to action values or logits, with the current weights."""
-        return export_module(self.config, self.state_dict(), spec=self.spec)
+        learner = make_learner(self.config, self.spec)
+        learner.load_state_dict(self.state_dict()["updater"]["learner"])
+        return learner.export_module()
 
     def close(self) -> None:
         """Free actors and environments."""
         self.collector.close()
         self.updater.close()
-
-
-def policy_from_state(
-    config: RunConfig, state: State, *, spec: EnvSpec | None = None
-) -> tuple[Policy, dict[str, Any]]:
-    """The policy of a checkpoint and its behaviour settings (such as epsilon) at that step.
-
-    Args:
-        config: The run's config.
-        state: What `RLTrainable.state_dict` returned.
-        spec: The environment's spaces; None reads them.
-    """
-    spec = spec or spec_of(config.env)
-    learner = make_learner(config, spec)
-    learner.load_state_dict(state["updater"]["learner"])
-    policy = learner.make_policy(config.algorithm, spec)
-    policy.load(learner.weights())
-    return policy, config.algorithm.acting(int(state["env_step"]))
-
-
-def export_module(config: RunConfig, state: State, *, spec: EnvSpec | None = None) -> nn.Module:
-    """The tensor-to-tensor part of a checkpoint: what is registered."""
-    learner = make_learner(config, spec or spec_of(config.env))
-    learner.load_state_dict(state["updater"]["learner"])
-    return learner.export_module()
-
-
-def evaluate_state(
-    config: RunConfig,
-    state: State,
-    *,
-    episodes: int,
-    seed: int,
-    num_envs: int = 10,
-    greedy: bool = True,
-) -> Episodes:
-    """Fresh episodes with the policy of a checkpoint."""
-    spec = spec_of(config.env)
-    policy, settings = policy_from_state(config, state, spec=spec)
-    return run_episodes(
-        policy,
-        config.env,
-        episodes=episodes,
-        num_envs=num_envs,
-        seed=seed,
-        greedy=greedy,
-        settings=settings,
-        spec=spec,
-    )

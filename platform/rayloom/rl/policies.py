@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from torch import Tensor, nn
+from torch import Tensor
 
 from rayloom.rl.envs.spaces import EnvSpec
 
@@ -162,28 +162,6 @@ class Categorical:
     def best(self, observation: np.ndarray) -> np.ndarray:
         """The most probable action."""
         return self.logits(observation).argmax(-1)
-
-
-class TorchValues:
-    """Any torch module as `ActionValues`: for networks that have no NumPy form.
-
-    Args:
-        module: Observation to (N, A); its weights are replaced by `load`.
-    """
-
-    def __init__(self, module: nn.Module) -> None:
-        self.module = module.eval()
-
-    def load(self, weights: Mapping[str, Tensor]) -> None:
-        """Copy weights in."""
-        self.module.load_state_dict(dict(weights))
-
-    def __call__(self, observation: np.ndarray) -> np.ndarray:
-        """(N, *obs_shape) to (N, A)."""
-        import torch
-
-        with torch.no_grad():
-            return self.module(torch.from_numpy(np.ascontiguousarray(observation))).numpy()
 
 
 class RandomPolicy:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlparse
 
-from rayloom.core.errors import UserError, nearest
+from rayloom.core.errors import UserError, did_you_mean
 from rayloom.tracking.client import make_client
 from rayloom.tracking.patience import asked
 
@@ -134,6 +134,5 @@ def _known(client: "MlflowClient", name: str) -> str:
         aliases = ", ".join(f"@{alias}" for alias in sorted(model.aliases)) or "none"
         return f"aliases of {name}: {aliases}"
     names = [model.name for model in client.search_registered_models(max_results=200)]
-    near = nearest(name, names)
-    hint = f", did you mean {near!r}?" if near else ""
+    hint = did_you_mean(name, names, otherwise="")
     return f"registered models: {', '.join(sorted(names)[:20]) or 'none'}{hint}"

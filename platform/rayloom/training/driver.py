@@ -18,6 +18,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import torch
 
+from rayloom.core import interrupt
 from rayloom.core.collective import Solo
 from rayloom.core.declared import USUAL
 from rayloom.core.protocols import Collective, Scalars, Sink, State, Trainable
@@ -268,7 +269,7 @@ class _Drive:
         if stopped == -1:
             reason = f"the time limit of {self.plan.time_limit_s:g} s is over"
         else:
-            reason = {2: "Ctrl-C", 15: "SIGTERM"}.get(stopped, f"signal {stopped}")
+            reason = interrupt.name_of(stopped)
         kept = self.saved_at == position
         place = f"checkpoint at {self.trainable.clock} {position}" if kept else "no checkpoint"
         self._say(f"{reason}: stopped, {place}")

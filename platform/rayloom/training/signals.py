@@ -9,8 +9,6 @@ from typing import Any
 
 from rayloom.core import interrupt
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
 
 class SignalGuard:
     """Remembers the first SIGINT or SIGTERM while the `with` block runs.
@@ -49,7 +47,9 @@ class SignalGuard:
 
     def __enter__(self) -> "SignalGuard":
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._handle) for number in SIGNALS}
+            self._before = {
+                number: signal.signal(number, self._handle) for number in interrupt.SIGNALS
+            }
         return self
 
     def __exit__(

@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
-from rayloom.core.errors import UserError, nearest
+from rayloom.core.errors import UserError, or_rather
 from rayloom.core.fields import IMAGE_RULE, image_fault
 from rayloom.core.statistics import Statistics
 
@@ -77,8 +77,7 @@ class DataSpec:
             UserError: The data set has none of that name.
         """
         if name not in self.fields:
-            near = nearest(name, self.fields)
-            hint = f" (did you mean {near!r}?)" if near else ""
+            hint = or_rather(name, self.fields)
             have = ", ".join(f"{k} ({v.kind})" for k, v in self.fields.items())
             raise UserError(
                 f"data set {self.name!r} has no field {name!r}{hint}; it has: {have}: take "

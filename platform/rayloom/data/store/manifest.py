@@ -18,7 +18,7 @@ import numpy as np
 from pydantic import Field, ValidationError
 
 from rayloom.config.sections import Config, NonNegativeInt, PositiveInt
-from rayloom.core.errors import UserError, nearest
+from rayloom.core.errors import UserError, or_rather
 from rayloom.core.fields import DTYPES, KINDS, MAX_CLASSES
 from rayloom.core.protocols import DataSpec, FieldSpec
 
@@ -126,8 +126,7 @@ def check_fields(fields: Mapping[str, FieldSpec]) -> None:
         if field.dtype not in DTYPES:
             raise UserError(f"field {name!r}: dtype {field.dtype!r} is none of {', '.join(DTYPES)}")
         if field.kind not in KINDS:
-            near = nearest(field.kind, KINDS)
-            hint = f" (did you mean {near!r}?)" if near else ""
+            hint = or_rather(field.kind, KINDS)
             raise UserError(
                 f"field {name!r}: kind {field.kind!r} is none of {', '.join(KINDS)}{hint}"
             )

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from rayloom.core.errors import UserError, nearest
+from rayloom.core.errors import UserError, meant_aside, nearest
 from rayloom.core.fields import MAX_CLASSES
 from rayloom.core.protocols import DataSpec
 
@@ -143,7 +143,7 @@ def make_tokenizer(words: str, texts: Sequence[bytes], every: Sequence[bytes]) -
 
         return learn(texts, int(size))
     near = nearest(kind, KINDS)
-    hint = f" (did you mean {near!r}?)" if near and near != kind else ""
+    hint = meant_aside(near) if near != kind else ""
     raise UserError(
         f"--tokenizer {words!r}: it must be chars, bytes or bpe:N, N tokens in all, 257 to "
         f"{MAX_CLASSES}{hint}"

@@ -15,7 +15,7 @@ from gymnasium.envs.registration import load_env_creator, registry
 
 from rayloom import catalogue
 from rayloom.config.sections import EnvConfig
-from rayloom.core.errors import UserError, nearest
+from rayloom.core.errors import UserError, meant, meant_aside, nearest
 from rayloom.rl.envs.packages import bring, missing_simulator, nearest_id
 from rayloom.rl.envs.spaces import EnvSpec, make_spec
 
@@ -67,8 +67,7 @@ def check_id(name: str) -> str:
     """
     wrong = id_problem(name)
     if wrong is not None:
-        hint = f"; did you mean {wrong[1]!r}?" if wrong[1] else ""
-        raise UserError(f"env.name: {wrong[0]}{hint}")
+        raise UserError(f"env.name: {wrong[0]}{meant(wrong[1])}")
     if name not in registry:
         made = catalogue.load("envs", name)
         limit = getattr(made, "max_episode_steps", None)
@@ -147,7 +146,7 @@ def make_env(config: EnvConfig, *, render_mode: str | None = None) -> gym.Env:
     with _told_as_user_error(f"env {config.name!r} with {arguments}"):
         env = gym.make(name, disable_env_checker=True, **arguments)
     for path, message, near in wrapper_problems(config.wrappers):
-        raise UserError(f"{path}: {message}{f' (did you mean {near!r}?)' if near else ''}")
+        raise UserError(f"{path}: {message}{meant_aside(near)}")
     for index, item in enumerate(config.wrappers):
         env = _wrap(env, item, where=f"env.wrappers[{index}]")
     return env
