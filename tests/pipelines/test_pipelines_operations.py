@@ -20,11 +20,14 @@ from rayloom.config.settings import read_settings
 from rayloom.core.errors import ConfigError, UserError
 from rayloom.core.noise import Noise
 from rayloom.core.protocols import DataSpec, FieldSpec, operation, operations
+from rayloom.data.text import make_tokenizer
+from rayloom.media import Table
+from rayloom.models.diffusion.ddpm import DDPM
 from rayloom.testing.operations import check_operations
 from rayloom_pipelines.cli import main
 from rayloom_pipelines.load import operate_workers
 from rayloom_pipelines.load.fields import fit
-from rayloom_pipelines.load.forms import media_of, save
+from rayloom_pipelines.load.forms import media_of, possible, save
 from rayloom_pipelines.load.given import conditions, spread, words_of
 from rayloom_pipelines.load.operate import find, operate
 
@@ -129,6 +132,14 @@ def given(**words):
     return conditions(words, operations(Asker)["sample"], "Asker", SPEC, None)
 
 
+def test_what_no_setting_made_is_told_after_all(tmp_path):
+    made = find(DDPM, "sample")
+    with pytest.raises(UserError, match=r"\.gif is none of \.png.*with these settings"):
+        save(tmp_path / "x.gif", media_of({"image": torch.zeros(2, 1, 8, 8)}, made, SPEC), {})
+    labelled = {"image": torch.zeros(2, 1, 8, 8), "label": torch.arange(2)}
+    assert not any(isinstance(form, Table) for form in media_of(labelled, made, SPEC))
+
+
 class Asker(Walker):
     @operation(takes=("label", "x", "image"), gives={"place": "vector"})
     def sample(self, batch, *, rng, settings=None):
@@ -175,6 +186,33 @@ def test_conditions_that_do_not_fit_are_refused(words, said):
 def test_words_that_give_nothing_are_refused(words):
     with pytest.raises(UserError, match="--given"):
         words_of(words)
+
+
+class Talker(nn.Module):
+    @operation(takes={"prompt": "tokens"}, gives={"tokens": "tokens"})
+    def sample(self, batch, *, rng, settings=None):
+        return {"tokens": batch["prompt"], "tokens_length": batch["prompt_length"]}
+
+
+def test_texts_go_in_and_come_out_by_the_tokenizer_of_the_data(tmp_path):
+    field = FieldSpec((-1,), "uint8", "tokens", 256)
+    spec = DataSpec(
+        {"tokens": field}, "said", tokenizers={"tokens": make_tokenizer("bytes", [], []).plain()}
+    )
+    made = operations(Talker)["sample"]
+    texts = ["ROMEO:", "ü?"]
+    rows = conditions({"prompt": texts}, made, "Talker", spec, None)
+    assert rows["prompt"].dtype == torch.uint8
+    assert rows["prompt_length"].tolist() == [6, 3]
+    assert rows["prompt_mask"].sum(1).tolist() == [6, 3]
+    result = operate(Talker(), made, spread(rows, 3), 3, settings=None, seed=0)
+    out = save(tmp_path / "said.txt", media_of(result, made, spec), {})
+    assert out.read_text() == "\n\n--------\n\n".join([*texts, "ROMEO:"]) + "\n"
+    assert possible(made, spec)[0] == ".txt"
+    assert ".txt" not in possible(made, SPEC), "numbers without a tokenizer are no text"
+    for wrong, said in (({"tokens": "x"}, "It takes: prompt"), ({"prompt": ""}, "is empty")):
+        with pytest.raises(UserError, match=said):
+            conditions(wrong, made, "Talker", spec, None)
 
 
 def test_rows_of_another_kind_are_refused():

@@ -1,5 +1,6 @@
 """The operations of a model as `rayloom list models NAME` tells them; imports the model's class."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -44,7 +45,9 @@ def lines(known: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         for setting in one["settings"]:
             allowed = f", {setting['allowed']}" if setting["allowed"] else ""
             about = f"  {setting['about']}" if setting["about"] else ""
-            yield f"  {setting['name']}={setting['default']}  ({setting['type']}{allowed}){about}"
+            default = setting["default"]
+            shown = default if isinstance(default, str) else json.dumps(default)
+            yield f"  {setting['name']}={shown}  ({setting['type']}{allowed}){about}"
 
 
 def _settings(kind: type | None) -> list[dict[str, Any]]:

@@ -99,7 +99,7 @@ def compute_to(
             which=chosen,
             batch_size=given.batch_size,
         )
-        check_ending(out, made.operation)
+        check_ending(out, made.operation, made.spec)
         result = made.compute(workers=given.workers)
         forms = media_of(result, made.operation, made.spec)
     print(save(out, forms, made.facts()))

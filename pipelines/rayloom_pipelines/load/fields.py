@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from rayloom.core.errors import UserError
-from rayloom.core.protocols import DataSpec, FieldSpec
+from rayloom.core.protocols import Batch, DataSpec, FieldSpec
 
 
 def wanted_field(spec: DataSpec, name: str) -> FieldSpec:
@@ -64,3 +64,32 @@ def _classes(rows: Tensor, field: FieldSpec, dtype: torch.dtype, where: str) -> 
     if not whole or bool((rows < 0).any()) or bool((rows >= field.num_classes).any()):
         raise UserError(f"{where}: classes are whole numbers 0..{field.num_classes - 1}")
     return rows.to(dtype)
+
+
+def encode_texts(name: str, value: Any, field: str, spec: DataSpec) -> Batch:
+    """Texts as the numbers of a field, padded with zeros, their lengths and mask beside them.
+
+    Args:
+        name: What the condition is called.
+        value: A text, or several.
+        field: Of the data, whose tokenizer is used.
+        spec: The data that the model was built for.
+
+    Raises:
+        UserError: A text is empty, or the tokenizer does not know a character.
+    """
+    from rayloom.data.text import tokenizer_of
+
+    tokenizer = tokenizer_of(spec, field)
+    texts = [value] if isinstance(value, str) else list(value)
+    try:
+        rows = [torch.from_numpy(tokenizer.encode(text).copy()) for text in texts]
+    except UserError as error:
+        raise UserError(f"given {name}: {error}") from error
+    length = torch.tensor([len(row) for row in rows])
+    if not all(length):
+        raise UserError(f"given {name}: the text is empty")
+    padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    mask = torch.arange(padded.shape[1]) < length[:, None]
+    dtype = getattr(torch, spec.fields[field].dtype)
+    return {name: padded.to(dtype), f"{name}_length": length, f"{name}_mask": mask}

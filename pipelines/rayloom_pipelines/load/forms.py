@@ -13,44 +13,52 @@ from rayloom.core.errors import UserError
 from rayloom.core.files import write_atomic
 from rayloom.core.protocols import Batch, DataSpec, Operation
 from rayloom.media import Arrays, Film, Images, Media, Table, Text
-from rayloom.media.writers import WRITERS, encode, endings_of
+from rayloom.media.writers import encode, endings_of
 
 _OF_KIND: dict[str, tuple[type, ...]] = {
     "image": (Images,),
     "mask": (Images,),
     "film": (Film,),
     "text": (Text,),
-    "tokens": (Table,),
+    "tokens": (Text, Table),
     "label": (Table,),
     "vector": (Table,),
 }
 
 
-def possible(operation: Operation) -> list[str]:
+def possible(operation: Operation, spec: DataSpec | None = None) -> list[str]:
     """The endings that an operation's result can be written with, as far as it tells."""
-    kinds = [kind for what in (operation.gives or {}).values() for kind in _OF_KIND.get(what, ())]
+    kinds: set[type] = set()
+    for place, (name, kind) in enumerate(operation.gives.items()):
+        found = _OF_KIND.get(kind, (Table,))
+        if kind == "tokens" and spec is not None and name not in spec.tokenizers:
+            found = (Table,)
+        kinds |= {one for one in found if one is not Table or not place}
     return endings_of([*kinds, Arrays])
 
 
-def check_ending(out: Path, operation: Operation) -> None:
+def check_ending(out: Path, operation: Operation, spec: DataSpec) -> None:
     """Refuse a file name before anything is computed.
 
     Raises:
         UserError: The result cannot be written so; lists the endings that can be.
     """
-    can = possible(operation)
+    can = possible(operation, spec)
     if out.suffix.lower() not in can:
-        unknown = "" if out.suffix.lower() in WRITERS else " (unknown ending)"
-        raise UserError(
-            f"--out {out}{unknown}: what {operation.name!r} gives must end in {', '.join(can)}"
-        )
+        raise UserError(f"--out {out}: what {operation.name!r} gives must end in {', '.join(can)}")
 
 
 def media_of(result: Batch, operation: Operation, spec: DataSpec | None) -> list[Media]:
-    """The forms that a result has: pictures, films, a table of what is small, and the arrays."""
+    """The forms that a result has: pictures, films, texts, tables (of what is no picture), arrays.
+
+    Args:
+        result: What the operation gave, the main field first.
+        operation: The operation.
+        spec: The data of the model, for class names and tokenizers.
+    """
     forms: list[Media] = []
     columns: dict[str, list[Any]] = {}
-    for name, value in result.items():
+    for place, (name, value) in enumerate(result.items()):
         kind = _kind(name, value, operation, spec)
         if kind == "image" and value.ndim == 4:
             forms.append(Images(value if value.is_floating_point() else value.float() / 255))
@@ -58,7 +66,9 @@ def media_of(result: Batch, operation: Operation, spec: DataSpec | None) -> list
             forms.append(Images(_painted(value)))
         elif kind == "film" and value.ndim == 5:
             forms.append(Film(value.transpose(0, 1)))  # (T, B, C, H, W)
-        elif value.ndim <= 2:
+        elif kind in ("text", "tokens") and spec is not None and name in spec.tokenizers:
+            forms.append(_text(name, value, result.get(f"{name}_length"), spec))
+        elif value.ndim <= 2 and (columns or not place):
             columns |= _columns(name, value, kind, spec)
     if columns:
         forms.append(Table(columns))
@@ -81,7 +91,10 @@ def save(out: Path, forms: list[Media], facts: Mapping[str, Any]) -> Path:
     try:
         content = encode(forms, out.suffix.lower())
     except ValueError as error:
-        raise UserError(f"--out {out}: {error}") from error
+        raise UserError(
+            f"--out {out}: {error}: with these settings nothing else was made (`rayloom list "
+            "models NAME` tells them)"
+        ) from error
     told = {"file": out.name, "sha256": hashlib.sha256(content).hexdigest(), **facts}
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -94,7 +107,7 @@ def save(out: Path, forms: list[Media], facts: Mapping[str, Any]) -> Path:
 
 
 def _kind(name: str, value: Tensor, operation: Operation, spec: DataSpec | None) -> str:
-    told = (operation.gives or {}).get(name)
+    told = operation.gives.get(name)
     field = spec.fields.get(name) if spec is not None else None
     return told or (field.kind if field is not None else "vector")
 
@@ -103,10 +116,19 @@ def _columns(name: str, value: Tensor, kind: str, spec: DataSpec | None) -> dict
     """A column of numbers or lists; of classes that have names, one of names beside it."""
     columns = {name: value.float().tolist() if value.dtype is torch.bfloat16 else value.tolist()}
     field = spec.fields.get(name) if spec is not None else None
-    names = getattr(field, "classes", ())
+    names = field.classes if field is not None else ()
     if kind == "label" and names and value.ndim == 1:
         columns[f"{name}_name"] = [names[number] for number in columns[name]]
     return columns
+
+
+def _text(name: str, value: Tensor, length: Tensor | None, spec: DataSpec) -> Text:
+    from rayloom.data.text import tokenizer_of
+
+    tokenizer = tokenizer_of(spec, name)
+    ends = [value.shape[1]] * len(value) if length is None else length.tolist()
+    rows = zip(value, ends, strict=True)
+    return Text([tokenizer.decode(row[:end].numpy()) for row, end in rows])
 
 
 def _painted(mask: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
     label=3   label=sneaker   label=0,3,7   label=0..9     classes, by number or name
     x=0.5,-1                                               a row of numbers
     image=test:0..15   image=FILE                          rows of a data set or file
+    text="cat face"    prompt="ROMEO:"                     texts, by the data's tokenizer
 
 Several values take turns over the rows of the draw.
 """
@@ -13,12 +14,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from rayloom.config.sections import RunConfig
 from rayloom.core.errors import UserError, did_you_mean
 from rayloom.core.protocols import Batch, DataSpec, FieldSpec, Operation
-from rayloom_pipelines.load.fields import fit, wanted_field
+from rayloom_pipelines.load.fields import encode_texts, fit, wanted_field
 from rayloom_pipelines.load.rows import is_path, read_rows
 
 _RANGE = re.compile(r"(\d+)\.\.(\d+)\Z")
@@ -56,7 +56,7 @@ def conditions(
     Raises:
         UserError: The operation takes no such condition, or its value does not fit the data.
     """
-    takes = (*operation.reads, *operation.takes)
+    takes = operation.conditions
     rows: Batch = {}
     for name, value in given.items():
         if name not in takes:
@@ -66,7 +66,13 @@ def conditions(
                 f"given {name}: {operation.name!r} of {model} takes no such condition{hint} "
                 f"It takes: {can}"
             )
-        rows[name] = _values(name, value, wanted_field(spec, name), spec, config)
+        field = takes[name]
+        wanted = wanted_field(spec, field)
+        if wanted.kind in ("text", "tokens") and _is_text(value):
+            rows |= encode_texts(name, value, field, spec)
+        else:
+            read = _values(name, value, wanted, spec, config, field)
+            rows |= {f"{name}{key.removeprefix(field)}": rows_ for key, rows_ in read.items()}
     return rows
 
 
@@ -75,40 +81,43 @@ def spread(rows: Batch, num: int) -> Batch:
     return {name: value[torch.arange(num) % len(value)] for name, value in rows.items()}
 
 
-def _values(name: str, value: Any, field: FieldSpec, spec: DataSpec, config: RunConfig) -> Tensor:
+def _values(
+    name: str, value: Any, wanted: FieldSpec, spec: DataSpec, config: RunConfig, field: str
+) -> Batch:
+    """The rows of a condition, as `field`; of a varying field with its lengths and mask."""
     where = f"given {name}={value}" if isinstance(value, str | int | float) else f"given {name}"
-    if isinstance(value, str) and field.kind != "label":
+    if isinstance(value, str) and wanted.kind != "label":
         numbers = None if is_path(value) else _numbers(value)
         if numbers is None:
-            return read_rows(value, (name,), spec, config, where=where)[name]
+            return read_rows(value, (field,), spec, config, where=where)
         value = torch.tensor(numbers, dtype=torch.float64)
-        value = value.view(field.shape) if value.numel() == math.prod(field.shape) else value
+        value = value.view(wanted.shape) if value.numel() == math.prod(wanted.shape) else value
     words = [value] if isinstance(value, str | int) else value
-    if field.kind == "label" and isinstance(words, list | tuple):
-        if isinstance(value, str) and ":" in value and value not in names_of(field):
-            return read_rows(value, (name,), spec, config, where=where)[name]
-        items = [part for word in words for part in _parts(str(word), field)]
-        classes = [number for item in items for number in _classes(item, field, where)]
-        return torch.tensor(classes, dtype=getattr(torch, field.dtype))
+    if wanted.kind == "label" and isinstance(words, list | tuple):
+        if isinstance(value, str) and ":" in value and value not in wanted.classes:
+            return read_rows(value, (field,), spec, config, where=where)
+        items = [part for word in words for part in _parts(str(word), wanted)]
+        classes = [number for item in items for number in _classes(item, wanted, where)]
+        return {field: torch.tensor(classes, dtype=getattr(torch, wanted.dtype))}
     try:
         tensor = torch.as_tensor(value)
     except (TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{where}: no numbers ({error})") from error
-    return fit(tensor[None] if tensor.ndim == len(field.shape) else tensor, field, where)
+    return {field: fit(tensor[None] if tensor.ndim == len(wanted.shape) else tensor, wanted, where)}
 
 
-def names_of(field: FieldSpec) -> list[str]:
-    """Names of a field's classes; none where they have none."""
-    return list(getattr(field, "classes", ()))
+def _is_text(value: Any) -> bool:
+    words = value if isinstance(value, list | tuple) else [value]
+    return all(isinstance(word, str) for word in words)
 
 
 def _parts(word: str, field: FieldSpec) -> list[str]:
-    return [word] if word in names_of(field) else word.split(",")
+    return [word] if word in field.classes else word.split(",")
 
 
 def _classes(item: str, field: FieldSpec, where: str) -> list[int]:
     """Numbers of the classes that one word names."""
-    names = names_of(field)
+    names = list(field.classes)
     if item in names:
         return [names.index(item)]
     span = _RANGE.match(item)

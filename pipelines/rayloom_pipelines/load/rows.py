@@ -49,6 +49,10 @@ def read_rows(
     if missing:
         raise UserError(f"{where} has no field {missing[0]!r}; wanted: {', '.join(names)}")
     rows = {name: fit(held[name], fields[name], f"{where}: {name}") for name in names}
+    for name in names:
+        for beside in (f"{name}_length", f"{name}_mask"):
+            if beside in held:
+                rows[beside] = torch.as_tensor(held[beside])
     counts = {name: len(value) for name, value in rows.items()}
     if len(set(counts.values())) > 1:
         raise UserError(f"{where}: the fields have different numbers of rows: {counts}")

@@ -18,7 +18,10 @@ def _merged(*indexes: str) -> dict[str, Entry]:
 
 
 CATALOGUE: dict[Kind, dict[str, Entry]] = {
-    "models": _merged("rayloom.models.autoencoders.index"),
+    "models": _merged(
+        "rayloom.models.autoencoders.index",
+        "rayloom.models.diffusion.index",
+    ),
     "algorithms": _merged("rayloom.rl.algorithms.index"),
     "envs": _merged("rayloom.rl.envs.index"),
     "datasets": _merged("rayloom.data.sets.index"),

@@ -7,7 +7,7 @@ workers gives the same.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from inspect import getdoc
 from typing import TypeVar
 
@@ -39,7 +39,8 @@ class Operation:
         settings: Type of its settings, a `Config`; None: it has none.
         doc: First paragraph of the method's docstring.
         reads: Fields that must be given.
-        takes: Fields that may be given (conditions).
+        takes: What may be given (conditions), by name; each is read as the data's field that stands
+            beside it, such as `{"label": "label", "prompt": "tokens"}`.
         gives: Field to kind (`image`, `film`, `label`, `text`, `tokens`, `vector`), main one first.
     """
 
@@ -47,15 +48,20 @@ class Operation:
     settings: type | None = None
     doc: str = ""
     reads: tuple[str, ...] = ()
-    takes: tuple[str, ...] = ()
-    gives: Mapping[str, str] | None = None
+    takes: Mapping[str, str] = field(default_factory=dict)
+    gives: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def conditions(self) -> dict[str, str]:
+        """All that can be given by name, and the field that each is read as."""
+        return {**{name: name for name in self.reads}, **self.takes}
 
 
 def operation(
     *,
     settings: type | None = None,
     reads: tuple[str, ...] = (),
-    takes: tuple[str, ...] = (),
+    takes: tuple[str, ...] | Mapping[str, str] = (),
     gives: Mapping[str, str] | None = None,
 ) -> Callable[[Method], Method]:
     """Mark a method as an operation; see `Operation` for the arguments.
@@ -63,13 +69,14 @@ def operation(
     Args:
         settings: Type of its settings; the method gets an instance, or None where it has none.
         reads: Fields that must be given.
-        takes: Fields that may be given.
+        takes: Fields that may be given; a mapping where their names are others than the fields'.
         gives: Field to kind.
     """
 
     def mark(method: Method) -> Method:
         doc = " ".join((getdoc(method) or "").partition("\n\n")[0].split())
-        made = Operation(method.__name__, settings, doc, reads, takes, gives or {})
+        named = dict(takes) if isinstance(takes, Mapping) else {name: name for name in takes}
+        made = Operation(method.__name__, settings, doc, reads, named, gives or {})
         setattr(method, _MARK, made)
         return method
 
