@@ -3,7 +3,13 @@
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
 import torch
+
+from rayloom.config.sections import AdamConfig, EvaluationConfig, RunConfig, TrainConfig
+from rayloom.data import make_source
+from rayloom.training import Engine
+from rayloom.training.fitting import MemorySink
 
 
 class ThreadCollective:
@@ -43,3 +49,49 @@ def on_ranks(world, run):
     with ThreadPoolExecutor(world) as pool:
         jobs = [pool.submit(run, r, ThreadCollective(r, world, shared)) for r in range(world)]
         return [job.result() for job in jobs]
+
+
+def trained(model, dataset, *, batch_size, collective=None, accumulate=1, metrics=()):
+    """State and metrics after five steps of Adam on the split `train`."""
+    run = RunConfig(
+        optimizer=AdamConfig(lr=1e-2),
+        train=TrainConfig(grad_steps=5, log_every=1, accumulate=accumulate),
+        evaluation=EvaluationConfig(metrics=list(metrics), importance_samples=3),
+    )
+    engine = Engine(
+        model,
+        run,
+        make_source(dataset, "train", batch_size=batch_size, seed=0, shuffle=True),
+        make_source(dataset, "train", batch_size=16, seed=0, shuffle=False),
+        collective=collective,
+    )
+    engine.advance(5, sink=MemorySink(), interrupted=lambda: False)
+    return model.state_dict(), engine.evaluate()
+
+
+def same_on_ranks(build, *, batch_size, ranks=2, accumulate=1, metrics=()):
+    """Assert that so many ranks train what one process does, in double precision to 1e-9.
+
+    Args:
+        build: Gives a model in double precision and its data set, equal each time.
+        batch_size: Of the global batch; 1 leaves all ranks but one without an example.
+        ranks: How many.
+        accumulate: Chunks on the ranks; the one process takes the batch at once.
+        metrics: `evaluation.metrics`.
+    """
+    alone, found = trained(*build(), batch_size=batch_size, metrics=metrics)
+    built = [build() for _ in range(ranks)]
+
+    def run(rank, collective):
+        return trained(
+            *built[rank],
+            batch_size=batch_size,
+            collective=collective,
+            accumulate=accumulate,
+            metrics=metrics,
+        )
+
+    for state, values in on_ranks(ranks, run):
+        for name, value in alone.items():
+            torch.testing.assert_close(state[name], value, rtol=1e-9, atol=1e-12, msg=name)
+        assert values == pytest.approx(found, rel=1e-9)

@@ -21,6 +21,7 @@ CATALOGUE: dict[Kind, dict[str, Entry]] = {
     "models": _merged(
         "rayloom.models.autoencoders.index",
         "rayloom.models.diffusion.index",
+        "rayloom.models.supervised.index",
     ),
     "algorithms": _merged("rayloom.rl.algorithms.index"),
     "envs": _merged("rayloom.rl.envs.index"),

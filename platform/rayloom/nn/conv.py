@@ -36,6 +36,58 @@ def conv_sizes(height: int, width: int, num_stages: int) -> list[tuple[int, int]
     return sizes
 
 
+class ResidualConv(nn.Module):
+    """x + conv1x1(act(conv3x3(act(x)))), (B, C, H, W) throughout.
+
+    Args:
+        channels: C.
+        activation: Name in `ACTIVATIONS`.
+    """
+
+    def __init__(self, channels: int, *, activation: str = "relu") -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            make_activation(activation),
+            nn.Conv2d(channels, channels, 3, padding=1),
+            make_activation(activation),
+            nn.Conv2d(channels, channels, 1),
+        )
+
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+        """The sum."""
+        return x + self.layers(x)
+
+
+def down_stages(channels: int, widths: Sequence[int], *, activation: str) -> nn.Sequential:
+    """Convolutions that halve height and width each: (B, C, H, W) to (B, widths[-1], h, w)."""
+    stages: list[nn.Module] = []
+    for out_channels in widths:
+        stages += [
+            nn.Conv2d(channels, out_channels, _KERNEL, _STRIDE, _PADDING),
+            make_activation(activation),
+        ]
+        channels = out_channels
+    return nn.Sequential(*stages)
+
+
+def up_stages(
+    out_shape: tuple[int, int, int], widths: Sequence[int], *, activation: str
+) -> nn.Sequential:
+    """The mirror of `down_stages`: (B, widths[-1], h, w) to (B, *out_shape), sizes exact."""
+    sizes = conv_sizes(out_shape[1], out_shape[2], len(widths))[::-1]
+    outs = [*widths[-2::-1], out_shape[0]]  # channels after each stage
+    stages: list[nn.Module] = []
+    channels = widths[-1]
+    for index, out_channels in enumerate(outs):
+        (h, w), (next_h, next_w) = sizes[index], sizes[index + 1]
+        odd = (next_h - 2 * h, next_w - 2 * w)  # the row and column that halving dropped
+        stages.append(nn.ConvTranspose2d(channels, out_channels, _KERNEL, _STRIDE, _PADDING, odd))
+        if index + 1 < len(outs):
+            stages.append(make_activation(activation))
+        channels = out_channels
+    return nn.Sequential(*stages)
+
+
 class ConvEncoder(nn.Module):
     """Strided convolutions, then flattened: (B, C, H, W) to (B, F).
 
@@ -54,15 +106,8 @@ class ConvEncoder(nn.Module):
         super().__init__()
         channels, height, width = image_shape
         last_h, last_w = conv_sizes(height, width, len(widths))[-1]
-        stages: list[nn.Module] = []
-        for out_channels in widths:
-            stages += [
-                nn.Conv2d(channels, out_channels, _KERNEL, _STRIDE, _PADDING),
-                make_activation(activation),
-            ]
-            channels = out_channels
-        self.stages = nn.Sequential(*stages)
-        self.out_dim = channels * last_h * last_w
+        self.stages = down_stages(channels, widths, activation=activation)
+        self.out_dim = widths[-1] * last_h * last_w
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B F"]:
         """Features of images."""
@@ -91,23 +136,11 @@ class ConvDecoder(nn.Module):
         activation: str = "relu",
     ) -> None:
         super().__init__()
-        sizes = conv_sizes(out_shape[1], out_shape[2], len(widths))[::-1]
-        outs = [*widths[-2::-1], out_shape[0]]  # channels after each stage
-        self.start_shape = (widths[-1], *sizes[0])
-        start_dim = widths[-1] * sizes[0][0] * sizes[0][1]
+        low = conv_sizes(out_shape[1], out_shape[2], len(widths))[-1]
+        self.start_shape = (widths[-1], *low)
+        start_dim = widths[-1] * low[0] * low[1]
         self.start = nn.Sequential(nn.Linear(in_dim, start_dim), make_activation(activation))
-        stages: list[nn.Module] = []
-        channels = widths[-1]
-        for index, out_channels in enumerate(outs):
-            (h, w), (next_h, next_w) = sizes[index], sizes[index + 1]
-            odd = (next_h - 2 * h, next_w - 2 * w)  # the row and column that halving dropped
-            stages.append(
-                nn.ConvTranspose2d(channels, out_channels, _KERNEL, _STRIDE, _PADDING, odd)
-            )
-            if index + 1 < len(outs):
-                stages.append(make_activation(activation))
-            channels = out_channels
-        self.stages = nn.Sequential(*stages)
+        self.stages = up_stages(out_shape, widths, activation=activation)
 
     def forward(self, z: Float[Tensor, "B D"]) -> Float[Tensor, "B C H W"]:
         """Parameters of the pixels."""

@@ -43,4 +43,16 @@ INDEX = (
         "Emoji pasted on photographs and textures, 64x64, the class of every pixel",
         "images",
     ),
+    Entry(
+        "two-moons",
+        "rayloom.data.sets.toys:TwoMoons",
+        "25,000 points of two half circles in the plane",
+        "vectors",
+    ),
+    Entry(
+        "eight-gaussians",
+        "rayloom.data.sets.toys:EightGaussians",
+        "25,000 points of eight Gaussians in the plane, with a known density",
+        "vectors",
+    ),
 )

@@ -36,4 +36,15 @@ INDEX = (
         paper="doi:10.1016/0893-6080(89)90014-2",
         default_metric="eval/explained",
     ),
+    Entry(
+        "vq-vae",
+        "rayloom.models.autoencoders.vq_vae:VQVAE",
+        "Autoencoder with a book of codes that follows moving averages (van den Oord et al.)",
+        "autoencoder",
+        2017,
+        ("encode", "reconstruct"),
+        task="representation",
+        paper="arXiv:1711.00937",
+        default_metric="eval/loss",
+    ),
 )
