@@ -1,5 +1,7 @@
 """An environment that cannot be made says which package brings it; nothing far off is suggested."""
 
+import sys
+
 import pytest
 from gymnasium.envs.registration import registry
 
@@ -78,11 +80,21 @@ def test_an_installed_package_is_imported_when_its_id_is_asked_for(tmp_path, mon
     (tmp_path / "minigrid.py").write_text(
         f"{text}gymnasium.register(id='MiniGrid-Test-v0', entry_point=CartPoleEnv)\n"
     )
-    (tmp_path / "minatar.py").write_text("1 / 0")
+    (tmp_path / "highway_env.py").write_text("1 / 0")
+    (tmp_path / "minatar").mkdir()  # its ids are registered by a function of a module inside
+    (tmp_path / "minatar" / "__init__.py").write_text("")
+    (tmp_path / "minatar" / "gym.py").write_text(
+        f"{text}def register_envs():\n"
+        "    gymnasium.register(id='MinAtar/Breakout-v1', entry_point=CartPoleEnv)\n"
+    )
     monkeypatch.syspath_prepend(tmp_path)
     try:
         assert id_problem("MiniGrid-Test-v0") is None
         assert id_problem("MiniGrid-Tset-v0")[1] == "MiniGrid-Test-v0"
-        assert "which fails: ZeroDivisionError" in id_problem("MinAtar/Breakout-v1")[0]
+        assert "which fails: ZeroDivisionError" in id_problem("highway-fast-v0")[0]
+        assert id_problem("MinAtar/Breakout-v1") is None
     finally:
+        registry.pop("MinAtar/Breakout-v1", None)
+        for module in ("minatar.gym", "minatar", "minigrid"):
+            sys.modules.pop(module, None)
         registry.pop("MiniGrid-Test-v0", None)

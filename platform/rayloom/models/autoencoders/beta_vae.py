@@ -8,8 +8,11 @@ beta <- max(0, beta + eta (KL - delta)) after each step, with the KL of the glob
 solution the Karush-Kuhn-Tucker conditions hold: KL <= delta, beta >= 0, beta (KL - delta) = 0;
 the three are logged. The multiplier is a buffer: it is checkpointed, broadcast and resumed.
 
-Deviations: none for the fixed form. The paper does not train the multiplier; Rezende and Viola,
-2018, arXiv:1810.00597, constrain the reconstruction instead and move it multiplicatively.
+Deviations from the paper: networks, optimizer and posterior are those of `vae` (the paper has an
+architecture and an optimizer for each of its data sets, and compares disentanglement, which is not
+measured here); its normalised weight beta M / N is not used, beta weighs nats. The paper does not
+train the multiplier; Rezende and Viola, 2018, arXiv:1810.00597, constrain the reconstruction
+instead and move it multiplicatively.
 
 Dimension key: B images.
 """

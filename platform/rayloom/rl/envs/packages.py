@@ -28,12 +28,14 @@ class Package:
         install: How to get it.
         ids: The ids that it registers; None for a simulator.
         entry: Beginning of the entry points that need it.
+        registers: The module of it that registers the ids; "" if `module` itself does.
     """
 
     module: str
     install: str
     ids: re.Pattern[str] | None = None
     entry: str = ""
+    registers: str = ""
 
 
 def _ids(pattern: str) -> re.Pattern[str]:
@@ -69,7 +71,7 @@ PACKAGES = (
     ),
     Package("shimmy", 'pip install "shimmy[dm-control]"', _ids("dm_control/")),
     Package("shimmy", 'pip install "shimmy[bsuite]"', _ids("bsuite/")),
-    Package("minatar", "pip install minatar", _ids("MinAtar/")),
+    Package("minatar", "pip install minatar", _ids("MinAtar/"), registers="minatar.gym"),
     Package("mujoco", 'pip install "gymnasium[mujoco]"', entry="gymnasium.envs.mujoco"),
     # Not gymnasium[box2d]: it wants a compiler, and a pygame that writes over pygame-ce's files.
     Package("Box2D", "pip install box2d", entry="gymnasium.envs.box2d"),
@@ -103,9 +105,10 @@ def bring(name: str) -> str | None:
     if not _installed(package.module):
         return f"{name!r} comes with {package.module}, which is not installed: {package.install}"
     try:
-        module: Any = importlib.import_module(package.module)
+        module: Any = importlib.import_module(package.registers or package.module)
         register = getattr(module, "register_envs", None)  # MinAtar's way
-        if name not in registry and callable(register):
+        known = any(package.ids.match(one) for one in registry if package.ids is not None)
+        if not known and callable(register):
             register()
     except Exception as error:  # someone else's package: whatever it raises, it cannot be used
         return f"{name!r} comes with {package.module}, which fails: {type(error).__name__}: {error}"
