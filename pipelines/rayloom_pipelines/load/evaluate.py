@@ -50,10 +50,9 @@ def afresh(
     data = config.data if split is None else config.data.model_copy(update={"eval_split": split})
     given = config.model_copy(update={"seed": config.seed if seed is None else seed, "data": data})
     engine = build.build_engine(
-        given, device=machine.choose_device(config), stages=copies.stages_of(run.path)
+        given,
+        device=machine.choose_device(config),
+        stages=copies.stages_of(run.path),
+        initial=copies.of_run(run.path, which),
     )
-    build.fit_weights(engine.model, copies.of_run(run.path, which))
-    if engine.ema is not None:  # the weights are the averages already
-        for shadow, tensor in zip(engine.ema.shadow, engine.ema.tensors, strict=True):
-            shadow.copy_(tensor)
     return dict(engine.evaluate())

@@ -93,6 +93,7 @@ def prepare(
         made.own_metrics = declared_metrics(learner_class)
         return made
     from rayloom.data import first_batch, open_dataset, require_splits
+    from rayloom.metrics.evaluation import made_for
     from rayloom.training.preflight import check_model, evaluation_names
     from rayloom_pipelines.load.fitting import fit_weights
 
@@ -119,7 +120,7 @@ def prepare(
         model = made.trainable.model
     else:  # what does not fit is told before Ray starts
         model = build.build_model(config, spec, frozen)
-        check_model(model, config, workers)
+        check_model(model, config, workers, spec)
         if start is not None:
             fit_weights(model, start)
     made.data = {  # the spec with the statistics that the model asked for
@@ -128,9 +129,11 @@ def prepare(
         "spec": spec.plain(),
     }
     few = first_batch(dataset, config.data.eval_split)
-    made.metrics = evaluation_names(model, config, few)
+    made.metrics = evaluation_names(model, config, few, spec)
     made.default_metrics, made.own_metrics = default_metrics(model), declared_metrics(model)
-    made.protocol = getattr(model, "protocol", "")
-    if made.protocol and "nll" in config.evaluation.metrics:
-        made.protocol += f"; {config.evaluation.importance_samples} importance samples"
+    notes = [
+        getattr(model, "protocol", ""),
+        *(one.protocol for one in made_for(model, config, spec)),
+    ]
+    made.protocol = "; ".join(dict.fromkeys(note for note in notes if note))
     return made

@@ -110,15 +110,24 @@ def register(folder: Any, config: RunConfig, *, say: Callable[[str], Any]) -> An
         )
 
 
+SAMPLE_KEYS = ("frechet", "kid", "mode_coverage")
+
+
 def _measure(record: Record, config: RunConfig) -> str:
     """What a run's score is of: metric, data or environment, and the protocol of its nats."""
     if record.best is None:
         return ""
     metric = record.best.metric
-    likelihood, _, samples = (record.protocol or "").partition("; ")
+    notes = [note for note in (record.protocol or "").split("; ") if note]
+    about = {  # notes that belong to some metrics alone
+        note: ("nll",) if "importance samples" in note else SAMPLE_KEYS
+        for note in notes
+        if "importance samples" in note or "extractor" in note
+    }
+    said = [n for n in notes if n not in about or any(word in metric for word in about[n])]
     data = f"{record.data.name} {record.data.fingerprint[:8]}" if record.data else ""
     where = data or (config.env.name if config.env else "")
-    parts = [metric, where, likelihood, samples if "nll" in metric else ""]
+    parts = [metric, where, *said]
     return ", ".join(part for part in parts if part)
 
 

@@ -21,6 +21,8 @@ CATALOGUE: dict[Kind, dict[str, Entry]] = {
     "models": _merged(
         "rayloom.models.autoencoders.index",
         "rayloom.models.diffusion.index",
+        "rayloom.models.gans.index",
+        "rayloom.models.geometry.index",
         "rayloom.models.supervised.index",
     ),
     "algorithms": _merged("rayloom.rl.algorithms.index"),

@@ -209,8 +209,13 @@ class EvaluationConfig(Config):
     episodes: PositiveInt = Field(20, description="RL: episodes per evaluation")
     num_envs: PositiveInt = Field(10, description="RL: evaluation environment slots")
     greedy: bool = Field(True, description="RL: greedy or stochastic actions")
-    metrics: list[str] = Field(default_factory=list, description="extra metrics, such as nll")
+    metrics: list[str] = Field(
+        default_factory=list, description="extra metrics: nll, frechet, kid, mode-coverage"
+    )
     importance_samples: PositiveInt = Field(200, description="K of the importance-weighted NLL")
+    samples: NonNegativeInt = Field(
+        0, description="samples that frechet, kid and mode-coverage draw at most; 0: as the split"
+    )
     video: bool = Field(True, description="RL: a video at the end of the run")
 
 

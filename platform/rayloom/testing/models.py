@@ -242,6 +242,7 @@ def _check_loss(model: Any, batch: Batch, player: Player, *, per_example: bool) 
         )
         if moving:
             assert "loss" in values, f"loss() of player {name!r} has no key 'loss'"
+            _fill_sums(values, list(player.parameters), num)
         return _parts(values, stop - start, f"loss() of player {name!r}")
 
     model.train()
@@ -268,6 +269,17 @@ def _check_loss(model: Any, batch: Batch, player: Player, *, per_example: bool) 
                 f"part {part} of player {name!r} differs between one slice and two: draw noise "
                 "from `rng` only, and let no example influence another"
             )
+
+
+def _fill_sums(values: Mapping[str, Any], parameters: list[nn.Parameter], total: int) -> None:
+    """Sums are read after the backward pass, which may fill them; a later one must not."""
+    sums = {name: value for name, value in values.items() if isinstance(value, Sum)}
+    if sums:
+        part = values["loss"]
+        loss = (part[0] if isinstance(part, tuple) else part).sum() / total
+        torch.autograd.grad(loss, parameters, allow_unused=True, retain_graph=True)
+    for value in sums.values():
+        value.value = value.value.clone()
 
 
 @torch.no_grad()

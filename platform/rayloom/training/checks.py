@@ -22,8 +22,6 @@ from rayloom.nn.dropout import (
 )
 from rayloom.nn.frozen import frozen_parts
 
-EXTRA_METRICS = ("nll",)  # `evaluation.metrics`: methods of the model
-
 
 def optimizer_of(config: RunConfig, player: str, players: Sequence[Player]) -> Config | None:
     """The optimizer section of a player; None for one without parameters.
@@ -82,21 +80,6 @@ def check_forms(model: nn.Module) -> None:
             raise UserError(
                 f"{type(model).__name__}.{name} has the form of an earlier rayloom; it is "
                 f"{new} now: what was in {', '.join(sorted(old))} is in {where}"
-            )
-
-
-def check_metrics(model: nn.Module, config: RunConfig) -> None:
-    """The model must be able to compute `evaluation.metrics`.
-
-    Raises:
-        UserError: It is not.
-    """
-    for metric in config.evaluation.metrics:
-        if metric not in EXTRA_METRICS or not hasattr(model, metric):
-            can = [m for m in EXTRA_METRICS if hasattr(model, m)]
-            raise UserError(
-                f"evaluation.metrics: {type(model).__name__} has no metric {metric!r}; "
-                f"it has: {', '.join(can) or 'none'}"
             )
 
 

@@ -37,6 +37,7 @@ from rayloom.core.protocols import (
     parameters_sha256,
 )
 from rayloom.core.seeding import stream_seed
+from rayloom.metrics.evaluation import made_for
 from rayloom.nn.batch_norm import set_collective
 from rayloom.nn.ema import EMA
 from rayloom.nn.frozen import frozen_parts, frozen_state
@@ -45,7 +46,6 @@ from rayloom.training.checks import (
     check_batch_statistics,
     check_forms,
     check_left_behind,
-    check_metrics,
     check_noise,
     check_score,
     floating_dtype,
@@ -54,7 +54,7 @@ from rayloom.training.checks import (
     talks,
 )
 from rayloom.training.compiled import compile_networks
-from rayloom.training.evaluate import evaluate_split, scorer
+from rayloom.training.evaluate import evaluate_split, scorer, summariser
 from rayloom.training.meter import merge_names
 from rayloom.training.player import LossFunction, PlayerStep, check_players, rounds_for
 from rayloom.training.precision import as_doubles, probe, under_precision
@@ -114,7 +114,7 @@ class Engine:
         check_names(model)
         check_players(model, players)
         check_batch_statistics(model, config.train.accumulate, self.collective.world)
-        check_metrics(model, config)
+        self.extras = made_for(self.model, config, train.spec)
         check_noise(model)
         if evaluation is not None:
             check_score(model, players)
@@ -485,9 +485,7 @@ class Engine:
         """Metrics of the evaluation split with the averaged parameters; see `evaluate_split`."""
         if self.evaluation_source is None:
             return {}
-        score = scorer(
-            self.model, self.config.evaluation, tuple(self.model.players), self.grad_step
-        )
+        score = scorer(self.model, self.extras, tuple(self.model.players), self.grad_step)
         with self._looking():
             return evaluate_split(
                 score,
@@ -496,7 +494,7 @@ class Engine:
                 collective=self.collective,
                 device=self.device,
                 dtype=self.dtype,
-                summarise=getattr(self.model, "summarise", None),
+                summarise=summariser(self.model, self.extras),
                 turn=Turn(self.grad_step, horizon=self.horizon),
             )
 

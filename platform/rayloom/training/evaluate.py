@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rayloom.config.sections import EvaluationConfig
 from rayloom.core.errors import UserError
 from rayloom.core.failpoints import hit
 from rayloom.core.noise import Noise
@@ -29,6 +28,7 @@ from rayloom.core.protocols import (
     Sum,
     Turn,
 )
+from rayloom.metrics.evaluation import EvaluationMetric
 from rayloom.training.precision import as_doubles, to
 
 SUMS = 6  # rows, sum, count, and the sums of s^2, s c and c^2 (c = 1 for plain values: mean, M2)
@@ -78,26 +78,25 @@ def _combine_paired(table: np.ndarray) -> tuple[float, float]:
 
 
 def scorer(
-    model: Any, wanted: EvaluationConfig, players: Sequence[Player], step: int
+    model: Any, extras: Sequence[EvaluationMetric], players: Sequence[Player], step: int
 ) -> Callable[[Batch, Noise], Values]:
     """What scores a batch: the model's `evaluate_batch`, else the loss parts of every player.
 
     Args:
         model: A `core.protocols.Model`.
-        wanted: Extra metrics.
+        extras: Metrics of `evaluation.metrics`.
         players: Its players.
         step: The grad_step, which a loss may depend on.
     """
 
     def by_model(batch: Batch, rng: Noise) -> Values:
         with torch.no_grad():
-            return extra(dict(model.evaluate_batch(batch, rng=rng)), batch, rng)
+            return more(dict(model.evaluate_batch(batch, rng=rng)), batch, rng)
 
-    def extra(values: Values, batch: Batch, rng: Noise) -> Values:
-        if "nll" in wanted.metrics:
-            with torch.no_grad():
-                samples = wanted.importance_samples
-                values["nll_nats"] = model.nll(batch, num_samples=samples, rng=rng)
+    def more(values: Values, batch: Batch, rng: Noise) -> Values:
+        with torch.no_grad():
+            for metric in extras:
+                values |= metric.evaluate_batch(model, batch, rng=rng)
         return values
 
     def by_loss(batch: Batch, rng: Noise) -> Values:
@@ -112,9 +111,22 @@ def scorer(
                 key = name if len(players) == 1 else f"{player.name}_{name}"
                 pair = isinstance(value, tuple | list)
                 values[key] = tuple(v.detach() for v in value) if pair else value.detach()
-        return extra(values, batch, rng)
+        return more(values, batch, rng)
 
     return by_model if hasattr(model, "evaluate_batch") else by_loss
+
+
+def summariser(model: Any, extras: Sequence[EvaluationMetric]) -> Summarise | None:
+    """What makes metrics of a whole split: the model's own and those of `evaluation.metrics`."""
+    own = getattr(model, "summarise", None)
+    made = [*([] if own is None else [own]), *(metric.summarise for metric in extras)]
+    if not made:
+        return None
+
+    def summarise(done: Done) -> dict[str, Any]:
+        return {name: value for one in made for name, value in one(done).items()}
+
+    return summarise
 
 
 class _Gathered:

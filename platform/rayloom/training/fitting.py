@@ -130,7 +130,7 @@ def fit(
     engine = Engine(model, config, source, held_out, device=device)
     if held_out is not None:
         few = {name: value[:2] for name, value in held_out.batch(0).fields.items()}
-        names = evaluation_names(model, config, few)
+        names = evaluation_names(model, config, few, source.spec)
         problems = rule_problems(config, names, engine.default_metrics)
         if problems:
             raise ConfigError(problems)

@@ -15,22 +15,31 @@ from rayloom.config.sections import RunConfig
 from rayloom.core.declared import USUAL
 from rayloom.core.errors import Problem, nearest
 from rayloom.core.noise import Noise
-from rayloom.core.protocols import Rows, Sum, Turn
+from rayloom.core.protocols import DataSpec, Rows, Sum, Turn
+from rayloom.metrics.evaluation import SAMPLED, made_for
 from rayloom.training.checks import (
     check_batch_statistics,
     check_forms,
-    check_metrics,
     floating_dtype,
     optimizer_of,
 )
-from rayloom.training.evaluate import Values, key_of, scorer, summary_metrics
+from rayloom.training.evaluate import (
+    Summarise,
+    Values,
+    key_of,
+    scorer,
+    summariser,
+    summary_metrics,
+)
 from rayloom.training.player import check_players
 from rayloom.training.precision import as_doubles, to
 
-NLL = "eval/nll_nats"
+ADDED = {"eval/nll_nats": "nll"} | {f"eval/{n.replace('-', '_')}": n for n in SAMPLED}
 
 
-def check_model(model: nn.Module, config: RunConfig, world: int) -> None:
+def check_model(
+    model: nn.Module, config: RunConfig, world: int, spec: DataSpec | None = None
+) -> None:
     """All that an engine on so many workers would refuse, without building one.
 
     Raises:
@@ -40,12 +49,17 @@ def check_model(model: nn.Module, config: RunConfig, world: int) -> None:
     players = tuple(cast(Any, model).players)
     check_players(model, players)
     check_batch_statistics(model, config.train.accumulate, world)
-    check_metrics(model, config)
+    made_for(model, config, spec)
     for player in players:
         optimizer_of(config, player.name, players)
 
 
-def evaluation_names(model: nn.Module, config: RunConfig, batch: Mapping[str, Tensor]) -> list[str]:
+def evaluation_names(
+    model: nn.Module,
+    config: RunConfig,
+    batch: Mapping[str, Tensor],
+    spec: DataSpec | None = None,
+) -> list[str]:
     """The metrics that an evaluation will have, found out by scoring a few examples.
 
     The model is left as it was: its mode, its buffers and torch's random stream.
@@ -54,7 +68,9 @@ def evaluation_names(model: nn.Module, config: RunConfig, batch: Mapping[str, Te
         model: See `core.protocols.Model`.
         config: Section `evaluation` is used.
         batch: Some examples of the evaluation split, (B, ...) each.
+        spec: Of the data; needed where metrics compare samples.
     """
+    extras = made_for(model, config, spec)
     dtype = floating_dtype(model)
     device = next((t.device for t in model.state_dict().values()), torch.device("cpu"))
     fields = as_doubles(dict(batch), device) if dtype == torch.float64 else to(dict(batch), device)
@@ -66,8 +82,8 @@ def evaluation_names(model: nn.Module, config: RunConfig, batch: Mapping[str, Te
     model.eval()
     try:
         with torch.random.fork_rng(devices=[]):
-            values = scorer(model, config.evaluation, players, 0)(fields, noise)
-            names = _names(model, values, noise)
+            values = scorer(model, extras, players, 0)(fields, noise)
+            names = _names(values, summariser(model, extras), noise)
     finally:
         for part, mode in modes.items():
             part.training = mode
@@ -77,12 +93,11 @@ def evaluation_names(model: nn.Module, config: RunConfig, batch: Mapping[str, Te
     return names
 
 
-def _names(model: nn.Module, values: Values, noise: Noise) -> list[str]:
+def _names(values: Values, summarise: Summarise | None, noise: Noise) -> list[str]:
     """Keys of the metrics that values of a few examples lead to."""
     sums = {name: v.value.double() for name, v in values.items() if isinstance(v, Sum)}
     rows = {name: v.value for name, v in values.items() if isinstance(v, Rows)}
     names = [key_of(name) for name in values if name not in sums and name not in rows]
-    summarise = getattr(model, "summarise", None)
     if summarise is not None:
         means = dict.fromkeys(names, 0.0)
         names += list(summary_metrics(summarise, Turn(), means, sums, rows, noise))
@@ -124,6 +139,6 @@ def absent(path: str, metric: str, names: Collection[str]) -> Problem | None:
         return None
     have = ", ".join(sorted(names)) or "none"
     message = f"no evaluation gives {metric!r}; there are: {have}"
-    if metric == NLL:
-        return Problem(path, f"{message}; evaluation.metrics=[nll] adds it")
+    if metric in ADDED:
+        return Problem(path, f"{message}; evaluation.metrics=[{ADDED[metric]}] adds it")
     return Problem(path, message, suggestion=nearest(metric, names))

@@ -42,6 +42,13 @@ INDEX = (
         "rayloom.data.sets.emoji_scenes:EmojiScenes",
         "Emoji pasted on photographs and textures, 64x64, the class of every pixel",
         "images",
+        2024,
+    ),
+    Entry(
+        "photographs",
+        "rayloom.data.sets.photographs:Photographs",
+        "Two photographs of scikit-learn, 64x96 colour, for what fits one picture",
+        "images",
     ),
     Entry(
         "two-moons",

@@ -1,0 +1,1 @@
+"""Shapes, surfaces and pictures as functions and primitives."""
