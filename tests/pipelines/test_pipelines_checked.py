@@ -87,7 +87,7 @@ CASES = [
     (VAE, "checkpoint.metric=eval/kl_nats", {}, "no metric with a direction"),
     (VAE, "checkpoint.metric=eval/return_mean", {}, "flag checkpoint.metric=eval/return_mean"),
     (VAE, "data.eval_split=tset", {"seeds": 2}, "did you mean 'test'"),
-    (VAE, "evaluation.metrics=[fid]", {}, "has no metric 'fid'"),
+    (VAE, "evaluation.metrics=[fid]", {}, "there is no metric 'fid'"),
     (VAE, "optimizer={critic: {lr: 1}}", {}, "no such player"),
     (DQN, "checkpoint.metric=eval/bpd", {}, "there are: eval/episodes, eval/length_mean"),
     (DQN, "env.name=Pendulum-v1", {"seeds": 2}, "needs discrete actions"),
@@ -95,7 +95,7 @@ CASES = [
 WORKERS = [
     (VAE, "checkpoint.metric=eval/nll_nats", {}, NO_NLL),
     (VAE, "data.eval_split=tset", {}, "did you mean 'test'"),
-    (VAE, "evaluation.metrics=[fid]", {}, "has no metric 'fid'"),
+    (VAE, "evaluation.metrics=[fid]", {}, "there is no metric 'fid'"),
     (VAE, "optimizer={critic: {lr: 1}}", {}, "no such player"),
     (DQN, "env.name=Pendulum-v1", {}, "needs discrete actions"),
     (DQN, "train.stop={eval/bpd: 1}", {}, "no evaluation gives 'eval/bpd'"),

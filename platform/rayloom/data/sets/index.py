@@ -42,7 +42,6 @@ INDEX = (
         "rayloom.data.sets.emoji_scenes:EmojiScenes",
         "Emoji pasted on photographs and textures, 64x64, the class of every pixel",
         "images",
-        2024,
     ),
     Entry(
         "photographs",
