@@ -20,6 +20,7 @@ def _merged(*indexes: str) -> dict[str, Entry]:
 CATALOGUE: dict[Kind, dict[str, Entry]] = {
     "models": _merged(
         "rayloom.models.autoencoders.index",
+        "rayloom.models.autoregressive.index",
         "rayloom.models.diffusion.index",
         "rayloom.models.gans.index",
         "rayloom.models.geometry.index",
