@@ -4,7 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from rayloom.config.sections import AdamConfig, GroupConfig, RunConfig, TrainConfig
+from rayloom.config.sections import (
+    AdamConfig,
+    GroupConfig,
+    RunConfig,
+    ScheduleConfig,
+    TrainConfig,
+)
 from rayloom.core.collective import Solo
 from rayloom.core.errors import UserError
 from rayloom.core.protocols import Player, Sum
@@ -85,6 +91,30 @@ def test_a_late_part_begins_as_an_early_one_would():
     step = (model.second.weight - before).abs()
     torch.testing.assert_close(step, torch.full_like(step, 0.03), rtol=1e-3, atol=0)
     assert sink.history("optim/lr/late")[0][1] == 0.03
+
+
+def test_schedules_of_the_run_of_the_player_and_of_a_group():
+    constant, linear = ScheduleConfig(), ScheduleConfig(name="linear")
+    for player, group, expected in (
+        (None, None, (0.5, 0.5)),
+        (constant, None, (1.0, 1.0)),
+        (None, constant, (0.5, 1.0)),
+        (constant, linear, (1.0, 0.5)),
+    ):
+        optimizer = AdamConfig(
+            lr=1.0, schedule=player, groups={"late": GroupConfig(schedule=group)}
+        )
+        train = TrainConfig(grad_steps=40, schedule=linear)
+        engine = engine_for(Sleeper(), optimizer=optimizer, train=train)
+        segments = engine.players[0].segments.all
+        assert tuple(segment.schedule(20) for segment in segments) == expected
+
+
+def test_a_player_may_have_a_clip_norm_of_its_own():
+    train = TrainConfig(grad_steps=4, clip_norm=1.0)
+    engine = engine_for(Regression(), optimizer=AdamConfig(clip_norm=0.25), train=train)
+    assert engine.players[0].clip_norm == 0.25
+    assert engine_for(Regression(), train=train).players[0].clip_norm == 1.0
 
 
 def test_groups_must_exist():

@@ -29,7 +29,8 @@ from rayloom.config.sections import (
 from rayloom.core.collective import Solo
 from rayloom.core.protocols import Carry, Export, Group, Player, Rows, Sum
 from rayloom.data import from_arrays, make_source
-from rayloom.nn.batch_norm import GlobalBatchNorm, sum_over_ranks
+from rayloom.nn.across import gather_rows
+from rayloom.nn.batch_norm import GlobalBatchNorm
 from rayloom.nn.frozen import freeze
 from rayloom.nn.state import keep_state
 
@@ -161,13 +162,14 @@ class SecondOrder(Regression):
 
 
 class Contrast(nn.Module):
-    """Distance from the mean over all ranks, inside the loss; it has no `evaluate_batch`.
+    """Contrastive: every row against all rows of the global batch; it has no `evaluate_batch`.
 
     Ranks evaluate different batches: talking then hung for ever, or mixed strangers' rows.
     """
 
     config_class: ClassVar[type] = NoConfig
     whole_batch = True
+    double_backward = True
 
     def __init__(self):
         super().__init__()
@@ -179,10 +181,17 @@ class Contrast(nn.Module):
         return (Player("model", list(self.parameters())),)
 
     def loss(self, batch, *, rng, turn):
-        y = self.net(batch["x"])
-        sums = torch.cat([y.sum(0), y.new_full((1,), float(len(y)))])
-        total = sum_over_ranks(sums, self.collective)
-        return {"loss": (y - total[:2] / total[2] - batch["y"]).square().sum(1)}
+        x = batch["x"].detach().requires_grad_(True)
+        y = torch.tanh(self.net(x))
+        start = rng.start if self.collective.world > 1 else 0
+        others = gather_rows(y, start, rng.total, self.collective)
+        logits = -torch.cdist(y, others).square()  # (B, N)
+        own = torch.arange(start, start + len(y))
+        parts = {"loss": nn.functional.cross_entropy(logits, own, reduction="none")}
+        if torch.is_grad_enabled():
+            (slope,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+            parts["loss"] = parts["loss"] + 0.1 * slope.square().sum(1)
+        return parts
 
 
 class MaskedSequences(nn.Module):

@@ -32,7 +32,7 @@ class Segment:
         name: Of the group; `REST` for the rest.
         piece: Its parameters and gradients.
         optimizer: Moves them.
-        own_schedule: The group's own schedule section, or None.
+        own_schedule: The schedule section of the group, else of the player, or None.
         active: Whether it takes part in a step; None: always.
         schedule: Factor on its learning rate by grad_step.
         factor: That of the last step.
@@ -77,13 +77,14 @@ class Segments:
         self.all: list[Segment] = []
         if rest:
             piece = self.flat.piece(rest) if player.groups else self.flat
-            self.all.append(Segment(REST, piece, make_optimizer(optimizer, piece)))
+            made = make_optimizer(optimizer, piece)
+            self.all.append(Segment(REST, piece, made, section.schedule))
         for name, group in player.groups.items():
             piece = self.flat.piece(group.parameters)
             own = section.groups.get(name)
             changes = {} if own is None or own.lr is None else {"lr": own.lr}
             made = make_optimizer(section.model_copy(update=changes), piece)
-            schedule = None if own is None else own.schedule
+            schedule = section.schedule if own is None or not own.schedule else own.schedule
             self.all.append(Segment(name, piece, made, schedule, group.active))
         self._sleepers = [s for s in self.all if s.active is not None]
         self.needs_closure = any(s.optimizer.needs_closure for s in self.all)
