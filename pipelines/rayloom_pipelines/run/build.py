@@ -84,6 +84,7 @@ def build_engine(
     data = config.data
     dataset = dataset or open_dataset(data)
     require_splits(dataset, data)
+    model = build_model(config, dataset.spec, stages)
     train = make_source(
         dataset,
         "train",
@@ -92,12 +93,13 @@ def build_engine(
         shuffle=True,
         shuffle_window=data.shuffle_window,
         limit=data.limit,
+        fields=getattr(model, "reads", None),
+        drop_last=hasattr(model, "memory") and not overfit_batch,
     )
     evaluation = make_source(
         dataset, data.eval_split, batch_size=data.eval_batch_size, seed=0, shuffle=False,
         limit=data.limit,
     )  # fmt: skip
-    model = build_model(config, dataset.spec, stages)
     if initial is not None:
         fit_weights(model, initial)
     return Engine(

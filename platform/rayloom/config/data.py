@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from rayloom.config.augment import TransformConfig
 from rayloom.config.base import Config, NonNegativeInt, PositiveInt
 
 
@@ -43,6 +44,12 @@ class LanesConfig(Config):
 RowsConfig = Annotated[WindowsConfig | LanesConfig, Field(discriminator="name")]
 
 
+class LabelledConfig(Config):
+    """Which training examples may show their labels."""
+
+    per_class: PositiveInt = Field(description="examples of each class, chosen by a hash")
+
+
 class DataConfig(Config):
     """Which data set, and how it is cut into batches."""
 
@@ -64,4 +71,13 @@ class DataConfig(Config):
     )
     options: dict[str, Any] = Field(
         default_factory=dict, description="of the data set's maker, where it has some"
+    )
+    augment: list[TransformConfig] = Field(
+        default_factory=list, description="transforms of training batches, in their order"
+    )
+    labelled: LabelledConfig | None = Field(
+        None, description="few labels: batches say in label_mask which examples show theirs"
+    )
+    resample: Literal["none", "bootstrap"] = Field(
+        "none", description="bootstrap: as many training examples, drawn with replacement"
     )

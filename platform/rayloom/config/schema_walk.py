@@ -59,7 +59,7 @@ class Layout:
             if step is None:
                 return None
             found = step
-            data = data.get(part) if isinstance(data, dict) else None
+            data = _below(data, part)
         if len(parts) == 1 and parts[0] in self.open_classes:
             return Field(found.owner, found.info, self.open_classes[parts[0]])
         return found
@@ -71,9 +71,16 @@ class Layout:
             return []
         data = tree
         for part in parts:
-            data = data.get(part) if isinstance(data, dict) else None
+            data = _below(data, part)
         chosen = chosen_class(found.annotation, data)
         return list(chosen.model_fields) if chosen else []
+
+
+def _below(data: Any, part: str) -> Any:
+    """What stands under a key, or at a place of a list."""
+    if isinstance(data, list) and part.isdecimal() and int(part) < len(data):
+        return data[int(part)]
+    return data.get(part) if isinstance(data, dict) else None
 
 
 def members(annotation: Any) -> list[Any]:

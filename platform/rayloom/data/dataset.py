@@ -14,6 +14,8 @@ from rayloom.config.data import LanesConfig, WindowsConfig
 from rayloom.core.errors import UserError, or_rather
 from rayloom.core.protocols import DataSpec, FieldSpec
 from rayloom.core.statistics import FieldStatistics, Statistics
+from rayloom.data.labelled import MASK, Labelled, choose
+from rayloom.data.labelled import SPEC as MASK_SPEC
 from rayloom.data.memory import arrays_to_columns, infer_fields
 from rayloom.data.ordering import row_hash, split_order
 from rayloom.data.rows.lanes import Lanes
@@ -75,6 +77,8 @@ class Dataset:
         self._splits = self._whole
         if self.use.validation_fraction:
             self._splits = _held_out(spec.name, self._whole, self.use.validation_fraction)
+        if self.use.labelled is not None:
+            self._splits = self._labelled(self.use.labelled.per_class)
         self.spec = self._spec()
 
     def _spec(self) -> DataSpec:
@@ -83,12 +87,27 @@ class Dataset:
         if use.rows is not None:
             fields = fields_of_rows(self.name, fields, use.rows)
         names = tuple(k for k, v in fields.items() if has_statistics(v))
+        if use.labelled is not None:
+            fields = {**fields, MASK: MASK_SPEC}
         return replace(
             self.stored,
             fields=fields,
             num_train=len(self._in_use(train)) if train is not None else 0,
             statistics=Statistics(names if train is not None else (), self._statistics),
         )
+
+    def _labelled(self, per_class: int) -> dict[str, Split]:
+        """The splits with `label_mask`: few labels in `train`, all in the others."""
+        if self.use.rows is not None:
+            raise UserError("data.labelled and data.rows do not go together: pieces have no label")
+        field = self.stored.fields.get("label")
+        made: dict[str, Split] = {}
+        for name, split in self._splits.items():
+            shown = None
+            if name == "train":
+                shown = choose(self.name, split, field, per_class, self.use.limit)
+            made[name] = Labelled(split, shown)
+        return made
 
     def _in_use(self, split: Split) -> Rows:
         """The rows of a split that are in use, without their order."""

@@ -100,6 +100,25 @@ class Windowed:
         return torch.cat(pieces) if pieces else torch.zeros(0, dtype=torch.int64)
 
 
+class Bootstrap:
+    """Places of an order mapped to rows drawn with replacement: the same in every epoch.
+
+    Args:
+        inner: Order of the places.
+        total: n.
+        seed: Of the run.
+    """
+
+    def __init__(self, inner: Order, total: int, seed: int) -> None:
+        self.inner = inner
+        drawn = numpy_stream(seed, "bootstrap").integers(0, total, total)
+        self.drawn = torch.from_numpy(drawn.astype(np.int64))
+
+    def rows(self, epoch: int, start: int, stop: int) -> Tensor:
+        """The rows at these places of an epoch."""
+        return self.drawn[self.inner.rows(epoch, start, stop)]
+
+
 def _permutation(total: int, seed: int, epoch: int, *names: str | int) -> Tensor:
     kind = np.int32 if total < _INT32_ROWS else np.int64
     order = np.arange(total, dtype=kind)

@@ -16,7 +16,8 @@ from torch import Tensor
 from rayloom.core.errors import UserError
 from rayloom.core.protocols import Batch, BatchSource, DataSpec, LocalBatch, slice_of
 from rayloom.data.dataset import Dataset
-from rayloom.data.orders import Order, Sequential, Shuffled, Windowed
+from rayloom.data.labelled import MASK
+from rayloom.data.orders import Bootstrap, Order, Sequential, Shuffled, Windowed
 from rayloom.data.rows.lanes import LaneOrder, Lanes
 from rayloom.data.rows.windows import Jittered, Windows
 from rayloom.data.split import Split
@@ -105,6 +106,8 @@ def make_source(
         raise UserError(f"batch_size is {batch_size}; it must be at least 1")
     if limit < 0 or shuffle_window < 0:
         raise UserError(f"limit ({limit}) and shuffle_window ({shuffle_window}) must be 0 or more")
+    if fields is not None and "label" in fields and dataset.use.labelled is not None:
+        fields = {*fields, MASK}  # who reads labels must know which are shown
     spec = dataset.spec if fields is None else dataset.spec.only(fields)
     limit, wanted = limit or dataset.use.limit, None if fields is None else frozenset(fields)
     rows = dataset.use.rows
@@ -145,6 +148,8 @@ def make_source(
         order = Windowed(total, seed, shuffle_window)
     else:
         order = Shuffled(total, seed)
+    if dataset.use.bootstrap and shuffle:
+        order = Bootstrap(order, total, seed)
     if isinstance(chosen, Windows) and shuffle and rows is not None and rows.random:
         fine = Windows(stored, dataset.stored.fields, rows, stride=1)
         order, chosen = Jittered(order, chosen, fine, seed), fine

@@ -37,6 +37,7 @@ from rayloom.core.protocols import (
     parameters_sha256,
 )
 from rayloom.core.seeding import stream_seed
+from rayloom.data.augmentation import augment, check_augment
 from rayloom.metrics.evaluation import made_for
 from rayloom.nn.batch_norm import set_collective
 from rayloom.nn.ema import EMA
@@ -142,6 +143,9 @@ class Engine:
         self._share_start()
         self.dtype = floating_dtype(model)
         self._alone = len(players) == 1
+        self._augment = config.data.augment if config.data is not None else []
+        if self._augment:
+            check_augment(self._augment, train.spec)
         self.memory: RowMemory | None = None
         if hasattr(model, "memory"):
             self.memory = RowMemory(model, train, self.collective, self.device)
@@ -408,6 +412,10 @@ class Engine:
         if self.memory is not None:
             self._inputs = self.memory.attach(self._inputs, fresh=True)
         self._batch_noise = self._noise(number, local)
+        if self._augment:
+            self._inputs = augment(
+                self._inputs, self._batch_noise, self._augment, self.train_source.spec
+            )
         self.batch_number = number + 1
         self._examples += local.total
 

@@ -39,8 +39,8 @@ class RowMemory:
         if source.num_examples != source.batches_per_epoch * self.total:
             raise UserError(
                 f"rows of {type(model).__name__} have a memory, so every batch must have "
-                f"{self.total} rows, but the last one of an epoch has fewer: set data.drop_last "
-                "or data.rows={name: lanes, length: ...}"
+                f"{self.total} rows, but the last one of an epoch has fewer: "
+                "make_source(..., drop_last=True), or data.rows={name: lanes, length: ...}"
             )
         self._collective = collective
         self._start, self._stop = slice_of(self.total, collective.rank, collective.world)
