@@ -21,7 +21,7 @@ from rayloom.core.errors import ConfigError, UserError
 from rayloom.core.noise import Noise
 from rayloom.core.protocols import DataSpec, FieldSpec, operation, operations
 from rayloom.data.text import make_tokenizer
-from rayloom.media import Table
+from rayloom.media import Arrays, Images
 from rayloom.models.diffusion.ddpm import DDPM
 from rayloom.testing.operations import check_operations
 from rayloom_pipelines.cli import main
@@ -137,7 +137,9 @@ def test_what_no_setting_made_is_told_after_all(tmp_path):
     with pytest.raises(UserError, match=r"\.gif is none of \.png.*with these settings"):
         save(tmp_path / "x.gif", media_of({"image": torch.zeros(2, 1, 8, 8)}, made, SPEC), {})
     labelled = {"image": torch.zeros(2, 1, 8, 8), "label": torch.arange(2)}
-    assert not any(isinstance(form, Table) for form in media_of(labelled, made, SPEC))
+    forms = media_of(labelled, made, SPEC, columns=5)
+    assert [type(form) for form in forms] == [Images, Arrays], "a grid is no table of its labels"
+    assert forms[0].columns == 5
 
 
 class Asker(Walker):

@@ -17,6 +17,7 @@ from rayloom import catalogue
 from rayloom.catalogue import Entry
 from rayloom.config.resolved import load_config
 from rayloom.config.yaml_text import read
+from rayloom.core.protocols import operations
 from rayloom.records import RunFolder
 from rayloom_pipelines.shipped import config_names
 
@@ -253,12 +254,30 @@ def registered(trial: Trial) -> str:
     if trial.alone.model_uri is None:
         raise Missing("the run registered no version")
     name = f"models:/{trial.entry.name}@champion"
-    out = trial.scratch / "alone" / ("out.npy" if trial.kind == "models" else "out.gif")
-    verb = ["sample", name, "-n", "4"] if trial.kind == "models" else ["play", name]
-    code, said = trial.command(*verb, "--out", str(out), cell="alone")
-    if code or not out.exists():
-        raise Missing(f"{verb[0]} ended with {code}: {said[-200:]}")
-    return verb[0]
+    verbs = [["play", name]] if trial.kind != "models" else _uses(trial, name)
+    for verb in verbs:
+        ending = ".npz" if trial.kind == "models" else ".gif"
+        out = trial.scratch / "alone" / f"{verb[2] if verb[0] == 'apply' else verb[0]}{ending}"
+        code, said = trial.command(*verb, "--out", str(out), cell="alone")
+        if code or not out.exists():
+            raise Missing(f"{verb[0]} ended with {code}: {said[-200:]}")
+    return ", ".join(verb[0] if verb[0] != "apply" else verb[2] for verb in verbs)
+
+
+def _uses(trial: Trial, name: str) -> list[list[str]]:
+    """The commands that use a model's operations, each on a few rows."""
+    known = operations(catalogue.load("models", trial.entry.name)).values()
+    if not known:
+        raise Missing("it has no operation")
+    data = trial.alone.config.data
+    assert data is not None
+    rows = ["--in", f"{data.eval_split}:0..3"]
+    return [
+        ["sample", name, "-n", "4"]
+        if one.name == "sample" and not one.reads
+        else ["apply", name, one.name, *(rows if one.reads else [])]
+        for one in known
+    ]
 
 
 def result(trial: Trial) -> str:

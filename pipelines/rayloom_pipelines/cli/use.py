@@ -101,6 +101,6 @@ def compute_to(
         )
         check_ending(out, made.operation, made.spec)
         result = made.compute(workers=given.workers)
-        forms = media_of(result, made.operation, made.spec)
+        forms = media_of(result, made.operation, made.spec, columns=made.columns)
     print(save(out, forms, made.facts()))
     return 0

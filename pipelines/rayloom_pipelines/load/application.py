@@ -14,6 +14,7 @@ from rayloom_pipelines.load.operate import BATCH, find, operate
 from rayloom_pipelines.load.rows import read_rows, shown
 
 DRAWN = 64  # rows, where nobody says how many
+WIDEST = 16  # pictures in a row of a grid
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Application:
         seed: Of the noise.
         batch_size: Rows at a time.
         told: What the side-car says of rows and conditions.
+        period: Rows after which the conditions begin again; 1 where they do not.
     """
 
     run: Any
@@ -45,6 +47,12 @@ class Application:
     seed: int
     batch_size: int
     told: Mapping[str, Any]
+    period: int = 1
+
+    @property
+    def columns(self) -> int | None:
+        """Pictures in a row, so that equal conditions stand below each other."""
+        return self.period if 1 < self.period <= WIDEST else None
 
     def compute(self, *, workers: int = 0) -> Batch:
         """The result, in this process or on Ray workers."""
@@ -138,5 +146,5 @@ def prepare(
     spoken |= {"given": {field: shown(value) for field, value in (given or {}).items()}}
     return Application(
         run, which, model, spec, operation, read, rows | spread(told, count), count, seed,
-        batch_size or BATCH, spoken,
+        batch_size or BATCH, spoken, longest,
     )  # fmt: skip

@@ -48,30 +48,34 @@ def check_ending(out: Path, operation: Operation, spec: DataSpec) -> None:
         raise UserError(f"--out {out}: what {operation.name!r} gives must end in {', '.join(can)}")
 
 
-def media_of(result: Batch, operation: Operation, spec: DataSpec | None) -> list[Media]:
+def media_of(
+    result: Batch, operation: Operation, spec: DataSpec | None, *, columns: int | None = None
+) -> list[Media]:
     """The forms that a result has: pictures, films, texts, tables (of what is no picture), arrays.
 
     Args:
         result: What the operation gave, the main field first.
         operation: The operation.
         spec: The data of the model, for class names and tokenizers.
+        columns: Pictures in a row of a grid; None: 8.
     """
     forms: list[Media] = []
-    columns: dict[str, list[Any]] = {}
+    table: dict[str, list[Any]] = {}
     for place, (name, value) in enumerate(result.items()):
         kind = _kind(name, value, operation, spec)
         if kind == "image" and value.ndim == 4:
-            forms.append(Images(value if value.is_floating_point() else value.float() / 255))
+            pixels = value if value.is_floating_point() else value.float() / 255
+            forms.append(Images(pixels, columns))
         elif kind == "mask" and value.ndim in (3, 4):
-            forms.append(Images(_painted(value)))
+            forms.append(Images(_painted(value), columns))
         elif kind == "film" and value.ndim == 5:
-            forms.append(Film(value.transpose(0, 1)))  # (T, B, C, H, W)
+            forms.append(Film(value.transpose(0, 1), columns=columns))  # (T, B, C, H, W)
         elif kind in ("text", "tokens") and spec is not None and name in spec.tokenizers:
             forms.append(_text(name, value, result.get(f"{name}_length"), spec))
-        elif value.ndim <= 2 and (columns or not place):
-            columns |= _columns(name, value, kind, spec)
-    if columns:
-        forms.append(Table(columns))
+        elif value.ndim <= 2 and (table or not place):
+            table |= _columns(name, value, kind, spec)
+    if table:
+        forms.append(Table(table))
     main, *rest = result.items()
     first = {"samples": main[1]} if operation.name == "sample" else dict([main])
     return [*forms, Arrays(first | dict(rest))]

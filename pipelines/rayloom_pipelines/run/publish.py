@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 
 from rayloom.config.sections import RunConfig
@@ -139,15 +140,9 @@ def exported(
         from rayloom.rl.envs.making import spec_of
 
         env = spec_of(config.env)
-        shape, dtype = tuple(env.obs_shape), torch.as_tensor(_zero(env.obs_dtype)).dtype
         module = learner_of(config, weights).export_module()
-        return {"policy": Export(module, torch.zeros((2, *shape), dtype=dtype))}
+        example = torch.from_numpy(np.zeros((2, *env.obs_shape), env.obs_dtype))
+        return {"policy": Export(module, example)}
     assert spec is not None
     model = model_of(config, spec, weights, stages)
     return dict(model.exports()) if hasattr(model, "exports") else {}  # type: ignore[operator]
-
-
-def _zero(dtype: Any) -> Any:
-    import numpy as np
-
-    return np.zeros((), dtype)
