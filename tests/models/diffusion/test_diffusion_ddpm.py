@@ -8,6 +8,7 @@ import torch
 from rayloom.core.errors import UserError
 from rayloom.core.noise import Noise
 from rayloom.core.protocols import DataSpec, FieldSpec, Turn, operations
+from rayloom.data import from_arrays
 from rayloom.functional import diffusion
 from rayloom.functional.diffusion import (
     SCHEDULES,
@@ -24,6 +25,7 @@ from rayloom.functional.diffusion import (
 from rayloom.models.diffusion.ddpm import DDPM, DDPMSampling
 from rayloom.testing import check_model
 from rayloom_pipelines.load.operate import operate
+from thread_ranks import same_on_ranks
 
 pytestmark = pytest.mark.law("ddpm")
 
@@ -216,6 +218,19 @@ def test_labels_are_kept_from_the_share_that_is_said():
 
 def test_the_contract_is_kept_in_slices():
     check_model(DDPM)
+
+
+@pytest.mark.parametrize(("batch_size", "accumulate"), [(7, 1), (8, 2), (1, 1)])
+def test_two_ranks_equal_one(batch_size, accumulate):
+    """At batch size 1 a rank has no example."""
+
+    def both():
+        config, arrays = DDPM.example()
+        dataset = from_arrays("tiny", {"train": arrays})
+        torch.manual_seed(0)
+        return DDPM(config, dataset.spec).double(), dataset
+
+    same_on_ranks(both, batch_size=batch_size, accumulate=accumulate)
 
 
 def test_the_weight_of_the_bound_is_the_kl_of_two_gaussians(alpha_bar):
