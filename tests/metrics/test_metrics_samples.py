@@ -133,6 +133,41 @@ def test_coverage_is_the_perplexity_of_the_classes(toy):
     assert float(metric.summarise(counts)["mode_coverage"]) == pytest.approx(0.5)
 
 
+LABELLED = DataSpec({**SPEC.fields, "label": FieldSpec((), "int64", "label", 4)}, "toy")
+
+
+class Painter(Sampler):
+    """Draws the class asked for as a shade."""
+
+    @operation(takes=("label",), gives={"image": "image"})
+    def sample(self, batch, *, rng, settings=None):
+        return {"image": batch["label"].view(-1, 1, 1, 1).expand(-1, 1, 8, 8) / 4}
+
+
+@pytest.mark.parametrize("samples", [0, 6])
+def test_the_class_asked_for_is_the_one_that_is_read(monkeypatch, samples):
+    """Read by an extractor that knows shades 0, 1, 2 and takes the fourth for the third."""
+
+    def reads(image):
+        shade = image.float().mean((1, 2, 3)) * 4
+        return shade[:, None], torch.nn.functional.one_hot(shade.round().long().clamp(max=2), 4)
+
+    monkeypatch.setattr("rayloom.metrics.samples.load_extractor", lambda spec: reads)
+    reads.to, reads.title = lambda device: reads, "shades"
+    (metric,) = make_metrics(
+        ["conditional-accuracy"], Painter(1.0), LABELLED, samples=samples, batch_size=4
+    )
+    parts = []
+    for number in range(2):
+        batch = {"image": torch.zeros(4, 1, 8, 8), "label": torch.tensor([3, 0, 1, 2])}
+        parts.append(metric.evaluate_batch(Painter(1.0), batch, rng=Noise(0, step=number, total=4)))
+    share = float(metric.summarise(added(parts))["conditional_accuracy"])
+    assert share == pytest.approx(6 / 8 if samples == 0 else 4 / 6)
+    for model, spec in ((Sampler(1.0), LABELLED), (Painter(1.0), SPEC)):
+        with pytest.raises(UserError, match="an operation sample that takes the label"):
+            make_metrics(["conditional-accuracy"], model, spec)
+
+
 def test_what_a_metric_needs_is_told():
     with pytest.raises(UserError, match="did you mean 'frechet'"):
         make_metrics(["frechett"], Sampler(1.0), SPEC)

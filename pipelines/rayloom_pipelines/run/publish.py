@@ -111,7 +111,7 @@ def register(folder: Any, config: RunConfig, *, say: Callable[[str], Any]) -> An
         )
 
 
-SAMPLE_KEYS = ("frechet", "kid", "mode_coverage")
+SAMPLE_KEYS = ("frechet", "kid", "mode_coverage", "conditional_accuracy")
 
 
 def _measure(record: Record, config: RunConfig) -> str:

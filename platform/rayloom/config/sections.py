@@ -210,11 +210,12 @@ class EvaluationConfig(Config):
     num_envs: PositiveInt = Field(10, description="RL: evaluation environment slots")
     greedy: bool = Field(True, description="RL: greedy or stochastic actions")
     metrics: list[str] = Field(
-        default_factory=list, description="extra metrics: nll, frechet, kid, mode-coverage"
+        default_factory=list,
+        description="extra metrics: nll, frechet, kid, mode-coverage, conditional-accuracy",
     )
     importance_samples: PositiveInt = Field(200, description="K of the importance-weighted NLL")
     samples: NonNegativeInt = Field(
-        0, description="samples that frechet, kid and mode-coverage draw at most; 0: as the split"
+        0, description="samples that metrics of samples draw at most; 0: as many as the split has"
     )
     video: bool = Field(True, description="RL: a video at the end of the run")
 

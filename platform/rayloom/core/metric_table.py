@@ -87,6 +87,7 @@ METRICS: dict[str, Metric] = dict(
         _m("eval/frechet", "squared features", "min", "Frechet distance of samples to the split"),
         _m("eval/kid", "1", "min", "kernel distance of samples to the split"),
         _m("eval/mode_coverage", "share", "max", "classes of the split that the samples reach"),
+        _m("eval/conditional_accuracy", "share", "max", "samples read as the class asked for"),
         _m("eval/psnr_db", "dB", "max", "peak signal-to-noise ratio"),
         _m("eval/return_mean", "reward", "max", "mean undiscounted return, evaluation episodes"),
         _m("eval/return_iqm", "reward", "max", "interquartile mean of the returns"),

@@ -78,7 +78,8 @@ def made_for(model: Any, config: RunConfig, spec: DataSpec | None) -> list[Evalu
     )
 
 
-SAMPLED = ("frechet", "kid", "mode-coverage")
+SAMPLED = ("frechet", "kid", "mode-coverage", "conditional-accuracy")
+NEEDS = {"conditional-accuracy": "an operation sample that takes the label"}
 NAMES = ("nll", *SAMPLED)
 
 
@@ -106,7 +107,10 @@ def make_metrics(
             feature extractor for the data.
     """
     kind, known = type(model).__name__, operations(type(model))
-    can = [n for n in NAMES if ("sample" in known if n in SAMPLED else hasattr(model, n))]
+    sample = known.get("sample")
+    can = [n for n in NAMES if (sample is not None if n in SAMPLED else hasattr(model, n))]
+    if sample is None or "label" not in sample.takes or "label" not in getattr(spec, "fields", ()):
+        can = [n for n in can if n != "conditional-accuracy"]
     for name in names:
         if name not in NAMES:
             raise UserError(
@@ -114,7 +118,8 @@ def make_metrics(
                 f"Known: {', '.join(NAMES)}"
             )
         if name not in can:
-            needs = "the operation sample" if name in SAMPLED else f"a method {name}"
+            usual = "the operation sample" if name in SAMPLED else f"a method {name}"
+            needs = NEEDS.get(name, usual)
             raise UserError(
                 f"evaluation.metrics: {kind} has no metric {name!r}, which needs {needs}; "
                 f"it has: {', '.join(can) or 'none'}"

@@ -165,6 +165,31 @@ class ModeCoverage(_Sampled):
         return {"mode_coverage": entropy.exp() / len(share)}
 
 
+class ConditionalAccuracy(_Sampled):
+    """`conditional-accuracy`: share of samples that the extractor reads as the class asked for.
+
+    The classes are those of the split's rows. It rewards samples that are typical of their class,
+    and says nothing about diversity.
+    """
+
+    name: ClassVar[str] = "conditional-accuracy"
+    metrics: ClassVar[tuple[Metric, ...]] = ()
+
+    def evaluate_batch(self, model: Any, batch: Batch, *, rng: Noise) -> Mapping[str, Part]:
+        """Hits among the samples of this batch, and how many there are."""
+        _, _, classes = self.features.of(model, batch, rng)
+        hits = (classes == batch["label"][: len(classes)].to(classes)).double()
+        return {
+            "conditional-accuracy.hits": Sum(hits.sum()),
+            "conditional-accuracy.rows": Sum(torch.tensor(float(len(hits)))),
+        }
+
+    def summarise(self, done: Done) -> Mapping[str, Tensor | float]:
+        """`conditional_accuracy`."""
+        rows = done.sums["conditional-accuracy.rows"]
+        return {"conditional_accuracy": done.sums["conditional-accuracy.hits"] / rows}
+
+
 SAMPLE_METRICS: dict[str, Any] = {
-    kind.name: kind for kind in (Frechet, KernelDistance, ModeCoverage)
+    kind.name: kind for kind in (Frechet, KernelDistance, ModeCoverage, ConditionalAccuracy)
 }

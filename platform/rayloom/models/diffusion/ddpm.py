@@ -87,7 +87,9 @@ class DDPM(nn.Module):
 
     config_class: ClassVar[type] = DDPMConfig
     task: ClassVar[str] = "generative"
-    metrics: ClassVar[tuple[Metric, ...]] = shared("eval/loss", "eval/bpd")
+    metrics: ClassVar[tuple[Metric, ...]] = shared(
+        "eval/loss", "eval/bpd", "eval/frechet", "eval/conditional_accuracy"
+    )
     default_metric: ClassVar[str | None] = "eval/bpd"
     alpha_bar: Tensor
 
