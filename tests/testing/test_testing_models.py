@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from rayloom import catalogue
+from rayloom.config.references import references
 from rayloom.config.sections import RunConfig, TrainConfig
 from rayloom.core.declared import declared_metrics, default_metrics
 from rayloom.core.metric_table import METRICS
@@ -22,7 +23,8 @@ def test_every_catalogue_model_keeps_the_contract(name):
 @pytest.mark.parametrize("name", catalogue.names("models"))
 def test_and_on_noise_with_its_default_settings(name):
     model_class = catalogue.load("models", name)
-    check_model(model_class, model_class.config_class(), example_of(model_class)[1])
+    config, spec, _ = example_of(model_class)
+    check_model(model_class, model_class.config_class(**references(config)), spec)
 
 
 @pytest.mark.parametrize("name", catalogue.names("algorithms"))

@@ -15,6 +15,7 @@ from typing import Any
 
 from rayloom import catalogue
 from rayloom.catalogue import Entry
+from rayloom.config.references import references
 from rayloom.config.resolved import load_config
 from rayloom.config.yaml_text import read
 from rayloom.core.protocols import operations
@@ -61,6 +62,7 @@ class Trial:
 
     def __init__(self, entry: Entry, root: Path, scratch: Path, ray: Callable[[], None]) -> None:
         self.entry, self.root, self.scratch, self.ray = entry, root, scratch, ray
+        self._staged = False
         self.kind = "models" if entry.name in catalogue.entries("models") else "algorithms"
 
     @cached_property
@@ -77,7 +79,22 @@ class Trial:
         """The config that the cells train, and what makes it short."""
         if not self.configs:
             raise Missing("no shipped config names it")
+        if self.kind == "models":
+            self._train_stages()
         return [self.configs[0], *(MODEL if self.kind == "models" else AGENT)]
+
+    def _train_stages(self) -> None:
+        """Train the first stages that the config names by the versions of other shipped configs."""
+        if self._staged:
+            return
+        self._staged = True
+        from rayloom_pipelines import api
+
+        named = references(load_config(config_names()[self.configs[0]]).config.model)
+        for reference in named.values():
+            name = reference.removeprefix("models:/").partition("@")[0]
+            register = f"tracking.register_as={name}"
+            api.train(name, [*MODEL, *self.places(name), register, "resources.threads=1"])
 
     def places(self, name: str) -> list[str]:
         """Where a run of this cell goes."""

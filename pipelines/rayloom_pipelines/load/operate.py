@@ -117,9 +117,10 @@ def _checked(made: Any, rows: int, model: str, operation: Operation) -> Batch:
         if not isinstance(value, Tensor) or value.ndim == 0 or len(value) != rows:
             found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise UserError(f"{what}[{name!r}] is {found}, not a tensor of {rows} rows")
-    main = next(iter(operation.gives or made))
-    if main not in made:
-        raise UserError(f"{what} gave {', '.join(made)}, and not {main!r} as it says")
+    said = operation.gives or made
+    main = next((name for name in said if name in made), None)  # of what may be there
+    if main is None:
+        raise UserError(f"{what} gave {', '.join(made)}, and not {' or '.join(said)} as it says")
     made = {main: made[main], **made}
     return {name: value.detach().cpu() for name, value in made.items()}
 

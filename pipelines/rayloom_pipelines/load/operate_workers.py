@@ -64,7 +64,7 @@ def on_workers(application: Any, workers: int) -> Batch:
 
 def _names(application: Any, parts: list[Batch]) -> list[str]:
     """The fields, the main one first: a file keeps no order."""
-    first = next(iter(application.operation.gives or parts[0]))
+    first = next(name for name in application.operation.gives or parts[0] if name in parts[0])
     return [first, *(name for name in parts[0] if name != first)]
 
 

@@ -24,6 +24,7 @@ CATALOGUE: dict[Kind, dict[str, Entry]] = {
         "rayloom.models.diffusion.index",
         "rayloom.models.gans.index",
         "rayloom.models.geometry.index",
+        "rayloom.models.flows.index",
         "rayloom.models.supervised.index",
     ),
     "algorithms": _merged("rayloom.rl.algorithms.index"),

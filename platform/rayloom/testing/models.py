@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rayloom import catalogue
+from rayloom.config.references import references
 from rayloom.config.sections import RunConfig
 from rayloom.core.declared import declared_metrics, default_metrics
 from rayloom.core.noise import Noise
@@ -89,6 +91,7 @@ def check_model(
         spec: The data to build it for, which are noise then; None: those of its `example()`, or
             `IMAGES` where settings are given.
         stages: First stages of a two-stage model, built for the same spec; they are frozen here.
+            None: those that the settings name, see `stages_of`.
         per_example: Whether examples do not influence each other; False for batch statistics.
         num: N, examples of the batch.
 
@@ -99,6 +102,7 @@ def check_model(
     torch.set_default_dtype(torch.float64)
     try:
         config, spec, batch = _given(model_class, config, spec, num)
+        stages = stages_of(config, spec) if stages is None else stages
         build = _builder(model_class, config, spec, stages)
         model = build(0)
         assert isinstance(model, nn.Module), f"{model_class.__name__} is no torch.nn.Module"
@@ -141,6 +145,28 @@ def example_of(model_class: Any) -> tuple[Any, DataSpec, Batch]:
     batch = {key: torch.as_tensor(value) for key, value in arrays.items()}
     assert len({len(value) for value in batch.values()}) == 1, f"{name}.example(): rows differ"
     return config, spec, batch
+
+
+def stages_of(config: Any, spec: DataSpec) -> Mapping[str, nn.Module] | None:
+    """The first stages that the settings of an `example()` name: there a reference is a method's.
+
+    Args:
+        config: Settings; a field of type `RunReference` holds a name of the catalogue.
+        spec: The data to build them for.
+
+    Returns:
+        By field, built from their own examples; None of a model without stages.
+    """
+    named = references(config)
+    if not named:
+        return None
+    stages = {}
+    for field, method in named.items():
+        stage_class: Any = catalogue.load("models", method)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            stages[field] = stage_class(example_of(stage_class)[0], spec)
+    return stages
 
 
 def _given(
