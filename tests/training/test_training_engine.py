@@ -52,7 +52,7 @@ def test_engine_equals_a_loop_by_hand(float64, name):
     parameters = [p for p in byhand.parameters() if p.requires_grad]
     for step in range(3):
         local = source.batch(step)
-        noise = Noise(engine._noise_seed, step=step, total=local.total, dtype=torch.float64)
+        noise = Noise(engine.batches._seed, step=step, total=local.total, dtype=torch.float64)
         loss = byhand.loss(local.fields, rng=noise, turn=Turn(step))["loss"]
         mean = loss[0].sum() / loss[1].sum() if isinstance(loss, tuple) else loss.mean()
         assert sink.history("loss/total")[step][1] == pytest.approx(mean.item(), rel=1e-12)

@@ -52,12 +52,17 @@ def test_steps_do_not_wait_for_the_device():
     model, config, source, held_out = build("regression", batch_size=32, log_every=100)
     engine = Engine(model, config, source, held_out, device="cuda")
     engine.advance(2, sink=MemorySink(), interrupted=never)
-    local = source.batch(2)
-    fields = engine._to_device(local)
+    batches = engine.batches
+    batches.take(2)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        noise = engine._noise(2, local)
-        turn = Turn(2, player_step=2)
-        engine.players[0].step(engine._losses[0], local, fields, noise, turn=turn, vote=False)
+        engine.players[0].step(
+            engine._losses[0],
+            batches.local,
+            batches.inputs,
+            batches.noise,
+            turn=Turn(2, player_step=2),
+            vote=False,
+        )
     finally:
         torch.cuda.set_sync_debug_mode("default")

@@ -5,6 +5,7 @@ The players themselves are checked in `player.check_players`.
 
 import inspect
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -167,4 +168,35 @@ def check_left_behind(model: nn.Module, before: dict[tuple[str, str], int]) -> N
             f"{type(model).__name__} left tensors on itself during a step ({names}): they are "
             "those of the last chunk of one rank and are lost on resume; give them back from "
             "loss() as Sum(x) or Carry(x), or keep them in a buffer (register_buffer, keep_state)"
+        )
+
+
+def check_still(model: nn.Module, players: Sequence[Any]) -> None:
+    """The model's parameters must still be those that the players hold, no fewer and no more.
+
+    Args:
+        model: The model.
+        players: `PlayerStep`s.
+
+    Raises:
+        RuntimeError: Some were replaced, or are new.
+    """
+    inside = {id(p) for p in model.parameters()}
+    for player in players:
+        if player.segments is None:
+            continue
+        flat = player.segments.flat
+        flat.check()
+        if any(id(p) not in inside for p in flat.parameters):
+            raise RuntimeError(
+                f"parameters of player {player.name!r} were replaced in the model after the "
+                "engine took it over (load_state_dict with assign=True?); parameters never "
+                "change their shape: give them a capacity and use done.move_rows"
+            )
+        inside -= {id(p) for p in flat.parameters}
+    new = [n for n, p in model.named_parameters() if p.requires_grad and id(p) in inside]
+    if new:
+        raise RuntimeError(
+            f"{', '.join(new[:5])} came into the model after the engine took it over: nothing "
+            "trains them and no checkpoint fits them; make them in the constructor"
         )

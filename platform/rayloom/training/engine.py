@@ -25,11 +25,9 @@ from rayloom.core.failpoints import hit
 from rayloom.core.metric_table import Metric
 from rayloom.core.noise import Noise
 from rayloom.core.protocols import (
-    Batch,
     BatchSource,
     Clock,
     Collective,
-    LocalBatch,
     Player,
     Sink,
     State,
@@ -37,30 +35,28 @@ from rayloom.core.protocols import (
     parameters_sha256,
 )
 from rayloom.core.seeding import stream_seed
-from rayloom.data.augmentation import augment, check_augment
 from rayloom.metrics.evaluation import made_for
 from rayloom.nn.batch_norm import set_collective
-from rayloom.nn.ema import EMA
 from rayloom.nn.frozen import frozen_parts, frozen_state
-from rayloom.training.averages import make_average
+from rayloom.training.batches import TrainBatches
+from rayloom.training.beginning import average_of, initialise, share_weights
 from rayloom.training.checks import (
     check_batch_statistics,
     check_forms,
     check_left_behind,
     check_noise,
     check_score,
+    check_still,
     floating_dtype,
     left_behind,
     optimizer_of,
-    talks,
 )
 from rayloom.training.compiled import compile_networks
 from rayloom.training.evaluate import evaluate_split, scorer, summariser
 from rayloom.training.meter import merge_names
 from rayloom.training.player import LossFunction, PlayerStep, check_players, rounds_for
-from rayloom.training.precision import as_doubles, probe, under_precision
+from rayloom.training.precision import probe, under_precision
 from rayloom.training.profile import StepProfiler
-from rayloom.training.row_memory import RowMemory
 from rayloom.training.showing import check_names, check_shown, send
 
 LOG_POINTS = 200  # per budget, where `train.log_every` is null
@@ -123,8 +119,6 @@ class Engine:
         self.grad_step = 0
         self.batch_number = 0  # of the next batch
         self._turns = [(p.every, p.repeats) for p in players if p.fresh]
-        self._talks = talks(model)
-        self._number = 0  # of the batch in use
         self._looked_at = False  # whether a first round was looked over
         self._frozen = [part for _, part in frozen_parts(model)]
         self._frozen_sha256: str | None = None  # once asked for
@@ -140,18 +134,21 @@ class Engine:
         self.players = [self._player_step(player) for player in players]
         for player in self.players:
             player.buffers = list(model.buffers())
-        self._share_start()
+        share_weights(self.model, self.players, self.collective)
         self.dtype = floating_dtype(model)
         self._alone = len(players) == 1
-        self._augment = config.data.augment if config.data is not None else []
-        if self._augment:
-            check_augment(self._augment, train.spec)
-        self.memory: RowMemory | None = None
-        if hasattr(model, "memory"):
-            self.memory = RowMemory(model, train, self.collective, self.device)
+        self.batches = TrainBatches(
+            self.model,
+            train,
+            config,
+            collective=self.collective,
+            device=self.device,
+            dtype=self.dtype,
+            seed=stream_seed(config.seed, "training noise"),
+            one=overfit_batch,
+        )
         self._begun = initialised
-        self.ema = self._make_ema()
-        self._noise_seed = stream_seed(config.seed, "training noise")
+        self.ema = average_of(self.model, self.players, config.train.ema)
         self._eval_seed = stream_seed(config.seed, "evaluation noise")
         self._losses: list[LossFunction] = []  # of the players, under the run's precision
         self._prepare()
@@ -175,25 +172,6 @@ class Engine:
             after_step=getattr(self.model, "after_step", None),
         )
 
-    def _share_start(self) -> None:
-        """Every rank starts from rank 0's parameters and buffers."""
-        if self.collective.world == 1:
-            return
-        flats = [player.segments.flat for player in self.players if player.segments is not None]
-        owned = {id(p) for flat in flats for p in flat.parameters}
-        for flat in flats:
-            self.collective.broadcast(flat.data)
-        frozen = [p.detach() for p in self.model.parameters() if id(p) not in owned]
-        for tensor in [*frozen, *self.model.buffers()]:
-            self.collective.broadcast(tensor)
-
-    def _make_ema(self) -> EMA | None:
-        section = self.config.train.ema
-        if section is None:
-            return None
-        flats = [player.segments.flat for player in self.players if player.segments is not None]
-        return make_average(self.model, flats, decay=section.decay, warmup=section.warmup)
-
     def _prepare(self) -> None:
         """Whatever follows from the choices: schedules and log interval."""
         self.horizon = int(self.choices["horizon"])
@@ -210,19 +188,14 @@ class Engine:
         if self._begun:
             return
         self._begun = True
-        initialise = getattr(self.model, "initialise", None)
-        if initialise is None:
+        if not hasattr(self.model, "initialise"):
             return
         self._enter(True)
         if self.collective.rank == 0:
-            local = self.train_source.batch(0)
-            noise = Noise(
-                self._noise_seed, total=local.total, device=self.device, dtype=self.dtype
-            ).under("initialise")
-            with self._alone_talking(), torch.no_grad():
-                initialise(self._to_device(local), rng=noise)
-        self._share_start()
-        self.ema = self._make_ema()
+            with self._alone_talking():
+                initialise(self.model, *self.batches.whole())
+        share_weights(self.model, self.players, self.collective)
+        self.ema = average_of(self.model, self.players, self.config.train.ema)
 
     def decide(self) -> str | None:
         """Settle what is left to measuring (precision `auto`), once per run; rank 0 decides.
@@ -235,10 +208,7 @@ class Engine:
         if self.choices["precision"] != "auto":
             return None
         self._enter(True)
-        local = self._local(0)
-        fields = self._fields(local)
-        if self.memory is not None:
-            fields = self.memory.attach(fields, fresh=False)
+        self.batches.take(0)
 
         def run(precision: str) -> None:
             for player in self.players:
@@ -246,7 +216,7 @@ class Engine:
                     continue
                 loss = under_precision(player.own_loss or self.model.loss, precision, self.device)
                 turn = Turn(player=player.name, horizon=self.horizon)
-                part = loss(fields, rng=self._noise(0, local), turn=turn)["loss"]
+                part = loss(self.batches.inputs, rng=self.batches.noise, turn=turn)["loss"]
                 total = (part[0] if isinstance(part, tuple) else part).sum()
                 player.segments.flat.backward(total)
 
@@ -299,7 +269,7 @@ class Engine:
             NonFiniteError: A loss part or gradient is NaN; at the latest when this returns.
         """
         self._enter(True)
-        self._check_parameters()
+        check_still(self.model, self.players)
         if not self._losses:
             self.decide()
             if self.config.train.compile:
@@ -334,28 +304,6 @@ class Engine:
         for player in self.players:
             player.meter.check()
 
-    def _check_parameters(self) -> None:
-        """The model's parameters must still be those that the players hold."""
-        inside = {id(p) for p in self.model.parameters()}
-        for player in self.players:
-            if player.segments is None:
-                continue
-            flat = player.segments.flat
-            flat.check()
-            if any(id(p) not in inside for p in flat.parameters):
-                raise RuntimeError(
-                    f"parameters of player {player.name!r} were replaced in the model after the "
-                    "engine took it over (load_state_dict with assign=True?); parameters never "
-                    "change their shape: give them a capacity and use done.move_rows"
-                )
-            inside -= {id(p) for p in flat.parameters}
-        new = [n for n, p in self.model.named_parameters() if p.requires_grad and id(p) in inside]
-        if new:
-            raise RuntimeError(
-                f"{', '.join(new[:5])} came into the model after the engine took it over: nothing "
-                "trains them and no checkpoint fits them; make them in the constructor"
-            )
-
     def _first_round(self, vote: bool) -> None:
         """A round after which the model is looked over for what a step must not leave."""
         before = left_behind(self.model)
@@ -365,17 +313,18 @@ class Engine:
 
     def _round(self, vote: bool) -> None:
         """One grad_step: every player whose turn it is, on fresh batches or on the last one."""
-        step, per_epoch = self.grad_step, self.train_source.batches_per_epoch
+        step, batches = self.grad_step, self.batches
+        per_epoch = self.train_source.batches_per_epoch
         for player, loss in zip(self.players, self._losses, strict=True):
             if step % player.every:
                 continue
             first = step // player.every * player.repeats
             for repeat in range(player.repeats):
                 if player.fresh:
-                    self._take(self.batch_number)
-                elif self.memory is not None:
-                    self._inputs = self.memory.attach(self._inputs, fresh=False)
-                epoch, place = divmod(self._number, per_epoch)
+                    batches.take(self.batch_number)
+                    self.batch_number += 1
+                    self._examples += batches.local.total
+                epoch, place = divmod(batches.number, per_epoch)
                 turn = Turn(
                     step,
                     first + repeat,
@@ -386,12 +335,11 @@ class Engine:
                     self.horizon,
                 )
                 player.step(
-                    loss, self._batch, self._inputs, self._batch_noise, turn=turn, vote=vote
+                    loss, batches.local, batches.inputs, batches.noise, turn=turn, vote=vote
                 )
+                batches.after(player)
                 if player.moved:
                     self._follow(player)
-                if self.memory is not None:
-                    self.memory.update(player.carried)
         if self.ema is not None:
             self.ema.update()
         self.grad_step = step + 1
@@ -403,59 +351,6 @@ class Engine:
             if self.ema is not None:
                 self.ema.move_rows(names[id(parameter)], source, fresh, parameter)
         player.moved.clear()
-
-    def _take(self, number: int) -> None:
-        """Make a batch the current one, and move the cursor behind it."""
-        self._number = number
-        self._batch = local = self._local(number)
-        self._inputs = self._fields(local)
-        if self.memory is not None:
-            self._inputs = self.memory.attach(self._inputs, fresh=True)
-        self._batch_noise = self._noise(number, local)
-        if self._augment:
-            self._inputs = augment(
-                self._inputs, self._batch_noise, self._augment, self.train_source.spec
-            )
-        self.batch_number = number + 1
-        self._examples += local.total
-
-    def _local(self, number: int) -> LocalBatch:
-        number = 0 if self.overfit_batch else number
-        if self.collective.world == 1:
-            return self.train_source.batch(number)
-        return self.train_source.batch(
-            number, rank=self.collective.rank, world=self.collective.world
-        )
-
-    def _fields(self, local: LocalBatch) -> Batch:
-        """Inputs of a slice; of an empty one the batch's first row, which will have no weight.
-
-        A model whose modules talk to the other ranks gets the empty slice itself.
-        """
-        if len(local.index) or self._talks:
-            return self._to_device(local)
-        number = 0 if self.overfit_batch else self._number
-        return self._to_device(self.train_source.batch(number, rank=0, world=local.total))
-
-    def _to_device(self, local: LocalBatch) -> Batch:
-        if self.choices["precision"] == "fp64":
-            return as_doubles(local.fields, self.device)
-        if self.device.type == "cpu":
-            return local.fields
-        return {k: v.to(self.device, non_blocking=True) for k, v in local.fields.items()}
-
-    def _noise(self, number: int, local: LocalBatch) -> Noise:
-        whole = self.collective.world == 1
-        stands_in = not (whole or len(local.index) or self._talks)
-        return Noise(
-            self._noise_seed,
-            step=number,
-            total=local.total,
-            start=0 if whole or stands_in else local.start,
-            stop=None if whole else 1 if stands_in else local.stop,
-            device=self.device,
-            dtype=self.dtype,
-        )
 
     def _voted(self) -> bool:
         votes = [p.stop_vote for p in self.players if p.stop_vote is not None]
@@ -518,7 +413,7 @@ class Engine:
     @contextmanager
     def _alone_talking(self) -> Iterator[None]:
         """Ranks look at different batches: modules that talk to the others talk to nobody."""
-        if not self._talks or self.collective.world == 1:
+        if not self.batches.talks or self.collective.world == 1:
             yield
             return
         set_collective(self.model, Solo())
@@ -542,7 +437,7 @@ class Engine:
             dtype=self.dtype,
         )
         with self._looking(), torch.no_grad():
-            shown = make(self._to_device(local), rng=noise)
+            shown = make(self.batches.to_device(local.fields), rng=noise)
         check_shown(self.model, shown)
         send(shown, sink, self.grad_step)
 
@@ -555,7 +450,7 @@ class Engine:
 
     def state_dict(self) -> State:
         """Everything that training depends on, as copies; of frozen parts, their hash alone."""
-        self._check_parameters()
+        check_still(self.model, self.players)
         frozen = frozen_state(self.model)
         moving = {k: v for k, v in self.model.state_dict().items() if k not in frozen}
         state: State = {
@@ -565,8 +460,8 @@ class Engine:
             "batch_number": self.batch_number,
             "choices": dict(self.choices),
         }
-        if self.memory is not None:
-            state["memory"] = self.memory.state_dict()
+        if self.batches.memory is not None:
+            state["memory"] = self.batches.memory.state_dict()
         if self.ema is not None:
             state["ema"] = self.ema.state_dict()
         if frozen:
@@ -597,8 +492,8 @@ class Engine:
             self.model.load_state_dict(frozen | moving)
             for player in self.players:
                 player.load_state_dict(state["players"][player.name])
-            if self.memory is not None:
-                self.memory.load_state_dict(state["memory"])
+            if self.batches.memory is not None:
+                self.batches.memory.load_state_dict(state["memory"])
             if self.ema is not None:
                 self.ema.load_state_dict(state["ema"])
         except (RuntimeError, ValueError, KeyError) as error:
