@@ -367,6 +367,7 @@ class Run:
         return self.model(which)
 
     def _policy(self, which: Which | int) -> tuple[Any, Mapping[str, Any]]:
+        from rayloom.rl.collect import sections_of
         from rayloom.rl.envs.making import spec_of
         from rayloom_pipelines.load import weights
 
@@ -377,6 +378,7 @@ class Run:
             raise UserError(f"run {self.id} is of {noun}, not of an agent; see `rayloom sample`")
         state, info = weights.read_state(path, which)
         learner = weights.learner_of(config, weights.of_state(config, state, None))
-        policy = learner.make_policy(config.algorithm, spec_of(config.env))
+        algorithm, env = sections_of(config)
+        policy = learner.make_policy(algorithm, spec_of(env))
         policy.load(learner.weights())
-        return policy, config.algorithm.acting(int(state.get("env_step", info.step)))  # type: ignore[union-attr]
+        return policy, algorithm.acting(int(state.get("env_step", info.step)))

@@ -285,7 +285,7 @@ def rllib(num_envs: int, steps: int, seed: int, best: bool) -> dict[str, Any]:
     return result
 
 
-SIDES: dict[str, Callable[[int, int, int, bool], dict[str, Any]]] = {
+SIDES: dict[str, Callable[..., dict[str, Any]]] = {
     "rayloom": rayloom,
     "stable-baselines3": stable_baselines3,
     "rllib": rllib,

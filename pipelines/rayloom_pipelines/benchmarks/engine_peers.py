@@ -190,7 +190,10 @@ def compare_peers(
         say(f"{name}: not installed (pip install 'rayloom[bench]')")
     if not peers:
         return []
-    own = {"rayloom": EngineSide(case, dataset), "bare loop": BareSide(case, dataset)}
+    own: dict[str, Any] = {
+        "rayloom": EngineSide(case, dataset),
+        "bare loop": BareSide(case, dataset),
+    }
     for side in own.values():
         side.block(block)
     times: dict[str, list[float]] = {name: [] for name in [*own, *peers]}

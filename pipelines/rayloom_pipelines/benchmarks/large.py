@@ -97,7 +97,7 @@ def train_on(
         gradients = torch.autograd.grad(loss, list(net.parameters()))
         with torch.no_grad():  # torch.optim would import a compiler of 200 MB
             for parameter, gradient in zip(net.parameters(), gradients, strict=True):
-                parameter -= _LR * gradient
+                parameter.sub_(_LR * gradient)
         losses.append(loss.item())
         seen += local.total
     return {

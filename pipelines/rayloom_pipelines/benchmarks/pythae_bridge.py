@@ -25,8 +25,7 @@ def make_ours(spec: DataSpec, seed: int) -> VAE:
     """A VAE of rayloom with pythae's default network, binarised at one half."""
     config = VAEConfig(
         latent_dim=LATENT_DIM,
-        network="mlp",
-        widths=(HIDDEN,),
+        network={"name": "mlp", "widths": (HIDDEN,)},  # type: ignore[arg-type]
         likelihood={"name": "bernoulli", "binarise": "threshold"},  # type: ignore[arg-type]
     )
     with torch.random.fork_rng():

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from rayloom.core.errors import UserError
 from rayloom_pipelines.cli.options import Parser
+from rayloom_pipelines.facade import Which
 
 
 def parser(verb: str, about: str) -> Parser:
@@ -16,14 +17,15 @@ def parser(verb: str, about: str) -> Parser:
     return made
 
 
-def which(word: str) -> str | int:
+def which(word: str) -> Which | int:
     """`best`, `last`, or a clock step.
 
     Raises:
         UserError: It is none of them.
     """
-    if word in ("best", "last"):
-        return word
+    known: dict[str, Which] = {"best": "best", "last": "last"}
+    if word in known:
+        return known[word]
     if word.isdigit():
         return int(word)
     raise UserError(f"--checkpoint {word!r}: say best, last or a step")

@@ -36,8 +36,8 @@ def across(children: Sequence[Record]) -> dict[str, Any]:
     scored = [row for row in rows if row["best"] is not None]
     step = max((child.position or 0 for child in children), default=0)
     if not scored:
-        none = {"metrics": {}, "best": None, "best_run": None}
-        return {**none, "step": step, "seeds_table": rows}
+        none = {"best": None, "best_run": None}
+        return {"metrics": {}, **none, "step": step, "seeds_table": rows}
     metric = scored[0]["metric"]
     values = np.array([row["best"] for row in scored], float)
     last = np.array([row["last"] for row in scored if row["last"] is not None], float)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rayloom.config.sections import RunConfig
+from rayloom.records.run_folder import RunFolder
 from rayloom_pipelines.console import RunObserver
 from rayloom_pipelines.run.attempt import start_follower
 from rayloom_pipelines.run.beginning import open_attempt
@@ -28,7 +29,7 @@ def child_options(options: Options, parent: str) -> Options:
     return replace(options, parent=parent, register=False)
 
 
-def children_of(folder: Any) -> list[Any]:
+def children_of(folder: RunFolder) -> list[Any]:
     """Summaries of a group's runs, oldest first."""
     from rayloom.records import list_runs
 
@@ -37,7 +38,7 @@ def children_of(folder: Any) -> list[Any]:
 
 @contextmanager
 def open_group(
-    folder: Any, config: RunConfig, options: Options, observer: RunObserver
+    folder: RunFolder, config: RunConfig, options: Options, observer: RunObserver
 ) -> Iterator[dict[str, Any]]:
     """Hold a group's lock and tracking; the block fills in how it ended.
 
@@ -60,7 +61,7 @@ def open_group(
         _close(folder, end, _STATUS.get(end["exit_code"], "failed"), follower)
 
 
-def _close(folder: Any, end: Mapping[str, Any], status: str, follower: Any | None) -> None:
+def _close(folder: RunFolder, end: Mapping[str, Any], status: str, follower: Any | None) -> None:
     journal = folder.journal()
     if end["metrics"]:
         journal.scalars(end["step"], end["metrics"])
@@ -76,7 +77,6 @@ def _close(folder: Any, end: Mapping[str, Any], status: str, follower: Any | Non
 
 def promote(child: Path, observer: RunObserver) -> dict[str, Any] | None:
     """Register the model of a group's best run; gives what `run.json` notes of it."""
-    from rayloom.records import RunFolder
     from rayloom_pipelines.load.weights import config_of_folder
     from rayloom_pipelines.run.publish import publish
 

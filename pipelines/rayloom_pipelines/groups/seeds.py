@@ -7,6 +7,7 @@ from typing import Any
 from rayloom.config.resolved import config_from_dict, to_dict
 from rayloom.config.sections import RunConfig
 from rayloom.records.record import plain
+from rayloom.records.run_folder import RunFolder
 from rayloom_pipelines.console import RunObserver
 from rayloom_pipelines.groups.across import across, table
 from rayloom_pipelines.groups.group import child_options, children_of, open_group, promote
@@ -45,7 +46,6 @@ def resume_seeds(
 ) -> None:
     """Go on with the seeds that have not finished; with overrides, with all of them."""
     from rayloom.catalogue.plugins import require_plugins
-    from rayloom.records import RunFolder
     from rayloom_pipelines.load.weights import config_of_folder
 
     folder = RunFolder.open(path, say=observer.on_message)
@@ -60,7 +60,7 @@ def resume_seeds(
 
 
 def _go_on(
-    folder: Any,
+    folder: RunFolder,
     config: RunConfig,
     options: Options,
     observer: RunObserver,

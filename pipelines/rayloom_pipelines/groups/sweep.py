@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from rayloom.config.resolved import Resolved, check_changes
 from rayloom.core.errors import UserError
 from rayloom.records.record import plain
+from rayloom.records.run_folder import RunFolder
 from rayloom_pipelines.console import RunObserver
 from rayloom_pipelines.facade import Run
 from rayloom_pipelines.groups.group import open_group, promote
@@ -80,7 +81,6 @@ def resume_sweep(
         UserError: Something else than resources or the number of trials was to change.
     """
     from rayloom.catalogue.plugins import require_plugins
-    from rayloom.records import RunFolder
     from rayloom_pipelines.load.recorded import resolved_of
 
     folder = RunFolder.open(path, say=observer.on_message)
@@ -94,7 +94,7 @@ def resume_sweep(
     _go_on(folder, resolved, Options.of(record), observer)
 
 
-def _go_on(folder: Any, resolved: Resolved, options: Options, observer: RunObserver) -> None:
+def _go_on(folder: RunFolder, resolved: Resolved, options: Options, observer: RunObserver) -> None:
     """Run what is left of a sweep and write down how it ended."""
     from rayloom.distributed.sweep import run_sweep
 
@@ -141,7 +141,7 @@ def _go_on(folder: Any, resolved: Resolved, options: Options, observer: RunObser
     )
 
 
-def _promote(folder: Any, options: Options, observer: RunObserver, end: dict[str, Any]) -> None:
+def _promote(folder: RunFolder, options: Options, observer: RunObserver, end: Any) -> None:
     """Register the best trial's model once the sweep is complete."""
     run_id = end.get("best_run")
     complete = end["exit_code"] == 0 and options.register and not options.smoke

@@ -14,6 +14,7 @@ from rayloom.core.scores import best_index, mean
 from rayloom.core.secrets import mask_urls
 from rayloom.records.origin import carry
 from rayloom.records.record import plain
+from rayloom.records.run_folder import RunFolder
 from rayloom_pipelines.console import Silent
 from rayloom_pipelines.groups.group import child_options, children_of
 from rayloom_pipelines.run import start as run
@@ -22,7 +23,9 @@ from rayloom_pipelines.run.server import named_mlflow
 from rayloom_pipelines.run.smoke import shorten
 
 
-def payload_of(folder: Any, resolved: Resolved, options: Options, spec: Any) -> dict[str, Any]:
+def payload_of(
+    folder: RunFolder, resolved: Resolved, options: Options, spec: Any
+) -> dict[str, Any]:
     """What `train_trial` needs to know of a sweep (folder, config, options, settled section)."""
     record = folder.record
     uri = named_mlflow(record, resolved.config)
@@ -128,8 +131,6 @@ def _one(
     reporter: _Reporter,
 ) -> Any:
     """Start the run of a trial and seed, or go on with it."""
-    from rayloom.records import RunFolder
-
     storage = Path(payload["tree"]["storage"])
     group = RunFolder(storage / payload["sweep"])
     for child in children_of(group):

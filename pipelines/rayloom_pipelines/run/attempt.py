@@ -8,6 +8,7 @@ from typing import Any
 from rayloom.config.hyperparameters import hyperparameters
 from rayloom.config.sections import RunConfig
 from rayloom.core.errors import UserError
+from rayloom.records.run_folder import RunFolder
 from rayloom_pipelines.console import RunObserver
 from rayloom_pipelines.run.beginning import begin
 from rayloom_pipelines.run.ending import finish, give_up
@@ -42,7 +43,7 @@ class Task:
     carried: Mapping[str, Any] | None = None
 
 
-def make_attempt(folder: Any, task: Task) -> Any:
+def make_attempt(folder: RunFolder, task: Task) -> Any:
     """One attempt on a run folder, under its lock; whatever happens is written down."""
     config, options, observer = task.config, task.options, task.observer
     with folder.lock(), quiet(folder.log_path):
@@ -69,7 +70,7 @@ def make_attempt(folder: Any, task: Task) -> Any:
 
 
 def start_follower(
-    folder: Any, config: RunConfig, options: Any, observer: RunObserver
+    folder: RunFolder, config: RunConfig, options: Any, observer: RunObserver
 ) -> Any | None:
     """The MLflow follower of a run folder, started; None where tracking is off."""
     record = folder.record
@@ -103,7 +104,7 @@ def start_follower(
     ).start()
 
 
-def train(folder: Any, task: Task) -> dict[str, Any]:
+def train(folder: RunFolder, task: Task) -> dict[str, Any]:
     """Drive the trainable to its end, here or on workers. Returns `Outcome.to_dict()`.
 
     Args:

@@ -7,11 +7,12 @@ from typing import Any
 
 from rayloom.config.resolved import to_dict
 from rayloom.config.sections import RunConfig
+from rayloom.records.run_folder import RunFolder
 from rayloom_pipelines.run.ending import CAUSE_TAG
 
 
 def begin(
-    folder: Any, config: RunConfig, *, resume: bool, carried: Mapping[str, Any] | None = None
+    folder: RunFolder, config: RunConfig, *, resume: bool, carried: Mapping[str, Any] | None = None
 ) -> Any:
     """Write down that an attempt on a run begins; gives what `attempts.withdraw` needs.
 
@@ -34,7 +35,7 @@ def begin(
 
 
 def open_attempt(
-    folder: Any, noted: Mapping[str, Any], carried: Mapping[str, Any] | None = None
+    folder: RunFolder, noted: Mapping[str, Any], carried: Mapping[str, Any] | None = None
 ) -> Any:
     """Write down that an attempt begins, in `run.json` and for MLflow; a job's output is copied.
 

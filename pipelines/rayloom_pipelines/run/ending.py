@@ -10,6 +10,7 @@ from rayloom.core import garbage, interrupt
 from rayloom.core.causes import paragraph, traceback_of
 from rayloom.core.errors import RayloomError, UserError
 from rayloom.records.attempts import withdraw
+from rayloom.records.run_folder import RunFolder
 from rayloom_pipelines.console import RunObserver
 from rayloom_pipelines.run.next_step import go_on
 
@@ -21,7 +22,7 @@ _OTHER = {"running": "KILLED", "created": "KILLED"}  # of a refused resume: what
 
 
 def finish(
-    folder: Any,
+    folder: RunFolder,
     config: RunConfig,
     options: Any,
     outcome: dict[str, Any],
@@ -47,7 +48,7 @@ def finish(
         follower.close(mlflow_status(status), CLOSE_S)
 
 
-def conclude(folder: Any, status: str, facts: Mapping[str, Any]) -> None:
+def conclude(folder: RunFolder, status: str, facts: Mapping[str, Any]) -> None:
     """Journal and `run.json` say how a run ended, as soon as the disk takes it.
 
     Args:
@@ -67,7 +68,7 @@ def mlflow_status(status: str) -> str:
 
 
 def give_up(
-    folder: Any,
+    folder: RunFolder,
     error: BaseException,
     follower: Any | None,
     observer: RunObserver,
@@ -109,7 +110,7 @@ def give_up(
         raise failure from error
 
 
-def _write_down(folder: Any, error: BaseException, status: str) -> None:
+def _write_down(folder: RunFolder, error: BaseException, status: str) -> None:
     """The cause of an attempt's end in `run.json` and as a tag, its traceback in the log."""
     if status == "interrupted":
         code = 128 + interrupt.received() if interrupt.received() else _code(error, 130)

@@ -11,6 +11,7 @@ from rayloom.core.errors import RayloomError
 from rayloom.core.protocols import DataSpec, Export, parameters_sha256
 from rayloom.records.hiding import outgoing
 from rayloom.records.record import Record
+from rayloom.records.run_folder import RunFolder
 from rayloom.records.scratch import scratch
 from rayloom_pipelines.console import RunObserver
 from rayloom_pipelines.load.copies import stages_of, write_slim
@@ -26,7 +27,7 @@ from rayloom_pipelines.run.build import Stages
 from rayloom_pipelines.run.server import mlflow_of
 
 
-def publish(folder: Any, config: RunConfig, observer: RunObserver) -> dict[str, Any] | None:
+def publish(folder: RunFolder, config: RunConfig, observer: RunObserver) -> dict[str, Any] | None:
     """Make the best checkpoint a registered model; a failure is said and ends nothing.
 
     Args:
@@ -53,7 +54,7 @@ def publish(folder: Any, config: RunConfig, observer: RunObserver) -> dict[str, 
     return noted
 
 
-def send_rest(folder: Any, observer: RunObserver) -> bool:
+def send_rest(folder: RunFolder, observer: RunObserver) -> bool:
     """Send what MLflow lacks of a run, and register its model if it is finished without one.
 
     Returns:
@@ -77,7 +78,7 @@ def send_rest(folder: Any, observer: RunObserver) -> bool:
     return sent
 
 
-def register(folder: Any, config: RunConfig, *, say: Callable[[str], Any]) -> Any:
+def register(folder: RunFolder, config: RunConfig, *, say: Callable[[str], Any]) -> Any:
     """Make the best checkpoint a registered model version. Returns `tracking.Registered`."""
     from rayloom.tracking import register_model
 
@@ -139,6 +140,7 @@ def exported(
     if config.trainable == "rollouts":
         from rayloom.rl.envs.making import spec_of
 
+        assert config.env is not None
         env = spec_of(config.env)
         module = learner_of(config, weights).export_module()
         example = torch.from_numpy(np.zeros((2, *env.obs_shape), env.obs_dtype))

@@ -8,12 +8,13 @@ from rayloom.catalogue.plugins import load_plugins, paths_of
 from rayloom.config.resolved import config_from_dict, to_dict
 from rayloom.core.protocols import Collective
 from rayloom.records.record import plain
+from rayloom.records.run_folder import RunFolder
 from rayloom_pipelines.run.next_step import last_words
 
 ENTRY = "rayloom_pipelines.run.workers:train_worker"
 
 
-def train_model(folder: Any, task: Any) -> dict[str, Any]:
+def train_model(folder: RunFolder, task: Any) -> dict[str, Any]:
     """Ray Train runs `train_worker` on every worker; this process hands on what they say."""
     config, options, observer = task.config, task.options, task.observer
     from rayloom.distributed.train import run_workers
@@ -82,7 +83,6 @@ def train_worker(payload: Mapping[str, Any], collective: Collective) -> dict[str
         collective: The workers.
     """
     from rayloom.distributed.train import stop_signal
-    from rayloom.records import RunFolder
     from rayloom.training import Nowhere, Plan, drive
     from rayloom_pipelines.load import copies
     from rayloom_pipelines.run import build
@@ -119,7 +119,7 @@ def train_worker(payload: Mapping[str, Any], collective: Collective) -> dict[str
     return outcome.to_dict()
 
 
-def train_rl(folder: Any, task: Any) -> dict[str, Any]:
+def train_rl(folder: RunFolder, task: Any) -> dict[str, Any]:
     """The RL loop in this process, its groups on Ray actors and its learner in one."""
     config, options, observer = task.config, task.options, task.observer
     from rayloom.distributed.rllib import remote_parts

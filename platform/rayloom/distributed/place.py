@@ -68,7 +68,11 @@ def roots(environ: Mapping[str, str] | None = None) -> list[tuple[str, str]]:
     """(what it is called, folder) of where Ray's files may lie, the user's choice first."""
     environ = os.environ if environ is None else environ
     named = [(name, environ.get(name, "")) for name in ("RAY_TMPDIR", "TMPDIR")]
-    named += [("", "/tmp"), ("", "/var/tmp"), ("XDG_RUNTIME_DIR", environ.get("XDG_RUNTIME_DIR"))]
+    named += [
+        ("", "/tmp"),
+        ("", "/var/tmp"),
+        ("XDG_RUNTIME_DIR", environ.get("XDG_RUNTIME_DIR", "")),
+    ]
     found: dict[str, str] = {}
     for name, folder in named:
         if folder:
@@ -82,7 +86,7 @@ def choose_root(environ: Mapping[str, str] | None = None) -> tuple[str, list[str
     Raises:
         RayloomError: None is fit.
     """
-    passed = []
+    passed: list[str] = []
     for name, folder in roots(environ):
         reason = unfit(folder)
         if not reason:

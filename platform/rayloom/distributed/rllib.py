@@ -98,7 +98,7 @@ def remote_parts(
         pieces.append({"GPU": resources.gpus_per_worker})
     with start_ray(address, pieces=pieces, plugins=plugins, note=note) as here:
         assert config.algorithm is not None
-        host = algorithm_config(config.algorithm.name, config, plugins=plugins)
+        host = algorithm_config(config.algorithm.model_dump()["name"], config, plugins=plugins)
         host.log_level = "CRITICAL"  # deaths are told by the collector, in one line
         watch = Watch("env runner", here, say)
         with explained(watch.pulse):

@@ -75,7 +75,7 @@ class GroupRunner(EnvRunner):
         import gymnasium as gym
 
         # networks are built by the learner, from our own spec: RLlib only passes these on
-        blank = (gym.spaces.Box(-1.0, 1.0, (1,)), gym.spaces.Discrete(2))
+        blank: tuple[Any, Any] = (gym.spaces.Box(-1.0, 1.0, (1,)), gym.spaces.Discrete(2))
         return {INPUT_ENV_SPACES: blank, INPUT_ENV_SINGLE_SPACES: blank, DEFAULT_MODULE_ID: blank}
 
     def get_state(self, components: Any = None, **kwargs: Any) -> dict[str, Any]:

@@ -136,8 +136,7 @@ class OptunaProposer:
         optuna.logging.set_verbosity(logging.ERROR)
         self.spaces, self.seed = dict(spaces), seed
         self.distributions = {path: _distribution(space) for path, space in spaces.items()}
-        direction = "maximize" if mode == "max" else "minimize"
-        self.study = optuna.create_study(direction=direction)
+        self.study = optuna.create_study(direction="maximize" if mode == "max" else "minimize")
         self._numbers: dict[str, int] = {}
 
     def _ask(self, number: int) -> Any:

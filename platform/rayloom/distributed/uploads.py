@@ -18,8 +18,10 @@ from rayloom.distributed.quiet import first_line
 
 LIMIT_BYTES = 50 * 2**20  # the job server refuses 100 MiB; nothing of ours comes near
 DEFAULT_DASHBOARD = "http://127.0.0.1:8265"
-_SHARED_TYPES = ("nfs", "cifs", "smb", "lustre", "gpfs", "ceph", "beegfs", "gluster", "fuse", "9p")
-_SHARED_TYPES += ("virtiofs", "afs", "wekafs", "orangefs", "ocfs2", "gfs2", "davfs")
+_SHARED_TYPES = (
+    *("nfs", "cifs", "smb", "lustre", "gpfs", "ceph", "beegfs", "gluster", "fuse", "9p"),
+    *("virtiofs", "afs", "wekafs", "orangefs", "ocfs2", "gfs2", "davfs"),
+)
 
 
 @dataclass(frozen=True)

@@ -157,7 +157,7 @@ class Chain(nn.ModuleList):
     def inverse(self, y: Maps) -> Maps:
         """The x of a y."""
         for layer in reversed(self):
-            y = layer.inverse(y)
+            y = layer.inverse(y)  # type: ignore[operator]
         return y
 
 

@@ -29,8 +29,10 @@ RESULTS = (
     *("parameters_sha256", "model"),
     *("best_run", "best_values", "seeds_table", "concurrent", "failed_trials"),  # of a group
 )
-_KEPT = ("ended", "reason", "exit_code", "cause", "position", "parameters_sha256", "model")
-_KEPT += ("best_run",)
+_KEPT = (
+    *("ended", "reason", "exit_code", "cause", "position"),
+    *("parameters_sha256", "model", "best_run"),
+)
 _MADE_S = 60.0  # a folder this old was not made just now
 MOST = 50  # attempts that are remembered: the first one and the last ones
 

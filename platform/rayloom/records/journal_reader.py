@@ -61,8 +61,9 @@ def _is_whole(line: Mapping[str, Any]) -> bool:
             is_key(key) and _is_number(value) for key, value in values.items()
         )
     key, path = line.get("key"), line.get("path")
-    told = isinstance(key, str) and isinstance(path, str) and isinstance(line.get("sha256"), str)
-    return told and is_key(key) and path.startswith("media/") and is_relative(path)
+    if not (isinstance(key, str) and isinstance(path, str) and isinstance(line.get("sha256"), str)):
+        return False
+    return is_key(key) and path.startswith("media/") and is_relative(path)
 
 
 def _is_number(value: Any) -> bool:

@@ -12,7 +12,7 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Literal
 
 from rayloom.core.errors import UserError
 from rayloom.core.files import write_atomic
@@ -151,7 +151,7 @@ def _pictures(path: Path) -> set[str]:
     return found
 
 
-def _opened(path: Path, name: str) -> BinaryIO:
+def _opened(path: Path, name: str) -> io.BufferedReader:
     return os.fdopen(open_inside(path, name), "rb")
 
 
@@ -241,7 +241,7 @@ def find_waste(
 def _waste_of_run(path: Path, keep_last: int, keep_best: int) -> list[Waste]:
     from rayloom.records.checkpoints import Checkpoints
 
-    home, found = path / "checkpoints", []
+    home, found = path / "checkpoints", list[Waste]()
     summary = summarise(path)
     if not is_plain_folder(home):
         if os.path.lexists(home):

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable
 from dataclasses import asdict
-from typing import Any
+from typing import Any, cast
 
 from rayloom.core.errors import UserError
-from rayloom.core.metric_table import METRICS, Metric
+from rayloom.core.metric_table import METRICS, Direction, Metric
 from rayloom.records.record import Record
 
 
@@ -20,7 +20,8 @@ def told_metrics(record: Record) -> dict[str, Metric]:
     found = {}
     for key, said in (record.metrics or {}).items():
         try:
-            found[key] = Metric(key, said["unit"], said["direction"], said["meaning"])
+            way = cast(Direction, said["direction"])  # the class refuses others
+            found[key] = Metric(key, said["unit"], way, said["meaning"])
         except (UserError, KeyError, TypeError):  # from anybody: the shared table stands
             continue
     return {key: metric for key, metric in found.items() if key not in METRICS}

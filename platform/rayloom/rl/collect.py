@@ -5,21 +5,21 @@ Ray actors host the same `GroupWorker` and the same `make_learner`; nothing here
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from torch import Tensor
 
 from rayloom import catalogue
 from rayloom.config.schema_walk import is_player_mapping
-from rayloom.config.sections import RunConfig
+from rayloom.config.sections import Config, EnvConfig, RunConfig
 from rayloom.core import failpoints
 from rayloom.core.errors import UserError
 from rayloom.core.protocols import GroupTask, State
 from rayloom.rl.envs.groups import Group, group_sizes, make_group
 from rayloom.rl.envs.making import spec_of
 from rayloom.rl.envs.spaces import EnvSpec
-from rayloom.rl.learner import Learner, LearnerContext
+from rayloom.rl.learner import AlgorithmConfig, Learner, LearnerContext
 from rayloom.rl.rollout import Rollout
 
 
@@ -29,9 +29,18 @@ def algorithm_class(config: RunConfig) -> Any:
     Raises:
         UserError: The config has no algorithm or no environment.
     """
+    return catalogue.load("algorithms", sections_of(config)[0].model_dump()["name"])
+
+
+def sections_of(config: RunConfig) -> tuple[AlgorithmConfig, EnvConfig]:
+    """The sections `algorithm` and `env`, which an RL run has.
+
+    Raises:
+        UserError: It lacks one.
+    """
     if config.algorithm is None or config.env is None:
         raise UserError("an RL run needs the sections `algorithm` and `env`")
-    return catalogue.load("algorithms", config.algorithm.name)
+    return cast(AlgorithmConfig, config.algorithm), config.env
 
 
 def make_learner(config: RunConfig, spec: EnvSpec | None = None) -> Learner:
@@ -41,12 +50,13 @@ def make_learner(config: RunConfig, spec: EnvSpec | None = None) -> Learner:
         UserError: Settings that RL does not support, or spaces that the algorithm cannot take.
     """
     check_supported(config)
-    spec = spec or spec_of(config.env)
+    algorithm, env = sections_of(config)
+    spec = spec or spec_of(env)
     context = LearnerContext(
-        config=config.algorithm,
+        config=algorithm,
         spec=spec,
         seed=config.seed,
-        optimizer=config.optimizer,
+        optimizer=cast(Config, config.optimizer),  # one for all: `check_supported`
         schedule=config.train.schedule,
         clip_norm=config.train.clip_norm,
         horizon_env_steps=budget_env_steps(config),
@@ -74,14 +84,15 @@ def env_steps_of(config: RunConfig, unit: str, amount: float) -> int:
     if unit == "env_steps":
         return int(np.ceil(amount))
     if unit == "grad_steps":
-        per_million = config.algorithm.grad_steps(1_000_000)
+        grad_steps = sections_of(config)[0].grad_steps
+        per_million = grad_steps(1_000_000)
         if per_million:
             low, high = 0, 1
-            while config.algorithm.grad_steps(high) < amount:
+            while grad_steps(high) < amount:
                 high *= 2
             while low < high:
                 middle = (low + high) // 2
-                if config.algorithm.grad_steps(middle) < amount:
+                if grad_steps(middle) < amount:
                     low = middle + 1
                 else:
                     high = middle
@@ -145,9 +156,10 @@ class GroupWorker:
 
     def __init__(self, config: RunConfig, spec: EnvSpec | None = None) -> None:
         self.config = config
-        self.spec = spec or spec_of(config.env)
-        self.policy = algorithm_class(config).make_policy(config.algorithm, self.spec)
-        self.sizes = group_sizes(config.env.num_envs, config.env.group_size)
+        algorithm, self.env = sections_of(config)
+        self.spec = spec or spec_of(self.env)
+        self.policy = algorithm_class(config).make_policy(algorithm, self.spec)
+        self.sizes = group_sizes(self.env.num_envs, self.env.group_size)
         self._groups: dict[int, Group] = {}
         self._at: dict[int, str] = {}  # digest of the state each group is in
 
@@ -155,7 +167,7 @@ class GroupWorker:
         """The group of this number, made at its first use."""
         if number not in self._groups:
             self._groups[number] = make_group(
-                self.config.env,
+                self.env,
                 self.spec,
                 seed=self.config.seed,
                 group=number,

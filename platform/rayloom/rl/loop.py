@@ -28,6 +28,7 @@ from rayloom.rl.collect import (
     check_supported,
     env_steps_of,
     make_learner,
+    sections_of,
 )
 from rayloom.rl.envs.groups import group_sizes
 from rayloom.rl.envs.making import spec_of
@@ -66,12 +67,13 @@ class RLTrainable:
         updater: Updater | None = None,
     ) -> None:
         check_supported(config)
-        self.config, self.algorithm = config, config.algorithm
+        self.config = config
+        self.algorithm, self.env = sections_of(config)
         self.learner_class = algorithm_class(config)
-        self.spec: EnvSpec = spec_of(config.env)
+        self.spec: EnvSpec = spec_of(self.env)
         self.collector = collector or LocalCollector(config, self.spec)
         self.updater = updater or LocalUpdater(config, self.spec)
-        self.sizes = group_sizes(config.env.num_envs, config.env.group_size)
+        self.sizes = group_sizes(self.env.num_envs, self.env.group_size)
         self.budget = budget_env_steps(config)
         self.log_every = config.train.log_every or max(1, self.budget // _LOG_POINTS)
         self.env_step = 0
@@ -142,7 +144,7 @@ class RLTrainable:
 
     def _round_steps(self) -> int:
         """Vector steps of the next round."""
-        num_envs = self.config.env.num_envs
+        num_envs = self.env.num_envs
         whole = max(1, self.algorithm.round_env_steps // num_envs)
         left = self.budget - self.env_step
         return min(whole, -(-left // num_envs)) if left > 0 else whole
@@ -202,7 +204,7 @@ class RLTrainable:
         wanted = self.config.evaluation
         found = run_episodes(
             self.policy(),
-            self.config.env,
+            self.env,
             episodes=wanted.episodes,
             num_envs=wanted.num_envs,
             seed=stream_seed(self.config.seed, "evaluation", self.env_step),
@@ -229,7 +231,7 @@ class RLTrainable:
         """Play the current policy into a video; see `rl.video.record`."""
         return record(
             self.policy(),
-            self.config.env,
+            self.env,
             path,
             episodes=episodes,
             seed=seed,

@@ -106,11 +106,13 @@ def scorer(
             turn = Turn(grad_step=step, player=player.name)
             parts = (player.loss or model.loss)(batch, rng=rng, turn=turn)
             for name, value in parts.items():
-                if isinstance(value, Sum | Carry):
+                if isinstance(value, Sum | Carry | Rows):
                     continue
                 key = name if len(players) == 1 else f"{player.name}_{name}"
-                pair = isinstance(value, tuple | list)
-                values[key] = tuple(v.detach() for v in value) if pair else value.detach()
+                if isinstance(value, tuple | list):
+                    values[key] = tuple(v.detach() for v in value)
+                else:
+                    values[key] = value.detach()
         return more(values, batch, rng)
 
     return by_model if hasattr(model, "evaluate_batch") else by_loss

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from rayloom.training.engine import Engine
 from rayloom.training.plan import Plan
 from rayloom.training.preflight import evaluation_names, rule_problems
 
-Data = Tensor | np.ndarray | Mapping[str, Tensor | np.ndarray] | Dataset | BatchSource
+Data: TypeAlias = Tensor | np.ndarray | Mapping[str, Tensor | np.ndarray] | Dataset | BatchSource
 
 
 @dataclass

@@ -266,7 +266,12 @@ class Meter:
         self._active.clear()
         self._rows = None
         empty = torch.zeros(0)
-        like = {"mean": empty, "pair": (empty, empty), "sum": Sum(empty), "carry": Carry(empty)}
+        like: dict[str, Any] = {
+            "mean": empty,
+            "pair": (empty, empty),
+            "sum": Sum(empty),
+            "carry": Carry(empty),
+        }
         for number in range(len(state)):
             given = state[str(number)]
             # states of before knew pairs alone

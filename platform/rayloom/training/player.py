@@ -58,7 +58,7 @@ class PlayerStep:
     def __init__(
         self,
         player: Player,
-        optimizer: Config,
+        optimizer: Config | None,
         *,
         collective: Collective,
         device: torch.device,
@@ -73,7 +73,9 @@ class PlayerStep:
         self.fresh, self.own_loss = player.fresh, player.loss
         self.device, self.collective, self.solo = device, collective, collective.world == 1
         tail = TAIL if collective.world > 1 else 0
-        self.segments = Segments(player, optimizer, tail=tail) if len(player.parameters) else None
+        self.segments = (
+            Segments(player, cast(Config, optimizer), tail=tail) if len(player.parameters) else None
+        )
         self.tail = (
             self.segments.flat.tail if self.segments else torch.zeros(TAIL, dtype=torch.float64)
         )

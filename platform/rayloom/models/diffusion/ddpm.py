@@ -195,7 +195,8 @@ class DDPM(nn.Module):
         if weight in (0.0, 1.0):
             return self.eps(x_t, time, label if weight else untold)
         both = self.eps(x_t.repeat(2, 1, 1, 1), time.repeat(2), torch.cat([untold, label]))
-        return guide(*both.chunk(2), weight)
+        unconditional, conditional = both.chunk(2)
+        return guide(unconditional, conditional, weight)
 
     @operation(settings=DDPMSampling, takes=("label",), gives={"image": "image", "film": "film"})
     @torch.no_grad()

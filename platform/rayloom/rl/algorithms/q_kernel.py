@@ -186,11 +186,7 @@ def make_kernel(
     network: nn.Module, flat: FlatParameters, *, batch_size: int, double: bool, delta: float
 ) -> Kernel:
     """The fast kernel where it applies, else the definition."""
-    plain = (
-        isinstance(network, QNetwork)
-        and flat.data.device.type == "cpu"
-        and flat.data.dtype == torch.float32
-    )
-    if plain:
+    plain = flat.data.device.type == "cpu" and flat.data.dtype == torch.float32
+    if plain and isinstance(network, QNetwork):
         return PerceptronKernel(network, batch_size=batch_size, double=double, delta=delta)
     return AutogradKernel(network, flat, double=double, delta=delta)

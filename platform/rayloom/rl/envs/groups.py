@@ -12,7 +12,7 @@ resets; it is marked invalid. So the last observation of an episode is an ordina
 
 import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -69,7 +69,7 @@ class Group:
         """Act for `steps` vector steps."""
         n, spec = self.size, self.spec
         observation = np.empty((steps + 1, n, *spec.obs_shape), spec.obs_dtype)
-        action = np.empty((steps, n, *spec.action_shape), spec.action_dtype)
+        action: np.ndarray = np.empty((steps, n, *spec.action_shape), spec.action_dtype)
         reward = np.empty((steps, n), np.float32)
         terminated, truncated = np.empty((steps, n), bool), np.empty((steps, n), bool)
         noted: list[dict[str, np.ndarray]] = []
@@ -149,7 +149,7 @@ class VectorGroup(Group):
     def __init__(self, config: EnvConfig, spec: EnvSpec, seed: int, group: int, size: int) -> None:
         super().__init__(spec, seed, group, size)
         self.env = make_vector_env(config, size)
-        self.adapter = env_state.find_adapter(self.env.unwrapped)
+        self.adapter = cast(env_state.Adapter, env_state.find_adapter(self.env.unwrapped))
         first, _ = self.env.reset(seed=stream_seed(seed, "env", group))
         spec.encode(first, self.observation)
 

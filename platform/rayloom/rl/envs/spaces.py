@@ -93,8 +93,8 @@ def _observation(name: str, space: Space) -> dict[str, Any]:
         return {"obs_shape": tuple(space.shape) or (1,), "obs_dtype": dtype}
     if isinstance(space, spaces.Discrete):
         n = int(space.n)
-        counts, start = (n,), (int(space.start),)
-        return {"obs_shape": (n,), "obs_kind": "discrete", "obs_counts": counts, "obs_start": start}
+        told = {"obs_counts": (n,), "obs_start": (int(space.start),)}
+        return {"obs_shape": (n,), "obs_kind": "discrete", **told}
     if isinstance(space, spaces.MultiDiscrete) and space.nvec.ndim == 1:
         counts = tuple(int(n) for n in space.nvec)
         start = tuple(int(s) for s in space.start)

@@ -180,7 +180,7 @@ def set_env(env: gym.Env, adapter: Adapter, state: State) -> None:
     adapter.set(env.unwrapped, state["inner"])
     elapsed = _time_limit(env)
     if elapsed is not None:
-        elapsed._elapsed_steps = int(state["elapsed"])
+        elapsed._elapsed_steps = int(state["elapsed"])  # type: ignore[assignment]
 
 
 def _time_limit(env: gym.Env) -> TimeLimit | None:
