@@ -77,7 +77,7 @@ def build_engine(
         overfit_batch: Train on the first batch again and again.
         profile: Folder of a profile.
     """
-    from rayloom.data import make_source, open_dataset, require_splits
+    from rayloom.data import evaluated, make_source, open_dataset, require_splits
     from rayloom.training.engine import Engine
 
     assert config.data is not None
@@ -97,9 +97,13 @@ def build_engine(
         drop_last=hasattr(model, "memory") and not overfit_batch,
     )
     evaluation = make_source(
-        dataset, data.eval_split, batch_size=data.eval_batch_size, seed=0, shuffle=False,
+        evaluated(dataset, data),
+        data.eval_split,
+        batch_size=data.eval_batch_size,
+        seed=0,
+        shuffle=False,
         limit=data.limit,
-    )  # fmt: skip
+    )
     if initial is not None:
         fit_weights(model, initial)
     return Engine(

@@ -92,7 +92,7 @@ def prepare(
         made.metrics, made.default_metrics = metric_names(), default_metrics(learner_class)
         made.own_metrics = declared_metrics(learner_class)
         return made
-    from rayloom.data import first_batch, open_dataset, require_splits
+    from rayloom.data import evaluated, first_batch, open_dataset, require_splits
     from rayloom.metrics.evaluation import made_for
     from rayloom.training.preflight import check_model, evaluation_names
     from rayloom_pipelines.load.fitting import fit_weights
@@ -128,7 +128,7 @@ def prepare(
         "fingerprint": dataset.fingerprint,
         "spec": spec.plain(),
     }
-    few = first_batch(dataset, config.data.eval_split)
+    few = first_batch(evaluated(dataset, config.data), config.data.eval_split)
     made.metrics = evaluation_names(model, config, few, spec)
     made.default_metrics, made.own_metrics = default_metrics(model), declared_metrics(model)
     notes = [

@@ -25,6 +25,7 @@ CATALOGUE: dict[Kind, dict[str, Entry]] = {
         "rayloom.models.flows.index",
         "rayloom.models.gans.index",
         "rayloom.models.geometry.index",
+        "rayloom.models.sequences.index",
         "rayloom.models.supervised.index",
     ),
     "algorithms": _merged("rayloom.rl.algorithms.index"),

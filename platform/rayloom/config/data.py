@@ -69,6 +69,9 @@ class DataConfig(Config):
     rows: RowsConfig | None = Field(
         None, description="pieces of long examples, which are the rows of batches in their place"
     )
+    eval_rows: RowsConfig | None = Field(
+        None, description="the same of evaluation batches; null: as rows"
+    )
     options: dict[str, Any] = Field(
         default_factory=dict, description="of the data set's maker, where it has some"
     )

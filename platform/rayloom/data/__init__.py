@@ -12,6 +12,7 @@ _HOME = {
     "StoreWriter": "store.writer",
     "data_root": "preparation",
     "describe": "description",
+    "evaluated": "preparation",
     "first_batch": "source",
     "from_arrays": "dataset",
     "import_data": "imports.importing",

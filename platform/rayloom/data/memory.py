@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rayloom.core.errors import UserError
 from rayloom.core.protocols import FieldSpec
+from rayloom.data.names import TOKEN_NAMES
 from rayloom.data.split import Split
 from rayloom.data.store.columns import Column, FixedColumn, ResidentRows, VaryingColumn
 from rayloom.data.store.manifest import (
@@ -49,6 +50,9 @@ def _infer(key: str, values: Sequence[Values]) -> FieldSpec:
     if array.dtype.kind in "iu" and not shape and key.startswith("label"):
         top = max(int(_numpy(v).max()) for v in values if len(v))
         return FieldSpec(shape, dtype, "label", top + 1)
+    if array.dtype.kind in "iu" and len(shape) == 1 and key in TOKEN_NAMES:
+        top = max(int(_numpy(v).max()) for v in values if len(v))
+        return FieldSpec(shape, dtype, "tokens", top + 1)
     return FieldSpec(shape, dtype, "vector")
 
 

@@ -9,6 +9,7 @@ import json
 import logging
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -184,6 +185,13 @@ def open_dataset(config: DataConfig) -> Dataset:
     else:
         made = prepare(name, root=config.root, source=config.source, options=config.options)
     return made.using(Use.of(config))
+
+
+def evaluated(dataset: Dataset, config: DataConfig) -> Dataset:
+    """The data set as evaluation sees it: with `data.eval_rows` in place of `data.rows`."""
+    if config.eval_rows is None:
+        return dataset
+    return dataset.using(replace(dataset.use, rows=config.eval_rows))
 
 
 def require_splits(dataset: Dataset, config: DataConfig) -> None:

@@ -271,6 +271,8 @@ def _check_loss(model: Any, batch: Batch, player: Player, *, per_example: bool) 
             _fill_sums(values, list(player.parameters), num)
         return _parts(values, stop - start, f"loss() of player {name!r}")
 
+    if hasattr(model, "memory"):  # as the engine gives it, where rows begin
+        batch = {**batch, **{f"memory.{k}": v for k, v in model.memory(num).items()}}
     model.train()
     whole = loss(0, num)
     for part, value in whole.items():

@@ -214,6 +214,7 @@ OPTIONAL: dict[str, str] = {
     "example() -> (config, arrays)": "checks need settings and data from elsewhere",
     "capabilities": "those of the methods that it has (catalogue.described)",
     "after_step(done)": "nothing follows a step",
+    "reads": "batches hold every field (on the class)",
     "memory(num) -> Batch": "rows carry nothing from batch to batch",
     "initialise(batch, *, rng)": "the first weights are those of the constructor",
     "evaluate_batch(batch, *, rng) -> parts": "the loss is the metric (one player, no memory)",

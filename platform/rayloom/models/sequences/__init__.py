@@ -1,0 +1,1 @@
+"""Models that predict a target: classifiers, regressions, segmentation."""
