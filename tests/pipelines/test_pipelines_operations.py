@@ -316,6 +316,8 @@ def test_operations_on_rows_by_word_file_and_array(vae, tmp_path, capsys):
         (["embed", "--in", "test", "--out", "x.doc"], "must end in .png"),
         (["embed", "--in", "test", "--out", "x.png"], "must end in .jsonl"),
         (["sample", "--in", "test", "--out", "x.png"], "reads no rows"),
+        (["sample", "--out", "runs/../folder.png"], "is a folder"),
+        (["sample", "--out", "file/x.png"], "file takes no files"),
         (["embed", "--in", "test", "k=1", "--out", "x.csv"], "has no settings"),
         (["embed", "--in", "test", "--out", "x.csv", "--given", "label=1"], "no such condition"),
         (["embed", "--in", "test", "--out", "x.csv", "--batch-size", "0"], "at least 1"),
@@ -323,9 +325,11 @@ def test_operations_on_rows_by_word_file_and_array(vae, tmp_path, capsys):
 )
 def test_mistakes_end_with_2_and_write_nothing(vae, tmp_path, monkeypatch, capsys, words, said):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "file").touch()
     code, told = rayloom_says(capsys, "apply", vae.path, *words)
     assert (code, said in told) == (2, True), told
-    assert os.listdir(tmp_path) == ["runs"]
+    assert sorted(os.listdir(tmp_path)) == ["file", "folder.png", "runs"]
 
 
 def test_a_failed_write_leaves_the_file_that_was_there(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """What `rayloom evaluate`, `sample`, `apply` and `play` share."""
 
 import argparse
+import os
 from pathlib import Path
 
 from rayloom.core.errors import UserError
@@ -52,13 +53,18 @@ def out_path(word: str) -> Path:
     """The file to write.
 
     Raises:
-        UserError: Nothing of its ending can be written, whatever the model.
+        UserError: Nothing of its ending can be written, whatever the model, or nothing there.
     """
     from rayloom.media.endings import ENDINGS
 
     out = Path(word)
     if out.suffix.lower() not in ENDINGS:
         raise UserError(f"--out {out}: must end in {', '.join(ENDINGS)}")
+    if out.is_dir():
+        raise UserError(f"--out {out}: is a folder; name a file")
+    there = next(folder for folder in out.absolute().parents if folder.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise UserError(f"--out {out}: {there} takes no files")
     return out
 
 
