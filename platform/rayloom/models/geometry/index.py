@@ -10,7 +10,7 @@ INDEX = (
         "geometry",
         2023,
         ("render",),
-        task="generative",
+        task="geometry",
         paper="arXiv:2308.04079",
         default_metric="eval/psnr_db",
     ),

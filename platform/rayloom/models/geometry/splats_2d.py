@@ -73,7 +73,7 @@ class Splats2D(nn.Module):
     """
 
     config_class: ClassVar[type] = Splats2DConfig
-    task: ClassVar[str] = "generative"
+    task: ClassVar[str] = "geometry"
     reads: ClassVar[tuple[str, ...]] = ("image",)
     default_metric: ClassVar[str | None] = "eval/psnr_db"
     metrics: ClassVar[tuple[Metric, ...]] = (
