@@ -173,7 +173,7 @@ class Console:
     def on_evaluation(self, event: Mapping[str, Any]) -> None:
         """A plain line of the main metrics; on a terminal they join the live line."""
         best = " (best)" if event.get("is_best") else ""
-        self._evaluated = evaluation_text(event["metrics"]) + best
+        self._evaluated = evaluation_text(event["metrics"], _judged(event)) + best
         if not self.live:
             self.line(f"step {event['position']:,}  {self._evaluated}")
 
@@ -301,12 +301,22 @@ _MAIN = (
 )
 
 
-def evaluation_text(metrics: Mapping[str, float]) -> str:
-    """The metrics that matter most, in one line; all of `eval/` where none of those is there."""
-    shown = [key for key in _MAIN if key in metrics]
-    if not shown:
-        shown = [k for k in metrics if k.startswith("eval/") and not k.endswith("_se")][:4]
+def evaluation_text(metrics: Mapping[str, float], judged: str | None = None) -> str:
+    """The metrics that matter most, in one line: what the run is judged by, then usual ones.
+
+    Args:
+        metrics: Of an evaluation.
+        judged: What "best" means, if that is known.
+    """
+    every = [key for key in metrics if key.startswith("eval/") and not key.endswith("_se")]
+    first = [key for key in (judged, *_MAIN) if key in every]
+    shown = list(dict.fromkeys([*first, *(every if len(first) < 3 else ())]))
+    shown = shown[: max(4, len(first))]
     return "  ".join(f"{key} {metrics[key]:.5g}" for key in shown)
+
+
+def _judged(event: Mapping[str, Any]) -> str | None:
+    return (event.get("best") or {}).get("metric")
 
 
 _ROW = ("trial", "status", "score", "evaluations", "step", "run", "error")

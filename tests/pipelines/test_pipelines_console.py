@@ -7,7 +7,14 @@ import sys
 
 import pytest
 
-from rayloom_pipelines.console import Console, Events, duration, progress_text, table_lines
+from rayloom_pipelines.console import (
+    Console,
+    Events,
+    duration,
+    evaluation_text,
+    progress_text,
+    table_lines,
+)
 
 START = {"run": "r-1", "path": "/runs/r-1", "name": "generative/x", "workers": 0, "resumed": False}
 PROGRESS = {
@@ -211,3 +218,13 @@ def test_a_narrow_terminal_keeps_rate_and_time_left(monkeypatch):
 def test_progress_without_rate():
     event = PROGRESS | {"rate_per_s": 0.0, "remaining_s": None, "values": {}}
     assert progress_text(event) == "step 1,200/5,000 24 %"
+
+
+def test_what_a_run_is_judged_by_comes_first():
+    """Then the usual ones; of a method that has few of these, what else its evaluation gives."""
+    told = {"eval/loss": 1.0, "eval/nll_nats": 2.0, "eval/nll_nats_se": 9.0, "eval/accuracy": 0.5}
+    text = evaluation_text(told | {"eval/f1_macro": 0.4, "eval/ece": 0.1}, "eval/accuracy")
+    assert text == "eval/accuracy 0.5  eval/nll_nats 2  eval/loss 1  eval/f1_macro 0.4"
+    assert evaluation_text({"eval/loss": 1.0}, "eval/fid") == "eval/loss 1"
+    bound = {"eval/loss": 3.0, "eval/elbo_nats": -3.0, "eval/kl_nats": 1.0, "eval/bpd": 0.1}
+    assert "eval/loss" not in evaluation_text(bound, "eval/elbo_nats")

@@ -1,10 +1,15 @@
 """What a confusion matrix says. Row: the class that is right; column: the one that was taken.
 
-Dimension key: Y classes.
+And what confidences are worth: calibration (Guo et al., 2017, arXiv:1706.04599).
+
+Dimension key: B examples, Y classes, K bins of confidence.
 """
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
+
+BINS = 15
 
 
 def recalls(confusion: Float[Tensor, "Y Y"]) -> Float[Tensor, " Y"]:
@@ -26,3 +31,29 @@ def f1_macro(confusion: Float[Tensor, "Y Y"]) -> Float[Tensor, ""]:
     both = confusion.sum(0) + confusion.sum(1)  # 2 TP + FP + FN
     there = both > 0
     return (2 * confusion.diagonal()[there] / both[there]).mean()
+
+
+def bin_confidences(
+    confidence: Float[Tensor, " B"], hit: Float[Tensor, " B"], num_bins: int = BINS
+) -> Float[Tensor, "3 K"]:
+    """Number of examples, summed confidence and summed hits by bin of confidence.
+
+    Bin k holds confidences in (k/K, (k+1)/K]. The sums of several batches add up.
+
+    Args:
+        confidence: Probability of the class that was taken, in [0, 1].
+        hit: 1 where it was the right one, else 0.
+        num_bins: K, of equal width.
+    """
+    place = (confidence * num_bins).ceil().long().sub(1).clamp(0, num_bins - 1)
+    rows = torch.stack([torch.ones_like(confidence), confidence, hit])  # (3, B)
+    return rows.new_zeros(3, num_bins).index_add_(1, place, rows)
+
+
+def expected_calibration_error(bins: Float[Tensor, "3 K"]) -> Float[Tensor, ""]:
+    """Mean over the examples of |accuracy - mean confidence| of their bin.
+
+    Args:
+        bins: Of `bin_confidences`, summed.
+    """
+    return (bins[2] - bins[1]).abs().sum() / bins[0].sum()

@@ -4,6 +4,17 @@ from rayloom.catalogue.entry import Entry
 
 INDEX = (
     Entry(
+        "logistic-regression",
+        "rayloom.models.supervised.logistic:LogisticRegression",
+        "Logistic regression to its optimum (Cox)",
+        "supervised",
+        1958,
+        ("predict",),
+        task="supervised",
+        paper="doi:10.1111/j.2517-6161.1958.tb00292.x",
+        default_metric="eval/accuracy",
+    ),
+    Entry(
         "cnn-classifier",
         "rayloom.models.supervised.cnn:CNNClassifier",
         "Convolutional classifier of pictures (LeCun et al.)",
