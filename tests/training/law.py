@@ -39,11 +39,19 @@ def train(name, batch_size, collective, *, stop_at=None, steps=STEPS, **changes)
 def difference(a, b) -> float:
     """Largest |a - b| / max|b| over the tensors and log points of two runs."""
     worst = 0.0
-    theirs = b.state_dict()["model"]
-    for key, value in a.state_dict()["model"].items():
+    mine, theirs = (tensors(engine.state_dict()) for engine in (a, b))
+    assert mine.keys() == theirs.keys()
+    for key, value in mine.items():
         scale = theirs[key].abs().max().clamp(min=1e-300)
         worst = max(worst, float((value - theirs[key]).abs().max() / scale))
     return worst
+
+
+def tensors(state) -> dict:
+    """Parameters, buffers, averages and the memory of rows, as float64."""
+    parts = (("", state["model"]), ("memory.", state.get("memory", {})))
+    parts += (("ema.", state.get("ema", {}).get("shadow", {})),)
+    return {prefix + k: v.double() for prefix, part in parts for k, v in part.items()}
 
 
 def points(sink) -> list:
@@ -95,6 +103,25 @@ def check_resume(collective, names=tuple(CASES), batch_size=7) -> dict[str, bool
         broken, pieces = train(name, batch_size, collective, stop_at=2, steps=7)
         same = whole.parameters_sha256() == broken.parameters_sha256()
         found[name] = same and points(sink) == points(pieces)
+    return found
+
+
+def check_other_world(collective, names=tuple(CASES), batch_size=7) -> dict[str, float]:
+    """Two steps on this group, then three on one rank: the difference from five on one."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    found = {}
+    try:
+        for name in names:
+            many, _ = train(name, batch_size, collective, steps=2)
+            state = many.state_dict()
+            model, config, source, held_out = build(name, batch_size=batch_size)
+            one = Engine(model, config, source, held_out)
+            one.load_state_dict(state)
+            one.advance(STEPS, sink=MemorySink(), interrupted=never)
+            found[name] = difference(one, train(name, batch_size, Solo())[0])
+    finally:
+        torch.set_default_dtype(before)
     return found
 
 

@@ -22,6 +22,7 @@ def _rank(rank, world, folder):
     results = {
         "law": law.check(collective),
         "resume": law.check_resume(collective),
+        "other world": law.check_other_world(collective),
         "json": collective.broadcast_json({"a": [1, None, "ü"]} if rank == 1 else None, source=1),
     }
     results["stops"] = law.check_stops(collective)
@@ -49,6 +50,11 @@ def test_two_ranks_equal_one(results, name, batch_size):
 @pytest.mark.parametrize("name", CASES)
 def test_two_ranks_resume_in_bits(results, name):
     assert all(result["resume"][name] for result in results)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_one_rank_goes_on_where_two_were(results, name):
+    assert all(result["other world"][name] < law.TOLERANCE for result in results)
 
 
 def test_json_travels(results):
