@@ -377,3 +377,22 @@ def test_copies_are_no_runs(prior, vae):
     ids = set(rayloom.runs(smoke=True)["id"])
     assert {vae.id, prior.id} <= ids
     assert "first_stage" not in ids
+
+
+def test_a_first_stage_that_keeps_state_for_its_training_alone(place):
+    """A VQ-VAE's counts stay behind; the prior over its codes trains, resumes and samples."""
+    short = [
+        *("data=digits", "train.epochs=null", "train.grad_steps=6", "evaluation.every=3"),
+        "resources.threads=1",
+    ]
+    small = ["model.num_codes=8", "model.network.channels=[4,6]"]
+    first = rayloom.train("autoencoders/vq-fashion", [*short, *small])
+    words = [*short, f"model.first_stage={first.id}", "model.dim=8", "model.heads=2"]
+    prior = rayloom.train("autoregressive/code-prior-fashion", words)
+    assert prior.about["stages"]["first_stage"]["run"] == first.id
+    inside = prior.model().first_stage
+    assert torch.equal(inside.codebook, first.model().codebook)
+    again = rayloom.resume(str(prior.path), ["train.grad_steps=8"])
+    assert again.status == "finished"
+    images = again.sample(4, given={"label": [0, 1, 1, 9]})
+    assert images.shape == (4, 1, 8, 8)

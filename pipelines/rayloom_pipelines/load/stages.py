@@ -16,6 +16,7 @@ from rayloom.config.yaml_text import flag
 from rayloom.core.errors import ConfigError, Problem, UserError
 from rayloom.core.protocols import DataSpec
 from rayloom.core.tasks import must_be_model
+from rayloom.nn.state import kept_state
 from rayloom.records.record import Record
 from rayloom_pipelines.load.copies import STAGES, Stage, load_stage, write_slim
 from rayloom_pipelines.load.recorded import resolved_of
@@ -99,7 +100,10 @@ def copy_into(folder: Path, stages: Mapping[str, Stage]) -> None:
     for field, stage in stages.items():
         target = folder / STAGES / field
         target.mkdir(parents=True)
-        write_slim(stage.path, target, dict(stage.module.state_dict()), stage.info)
+        kept = kept_state(stage.module)  # of its training alone
+        state = stage.module.state_dict()
+        weights = {name: value for name, value in state.items() if name not in kept}
+        write_slim(stage.path, target, weights, stage.info)
 
 
 def _source(word: str, config: RunConfig) -> Path:
