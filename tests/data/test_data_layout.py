@@ -42,7 +42,7 @@ HALF = {
     "and with classes, in one word": (["TrainSet/a", "TestSet/a"], ["TrainSet", "look like"]),
     "CycleGAN": (["trainA", "trainB", "testA", "testB"], ["testA, testB, trainA", "look like"]),
     "splits inside a split": (["train/train", "train/test", "test/train"], ["train", "too deep"]),
-    "roles": (["images", "masks"], ["images, masks", "import one of them"]),
+    "roles": (["images", "depth"], ["depth, images", "import one of them"]),
     "roles in splits": (both("images", "labels"), ["images, labels", "parts of examples"]),
     "one split twice": ([*both("a"), "val/a", "valid/a"], ["val and valid", "validation"]),
     "one split in two cases": (["train/a", "Train/a", "test/a"], ["Train and train"]),

@@ -108,12 +108,21 @@ def _import(argv: Sequence[str]) -> int:
         help="arrays of pictures: channels first or last",
     )
     parser.add_argument(
+        "--field",
+        action="append",
+        default=[],
+        metavar="NAME=KIND",
+        help="what a key, a column or a folder of pairs holds: image, mask, label, vector, tokens, "
+        "text; as often as you like",
+    )
+    parser.add_argument(
         "--tokenizer", metavar="KIND", help="text: chars, bytes or bpe:N (N tokens in all)"
     )
     parser.add_argument("--test-fraction", type=float, default=0.1, metavar="F")
     parser.add_argument("--force", action="store_true", help="replace a data set of that name")
     given = parser.read(argv)
     from rayloom.data.imports.importing import import_data
+    from rayloom.data.imports.kinds import parse_fields
 
     made = import_data(
         given.path,
@@ -126,6 +135,7 @@ def _import(argv: Sequence[str]) -> int:
         layout=given.layout,
         kind=given.kind,
         tokenizer=given.tokenizer,
+        fields=parse_fields(given.field),
         test_fraction=given.test_fraction,
         force=given.force,
     )

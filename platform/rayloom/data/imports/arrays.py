@@ -22,6 +22,13 @@ from rayloom.data.imports.checks import (
     label_codes,
     target_folder,
 )
+from rayloom.data.imports.kinds import (
+    check_all_used,
+    field_name,
+    field_of,
+    mask_classes,
+    stored_masks,
+)
 from rayloom.data.imports.npy import leave_out, load_arrays
 from rayloom.data.imports.pictures import Reading, check_words, may_be_pictures, read_as
 from rayloom.data.names import SPLIT_NAMES, folded, is_label
@@ -45,6 +52,7 @@ def import_arrays(
     keys: Sequence[str] = (),
     layout: str = "auto",
     kind: str = "auto",
+    said: Mapping[str, str] | None = None,
     test_fraction: float = 0.1,
     force: bool = False,
 ) -> Dataset:
@@ -57,6 +65,7 @@ def import_arrays(
         keys: Of an `.npz`: arrays to use; all by default.
         layout: Of images with channels: `chw`, `hwc`, or `auto` where the shape tells.
         kind: What the array, or `x`, `data` and `image*`, hold: `image`, `vector`, or `auto`.
+        said: Kind by key (without its split), as `--field` gives it.
         test_fraction: Part that becomes `test` where no key says which; order by a hash.
         force: Replace a data set of that name.
 
@@ -71,15 +80,24 @@ def import_arrays(
         _check_array(path, key, array, list(arrays))
     splits = _by_split(path, arrays)
     _check_splits(path, splits)
+    kinds = _kinds(path, splits, said or {})
     readings = {
-        key: read_as(_where(path, key), key, [s[key] for s in splits.values()], layout, kind)
+        key: read_as(
+            _where(path, key),
+            key,
+            [s[key] for s in splits.values()],
+            layout,
+            _READ.get(kinds.get(key, ""), kind),
+            said=kinds.get(key),
+        )
         for key in next(iter(splits.values()))
     }
+    _pair_up(splits, readings, kinds)
     if kind == "image" and not any(may_be_pictures(key) for key in readings):
         raise UserError(
             f"{path}: --kind image, but no key is called x, data or image*: {', '.join(readings)}"
         )
-    fields, classes = _fields(path, splits, readings)
+    fields, classes = _fields(path, splits, readings, kinds)
     check_import(path, fields)
     with (
         store_lock(target),
@@ -97,13 +115,55 @@ def import_arrays(
                 everything = np.arange(len(next(iter(values.values()))))
                 _write(writer, split, values, everything, fields, path)
     made = open_store(target)
-    made.notes = _notes(splits, readings)
+    made.notes = _notes(splits, readings, kinds)
     return made
 
 
-def _notes(splits: Splits, readings: Mapping[str, Reading]) -> tuple[str, ...]:
+_READ = {"image": "image", "mask": "vector", "label": "vector", "vector": "vector",
+         "tokens": "vector"}  # fmt: skip
+
+
+def _kinds(path: Path, splits: Splits, said: Mapping[str, str]) -> dict[str, str]:
+    """Kind by key: what the user says, and masks by their names."""
+    first = next(iter(splits.values()))
+    check_all_used(str(path), said, list(first), "key")
+    if "text" in said.values():
+        raise UserError(f"{path}: --field NAME=text: arrays hold no text; .jsonl and Parquet do")
+    kinds = dict(said)
+    for key, array in first.items():
+        whole = array.dtype.kind in "iub" and array.ndim == 3
+        if key not in kinds and field_of(key) == "mask" and whole:
+            kinds[key] = "mask"
+    return kinds
+
+
+def _pair_up(splits: Splits, readings: dict[str, Reading], kinds: dict[str, str]) -> None:
+    """A second array of pictures, `target` or `y`, of the size of the first, is pictures too."""
+    first = next(iter(splits.values()))
+    images = [readings[key].view(first[key]) for key in readings if readings[key].image]
+    for key, array in first.items():
+        if key in kinds or readings[key].image or field_of(key) != "target" or not images:
+            continue
+        if array.ndim not in (3, 4):
+            continue
+        try:
+            arrays = [s[key] for s in splits.values()]
+            found = read_as(key, key, arrays, "auto", "image", said="image")
+        except UserError:
+            continue  # other numbers: a vector, as its note says
+        if found.view(array).shape[2:] == images[0].shape[2:]:
+            readings[key], kinds[key] = found, "image"
+
+
+def _notes(
+    splits: Splits, readings: Mapping[str, Reading], kinds: Mapping[str, str]
+) -> tuple[str, ...]:
     """What a user may not expect of the keys."""
     notes = [reading.note for reading in readings.values() if reading.note]
+    for key, kind in kinds.items():
+        if kind in ("mask", "image") and field_of(key):
+            other = "mask" if kind == "image" else "image"
+            notes.append(f"{key}: taken as {kind}; --field {key}={other} if it is such")
     for name, array in next(iter(splits.values())).items():
         if is_label(name) and name != "label" and array.ndim < 3:
             notes.append(
@@ -198,8 +258,11 @@ def _kind(key: str, array: np.ndarray) -> str:
     return "i" if labels else array.dtype.kind
 
 
-def _canonical(key: str, array: np.ndarray, reading: Reading) -> str:
+def _canonical(key: str, array: np.ndarray, reading: Reading, kind: str | None) -> str:
     """The field's name for a key."""
+    if kind is not None:
+        first = kind == "image" and folded(key) in ("x", "data", "image", "images")
+        return "image" if first else field_name(key, kind)
     if is_label(key) and array.ndim == 1 and _codes(array):
         return "label"
     if reading.image and folded(key) in ("", "x", "data", "image", "images"):
@@ -208,14 +271,14 @@ def _canonical(key: str, array: np.ndarray, reading: Reading) -> str:
 
 
 def _fields(
-    path: Path, splits: Splits, readings: Mapping[str, Reading]
+    path: Path, splits: Splits, readings: Mapping[str, Reading], kinds: Mapping[str, str]
 ) -> tuple[dict[str, FieldSpec], dict[str, tuple[str, ...]]]:
     """Specs of all fields; renames keys, turns pictures and codes labels in place."""
     fields: dict[str, FieldSpec] = {}
     classes: dict[str, tuple[str, ...]] = {}
     names: dict[str, str] = {}
     for key, array in next(iter(splits.values())).items():
-        name = _canonical(key, array, readings[key])
+        name = _canonical(key, array, readings[key], kinds.get(key))
         if name in names:
             raise UserError(
                 f"{path}: two keys mean the same field {name!r}: {names[name]!r} and {key!r}"
@@ -225,8 +288,16 @@ def _fields(
     for split, values in splits.items():
         splits[split] = {name: readings[k].view(values[k]) for name, k in names.items()}
     for name, key in names.items():
-        if name == "label":
-            fields[name], classes = _code_labels(path, splits)
+        said = kinds.get(key)
+        if said == "label" or (name == "label" and said is None):
+            fields[name], more = _code_labels(path, splits, name, key)
+            classes |= more
+            continue
+        if said == "mask":
+            fields[name] = _masks(_where(path, key), splits, name)
+            continue
+        if said == "tokens":
+            fields[name] = _tokens(_where(path, key), splits, name)
             continue
         reading, arrays = readings[key], [values[name] for values in splits.values()]
         if arrays[0].dtype.kind in "US":
@@ -237,20 +308,50 @@ def _fields(
     return fields, classes
 
 
-def _code_labels(path: Path, splits: Splits) -> tuple[FieldSpec, dict[str, tuple[str, ...]]]:
-    parts = [split["label"] for split in splits.values()]
+def _masks(where: str, splits: Splits, name: str) -> FieldSpec:
+    """Spec of masks; brings them to their stored form."""
+    parts = [split[name] for split in splits.values()]
+    if parts[0].ndim == 4 and 1 in (parts[0].shape[1], parts[0].shape[3]):
+        axis = 1 if parts[0].shape[1] == 1 else 3
+        parts = [part.squeeze(axis) for part in parts]
+    if parts[0].ndim != 3:
+        raise UserError(f"{where}: masks are (n, H, W), the class of each pixel")
+    number, black_white = mask_classes(where, parts)
+    for split, part in zip(splits.values(), parts, strict=True):
+        split[name] = stored_masks(part, number, black_white)
+    dtype = next(iter(splits.values()))[name].dtype.name
+    return FieldSpec(parts[0].shape[1:], dtype, "mask", number)
+
+
+def _tokens(where: str, splits: Splits, name: str) -> FieldSpec:
+    """Spec of tokens of one length."""
+    parts = [split[name] for split in splits.values()]
+    if parts[0].ndim != 2 or parts[0].dtype.kind not in "iu":
+        raise UserError(f"{where}: tokens are whole numbers, (n, L)")
+    if min(int(part.min()) for part in parts) < 0:
+        raise UserError(f"{where}: tokens must be 0 or more")
+    most = max(int(part.max()) for part in parts)
+    return FieldSpec(parts[0].shape[1:], parts[0].dtype.name, "tokens", most + 1)
+
+
+def _code_labels(
+    path: Path, splits: Splits, name: str, key: str
+) -> tuple[FieldSpec, dict[str, tuple[str, ...]]]:
+    parts = [split[name] for split in splits.values()]
+    if parts[0].ndim != 1 or not _codes(parts[0]):
+        raise UserError(f"{_where(path, key)}: labels are whole numbers or text, (n,)")
     names: dict[str, tuple[str, ...]] = {}
     if parts[0].dtype.kind in "US":
         text = [_text(path, value) for part in parts for value in part.tolist()]
-        values, names["label"] = label_codes(text, str(path))
+        values, names[name] = label_codes(text, str(path))
     else:
         values = np.concatenate(parts)
     if int(values.min()) < 0:
         raise UserError(f"{path}: labels must be 0 or more, found {values.min()}")
     start = 0
     for split in splits.values():
-        stop = start + len(split["label"])
-        split["label"] = values[start:stop].astype(np.int64)
+        stop = start + len(split[name])
+        split[name] = values[start:stop].astype(np.int64)
         start = stop
     return FieldSpec((), "int64", "label", int(values.max()) + 1), names
 

@@ -76,7 +76,7 @@ def import_images(
     layout = read_layout(folder, found, test_fraction)
     splits, labels, classes = layout.splits, layout.labels, layout.classes
     headers = [read_header(path, str(path)) for path in paths]
-    width, height = (size, size) if size else _one_size(paths, headers)
+    width, height = (size, size) if size else one_size(paths, headers)
     grey = mode == "L" or (mode == "auto" and all(header.grey for header in headers))
     fields = {"image": FieldSpec((1 if grey else 3, height, width), "uint8", "image")}
     if classes:
@@ -174,7 +174,12 @@ def _short(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).splitlines()[0][:100] if str(error) else ''}"
 
 
-def _one_size(paths: Sequence[Path], headers: Sequence[Header]) -> tuple[int, int]:
+def one_size(paths: Sequence[Path], headers: Sequence[Header]) -> tuple[int, int]:
+    """(width, height) of pictures of one size.
+
+    Raises:
+        UserError: They have several.
+    """
     first = headers[0]
     for path, header in zip(paths, headers, strict=True):
         if (header.width, header.height) != (first.width, first.height):

@@ -5,13 +5,14 @@ Splits: given by folder or file names where those say `train`, `test` or `valida
 everywhere.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rayloom.core.errors import UserError
 from rayloom.data.dataset import Dataset
 from rayloom.data.imports.checks import PARQUET
-from rayloom.data.names import listed
+from rayloom.data.imports.kinds import parse_fields
+from rayloom.data.names import listed, one_form
 
 
 def import_data(
@@ -26,6 +27,7 @@ def import_data(
     layout: str = "auto",
     kind: str = "auto",
     tokenizer: str | None = None,
+    fields: Mapping[str, str] | None = None,
     test_fraction: float = 0.1,
     force: bool = False,
 ) -> Dataset:
@@ -42,6 +44,8 @@ def import_data(
         keys: `.npz`: arrays to use; all by default.
         layout: Arrays: where the channels of pictures are: `chw`, `hwc`, or `auto`.
         kind: Arrays: what they hold: `image`, `vector`, or `auto`.
+        fields: Kind by name of a key, a column or a folder of pairs, where it is not what the name
+            says: `image`, `mask`, `label`, `vector`, `tokens`, `text`.
         tokenizer: Text: `chars`, `bytes` or `bpe:N`.
         test_fraction: Part of the examples that becomes the split `test` where names say nothing.
         force: Replace a data set of that name.
@@ -68,6 +72,16 @@ def import_data(
             "images in a folder or in Parquet, not for arrays and text",
         ),
     ]
+    said = {one_form(name): kind for name, kind in (fields or {}).items()}
+    parse_fields([f"{name}={kind}" for name, kind in said.items()])
+    flags.append(
+        (
+            "--field",
+            bool(said),
+            table or path.is_dir() or (arrays and suffix == ".npz"),
+            ".npz, Parquet and folders of pairs",
+        )
+    )
     for flag, given, fits, what in flags:
         if given and not fits:
             raise UserError(f"{path}: {flag}: for {what}")
@@ -81,6 +95,7 @@ def import_data(
             columns=columns,
             vector=vector,
             size=size,
+            said=said,
             test_fraction=test_fraction,
             force=force,
         )
@@ -97,6 +112,19 @@ def import_data(
         )
     if path.is_dir():
         from rayloom.data.imports.images import import_images
+        from rayloom.data.imports.pairs import import_pairs, roles_of
+
+        pairs = roles_of(path, said)
+        if pairs is not None:
+            return import_pairs(
+                path.absolute(),
+                name,
+                *pairs,
+                root=root,
+                size=size,
+                test_fraction=test_fraction,
+                force=force,
+            )
 
         return import_images(
             path, name, root=root, size=size, test_fraction=test_fraction, force=force
@@ -111,6 +139,7 @@ def import_data(
             keys=keys,
             layout=layout,
             kind=kind,
+            said=said,
             test_fraction=test_fraction,
             force=force,
         )

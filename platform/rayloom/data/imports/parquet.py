@@ -252,7 +252,7 @@ def why_not(kind: pa.DataType) -> str:
     if is_text(kind):
         return (
             f"{start}; text is a label in a column called label, y, target or class, and kept as "
-            "text in one called text, caption or prompt"
+            "text in one called text, caption or prompt, or by --field NAME=text"
         )
     if pa.types.is_null(kind):
         return "holds missing values only"

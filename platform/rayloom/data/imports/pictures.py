@@ -65,7 +65,14 @@ def may_be_pictures(key: str) -> bool:
     return folded(key) in ("", "x", "data") or folded(key).startswith("image")
 
 
-def read_as(where: str, key: str, arrays: Sequence[np.ndarray], layout: str, kind: str) -> Reading:
+def read_as(
+    where: str,
+    key: str,
+    arrays: Sequence[np.ndarray],
+    layout: str,
+    kind: str,
+    said: str | None = None,
+) -> Reading:
     """How to take the arrays of a key.
 
     Args:
@@ -74,12 +81,14 @@ def read_as(where: str, key: str, arrays: Sequence[np.ndarray], layout: str, kin
         arrays: Of all splits, one number of axes and kind of numbers.
         layout: `chw`, `hwc` or `auto`.
         kind: `image`, `vector` or `auto`.
+        said: What the user says of this key; then its name says nothing.
 
     Raises:
         UserError: Pictures are promised and the arrays are none; says what would be right.
     """
     first = arrays[0]
-    if kind == "vector" or not may_be_pictures(key) or first.dtype.kind not in "buif":
+    named = may_be_pictures(key) or said == "image"
+    if kind == "vector" or not named or first.dtype.kind not in "buif":
         return Reading(False)
     promised = kind == "image" or folded(key).startswith("image")
     shape = ("n", *first.shape[1:])

@@ -31,6 +31,7 @@ from rayloom.data.imports.checks import (
     check_unit,
     target_folder,
 )
+from rayloom.data.imports.kinds import check_all_used, mask_classes, stored_masks
 from rayloom.data.imports.parquet import (
     common_types,
     files_by_split,
@@ -64,6 +65,7 @@ def import_table(
     columns: Sequence[str] = (),
     vector: Sequence[str] = (),
     size: int | None = None,
+    said: Mapping[str, str] | None = None,
     test_fraction: float = 0.1,
     force: bool = False,
 ) -> Dataset:
@@ -76,6 +78,7 @@ def import_table(
         columns: Columns to use; all by default.
         vector: Numeric columns to be joined into one float32 field `vector`.
         size: Encoded images: side length to crop and scale to.
+        said: Kind by column, as `--field` gives it.
         test_fraction: Part that becomes `test` of a single file, chosen by a hash.
         force: Replace a data set of that name.
 
@@ -89,7 +92,7 @@ def import_table(
 
         check_size(size)
     files = files_by_split(path)
-    plan = _Plan(files, columns, vector, size)
+    plan = _Plan(files, columns, vector, size, said or {})
     check_import(path, plan.fields, hint=plan.hint())
     with (
         store_lock(target),
@@ -151,8 +154,10 @@ class _Plan:
         columns: Sequence[str],
         vector: Sequence[str],
         size: int | None,
+        said: Mapping[str, str],
     ) -> None:
-        self.size = size
+        self.size, self.said = size, said
+        self.black_white: dict[str, tuple[int, bool]] = {}  # of masks
         self.fields: dict[str, FieldSpec] = {}
         self.classes: dict[str, tuple[str, ...]] = {}
         self.tokenizers: dict[str, dict[str, Any]] = {}
@@ -170,6 +175,7 @@ class _Plan:
         left = dict.fromkeys(name for each in found for name in each.index)
         self.notes = [f"left out, the index that pandas wrote: {', '.join(left)}"] if left else []
         self.known = self._read_metadata(first.metadata)
+        check_all_used(where, said, [one_form(name) for name in self.columns], "column")
         for name in self.columns:
             self._plan_column(name, self.types[name])
             if is_label(name) and not fits_label(self.types[name]):
@@ -203,11 +209,13 @@ class _Plan:
         return UserError(f"{self.paths[0]}: column {name!r} {why}")
 
     def _plan_column(self, name: str, kind: pa.DataType) -> None:
-        info = self.known.get(name)
+        info, said = self.known.get(name), self.said.get(one_form(name))
         storage = kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
-        labels = is_label(name) and fits_label(storage)
+        labels = said == "label" or (said is None and is_label(name) and fits_label(storage))
         tokens = folded(name) in TOKEN_NAMES and is_list(storage) and info is None
-        field = "label" if labels else "tokens" if tokens else one_form(name)
+        field = one_form(name)
+        if said is None:
+            field = "label" if labels else "tokens" if tokens else field
         if field in self.fields:
             raise self._refuse(name, f"means {field!r}, as another does; choose with --columns")
         if info is not None:
@@ -215,17 +223,45 @@ class _Plan:
             if info.classes:
                 self.classes[field] = info.classes
         elif labels:
-            self.fields[field] = self._plan_label(name, storage)
-        elif is_encoded(storage):
-            self.fields[field] = self._plan_images(name)
-        elif is_text(storage) and folded(name) in TEXT_NAMES:
+            if not fits_label(storage):
+                raise self._refuse(name, f"is {kind}; labels are whole numbers or text")
+            self.fields[field] = self._plan_label(field, name, storage)
+        elif said == "text" or (said is None and is_text(storage) and folded(name) in TEXT_NAMES):
+            if not is_text(storage):
+                raise self._refuse(name, f"is {kind}, no text")
             self.fields[field] = FieldSpec((-1,), "uint8", "text", 256)
             self.tokenizers[field] = Bytes().plain()
+        elif is_encoded(storage) and said in (None, "image"):
+            self.fields[field] = self._plan_images(name)
         else:
             spec = FieldSpec(*self._shape(name, kind, storage))
-            tokens = folded(name) in TOKEN_NAMES and spec.shape == (-1,)
-            self.fields[field] = self._plan_tokens(name, spec) if tokens else spec
+            tokens = tokens and spec.shape == (-1,)
+            self.fields[field] = self._as_said(name, spec, said or ("tokens" if tokens else ""))
         self.readers[field] = name
+
+    def _as_said(self, name: str, spec: FieldSpec, said: str) -> FieldSpec:
+        """The spec of numbers as the user (or, of tokens, the name) says what they are."""
+        if said == "tokens":
+            return self._plan_tokens(name, spec)
+        if said == "vector":
+            return FieldSpec(spec.shape, spec.dtype)
+        if said == "image":
+            return FieldSpec(spec.shape, spec.dtype, "image")  # `check_import` says if it is none
+        if said != "mask":
+            return spec
+        if len(spec.shape) != 2 or -1 in spec.shape or np.dtype(spec.dtype).kind not in "iub":
+            raise self._refuse(
+                name, f"is {spec.dtype} {spec.shape}; masks are (H, W), whole numbers"
+            )
+        parts = [
+            np.unique(_flat(_values(batch.column(0))))
+            for path in self.paths
+            for batch in read_rows(path, [name], _ROWS)
+            if batch.num_rows
+        ]
+        found = mask_classes(self._where(self.paths[0], name), parts)
+        self.black_white[one_form(name)] = found
+        return FieldSpec(spec.shape, "uint8" if found[0] <= 256 else "int64", "mask", found[0])
 
     def _shape(
         self, name: str, kind: pa.DataType, storage: pa.DataType
@@ -259,7 +295,7 @@ class _Plan:
                 raise self._refuse(name, f"is {shape}: the channels of a picture come first")
         return shape, dtype, "image" if image else "vector"
 
-    def _plan_label(self, name: str, kind: pa.DataType) -> FieldSpec:
+    def _plan_label(self, field: str, name: str, kind: pa.DataType) -> FieldSpec:
         found: set[Any] = {
             one_form(value) if isinstance(value, str) else value
             for path in self.paths
@@ -269,8 +305,8 @@ class _Plan:
         if not found:
             raise self._refuse(name, "has no values")
         if is_text(kind):
-            self.classes["label"] = tuple(sorted(found))
-            check_classes(self.classes["label"], f"{self.paths[0]}: column {name!r}")
+            self.classes[field] = tuple(sorted(found))
+            check_classes(self.classes[field], f"{self.paths[0]}: column {name!r}")
             return FieldSpec((), "int64", "label", len(found))
         if min(found) < 0:
             raise self._refuse(name, f"holds the label {min(found)}; labels must be 0 or more")
@@ -365,11 +401,14 @@ class _Plan:
         array = no_nulls(array, where, row)
         if is_text(array.type) and spec.kind == "text":
             return [np.frombuffer(text.encode(), np.uint8) for text in array.to_pylist()]
-        if field == "label" and self.classes.get("label") and not is_number(array.type):
-            codes = {name: code for code, name in enumerate(self.classes["label"])}
+        if spec.kind == "label" and self.classes.get(field) and not is_number(array.type):
+            codes = {name: code for code, name in enumerate(self.classes[field])}
             return np.array([codes[one_form(v)] for v in array.to_pylist()], np.int64)
         array = array.storage if isinstance(array, pa.ExtensionArray) else array
         try:
+            if field in self.black_white:
+                values = _flat(array).reshape(len(array), *spec.shape)
+                return stored_masks(values, *self.black_white[field])
             if not varies(spec):
                 return _flat(array).astype(spec.dtype).reshape(len(array), *spec.shape)
             starts = np.concatenate([[0], np.cumsum(pc.list_value_length(array).to_numpy())])
