@@ -78,6 +78,15 @@ def test_a_file_adds_names_that_a_config_can_use(write, folder):
     assert catalogue.lookup("datasets", "my-data").target == "somewhere.far:Data"
 
 
+def test_a_class_that_is_only_named_says_its_kind_of_work_when_it_is_asked(write):
+    write(SOURCE.replace("config_class =", "task = 'supervised'\n    config_class ="), "apart.py")
+    write("CATALOGUE = {'models': {'mine': 'apart:Mine'}}\n")
+    load_plugins(["mine.py"])
+    assert catalogue.lookup("models", "mine").task == ""
+    config = config_from_dict({"model": {"name": "mine"}, "data": {"name": "digits"}})
+    assert (config.task, config.kind_of_work.noun) == ("supervised", "a supervised model")
+
+
 def test_the_same_source_is_loaded_once_and_a_changed_one_again(write):
     path = write(SOURCE + "COUNT = []\n")
     (first,) = load_plugins(["mine.py", "mine.py"])

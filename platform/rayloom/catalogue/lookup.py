@@ -8,6 +8,7 @@ from rayloom.catalogue.described import METHODS
 from rayloom.catalogue.entry import Entry, Kind
 from rayloom.catalogue.plugins import load_installed
 from rayloom.catalogue.table import CATALOGUE, OBJECTS
+from rayloom.core.declared import declared_task
 from rayloom.core.errors import UserError, did_you_mean
 from rayloom.core.tasks import TASKS, Task
 
@@ -47,9 +48,16 @@ def lookup(kind: Kind, name: str) -> Entry:
 
 
 def task_of(kind: Kind, name: str) -> Task:
-    """The kind of work of a method; that of its kind where its entry says none."""
+    """The kind of work of a method: its entry's, else its class's, else the usual one of its kind.
+
+    Raises:
+        UserError: The class names one that does not exist.
+    """
     entry = CATALOGUE[kind].get(name)
-    return TASKS[entry.task if entry is not None and entry.task else METHODS[kind]]
+    if entry is not None and entry.task:
+        return TASKS[entry.task]
+    said = declared_task(load(kind, name)) if entry is not None else None
+    return said or TASKS[METHODS[kind]]
 
 
 def load(kind: Kind, name: str) -> Any:

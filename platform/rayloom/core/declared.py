@@ -87,7 +87,8 @@ def declared_task(owner: Any) -> Task | None:
     """
     owner = _class_of(owner)
     word = getattr(owner, "task", None)
-    return None if word is None else task_named(word, f"{owner.__name__}.task")
+    said = word is not None and not isinstance(word, property)
+    return task_named(word, f"{owner.__name__}.task") if said else None
 
 
 def _class_of(owner: Any) -> type:
