@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from rayloom.core.errors import UserError, nearest
+from rayloom.core.errors import UserError, or_rather
 from rayloom.core.fields import MAX_CLASSES
 from rayloom.data.names import folded, one_form
 
@@ -25,8 +25,7 @@ def parse_fields(words: Sequence[str]) -> dict[str, str]:
         name, equals, kind = word.partition("=")
         name = one_form(name)
         if not equals or not name or kind not in KINDS:
-            near = nearest(kind, KINDS)
-            hint = f" (did you mean {near!r}?)" if near and near != kind else ""
+            hint = "" if kind in KINDS else or_rather(kind, KINDS)
             raise UserError(
                 f"--field {word!r}: write NAME=KIND, such as target=image; kinds: "
                 f"{', '.join(KINDS)}{hint}"
@@ -45,8 +44,7 @@ def check_all_used(where: str, said: Mapping[str, str], have: Sequence[str], wha
     """
     for name in said:
         if name not in have:
-            near = nearest(name, have)
-            hint = f" (did you mean {near!r}?)" if near else ""
+            hint = or_rather(name, have)
             raise UserError(f"{where}: has no {what} {name!r}{hint}; it has: {', '.join(have)}")
 
 
