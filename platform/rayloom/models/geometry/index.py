@@ -9,7 +9,7 @@ INDEX = (
         "2-D Gaussian splats that densify and prune to fit a picture (after Kerbl et al.)",
         "geometry",
         2023,
-        ("render",),
+        ("sample",),
         task="geometry",
         paper="arXiv:2308.04079",
         default_metric="eval/psnr_db",
