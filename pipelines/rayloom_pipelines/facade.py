@@ -202,13 +202,12 @@ class Run:
         """
         from rayloom_pipelines.load import copies, weights
 
-        values, member = self._weights(which), self._member()
-        config = weights.config_of_folder(member.path)
+        path = self._member().path
+        config = weights.config_of_folder(path)
         if config.trainable == "rollouts":
-            module = weights.learner_of(config, values).export_module()
+            module = weights.learner_of(config, copies.of_run(path, which)).export_module()
             return module.eval()  # type: ignore[no-any-return]
-        stages = copies.stages_of(member.path)
-        return weights.model_of(config, weights.spec_from(member.record), values, stages)
+        return copies.model_of_run(path, which)
 
     def policy(self, which: Which | int = "best") -> Any:
         """The acting side of an RL run: `best(observation)`, `act(observation, rng, settings)`.
@@ -353,11 +352,6 @@ class Run:
     def _member(self) -> "Run":
         """The run whose checkpoints are used: a group's best one, else this run itself."""
         return self.best_run or self
-
-    def _weights(self, which: Which | int) -> "dict[str, torch.Tensor]":
-        from rayloom_pipelines.load import copies
-
-        return copies.of_run(self._member().path, which)
 
     def _model(self, which: Which | int) -> "torch.nn.Module":
         config = self.config

@@ -33,6 +33,18 @@ def of_run(path: Path, which: Which | int = "best") -> Weights:
     return of_state(config, read_state(path, which)[0], spec, stages_of(path))
 
 
+def model_of_run(path: Path, which: Which | int = "best") -> torch.nn.Module:
+    """The model of a run folder with the weights of a checkpoint, in evaluation mode.
+
+    Raises:
+        CheckpointError: No checkpoint verifies.
+    """
+    from rayloom.records import RunFolder
+
+    spec = spec_from(RunFolder.open(path).record)
+    return model_of(config_of_folder(path), spec, of_run(path, which), stages_of(path))
+
+
 def stages_of(path: Path) -> dict[str, torch.nn.Module]:
     """The frozen first stages of a run folder, built from its own copies; of most runs none.
 

@@ -11,14 +11,14 @@ from torch import Tensor
 from rayloom.catalogue.plugins import load_plugins, paths_of
 from rayloom.core.protocols import Batch
 from rayloom.records.record import plain
-from rayloom_pipelines.facade import Run
+from rayloom_pipelines.load.copies import model_of_run
 from rayloom_pipelines.load.operate import find, operate
 
 
 def operate_worker(payload: dict[str, Any], collective: Any) -> dict[str, Any]:
     """What each worker of `--workers N` runs: its batches, to a file of its own."""
     load_plugins(payload["plugins"], remember=False)
-    model = Run(payload["run"])._model(payload["which"])
+    model = model_of_run(Path(payload["run"]), payload["which"])
     operation = find(model, payload["operation"])
     room = Path(payload["room"])
     made = operate(
@@ -46,7 +46,7 @@ def on_workers(application: Any, workers: int) -> Batch:
         save_file(_plain(application.fields), Path(room) / "fields.safetensors")
         settings = application.settings
         payload = {
-            "run": str(run.path),
+            "run": str(run._member().path),
             "which": application.which,
             "operation": application.operation.name,
             "settings": settings.model_dump(mode="json") if settings else {},

@@ -18,6 +18,7 @@ from rayloom.core.protocols import DataSpec
 from rayloom.core.tasks import must_be_model
 from rayloom.nn.state import kept_state
 from rayloom.records.record import Record
+from rayloom.records.run_folder import RunFolder
 from rayloom_pipelines.load.copies import STAGES, Stage, load_stage, write_slim
 from rayloom_pipelines.load.recorded import resolved_of
 from rayloom_pipelines.load.weights import spec_from
@@ -108,7 +109,6 @@ def copy_into(folder: Path, stages: Mapping[str, Stage]) -> None:
 
 def _source(word: str, config: RunConfig) -> Path:
     """The folder of the run that a word names; of a group, of its best run."""
-    from rayloom.records import RunFolder
     from rayloom_pipelines.facade import Run
 
     uri = config.tracking.uri
@@ -132,15 +132,12 @@ def _check_config(record: Record, path: Path) -> None:
     except ConfigError as error:
         files = " and ".join(f"--plugin {plugin.path}" for plugin in record.plugins)
         hint = f" (it was trained with {files})" if files else ""
-        reason = "; ".join(map(str, error.problems))
-        message = f"the config of run {record.run_id} does not load{hint}: {reason}"
-        raise UserError(message) from error
+        reason = f"{hint}: {'; '.join(map(str, error.problems))}"
+        raise UserError(f"the config of run {record.run_id} does not load{reason}") from error
 
 
 def _check_spec(path: Path, spec: DataSpec) -> None:
     """The data must look like what the first stage was trained on; labels are its own affair."""
-    from rayloom.records import RunFolder
-
     first = spec_from(record := RunFolder.open(path).record)
     for name, field in first.fields.items():
         given = spec.fields.get(name)

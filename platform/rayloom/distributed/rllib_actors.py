@@ -21,7 +21,7 @@ from rayloom.config.resolved import config_from_dict, to_dict
 from rayloom.config.sections import RunConfig
 from rayloom.core import failpoints
 from rayloom.core.protocols import GroupTask, State
-from rayloom.distributed.rllib import writable
+from rayloom.distributed.rllib_remote import writable
 
 
 class GroupRunner(EnvRunner):

@@ -21,8 +21,8 @@ from rayloom.catalogue.plugins import load_plugins, paths_of, recorded_as
 from rayloom.config.resolved import config_from_dict, to_dict
 from rayloom.config.sections import RunConfig
 from rayloom.core.errors import UserError
-from rayloom.distributed.rllib import RemoteCollector, RemoteUpdater
 from rayloom.distributed.rllib_actors import GroupRunner, HostedLearner
+from rayloom.distributed.rllib_remote import RemoteCollector, RemoteUpdater
 
 _STATE = "rayloom.json"  # beside the checkpoint: the config it belongs to
 

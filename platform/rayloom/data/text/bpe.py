@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from rayloom.core.errors import UserError
-from rayloom.data.text.tokenizers import Text, as_bytes, checked, shown
+from rayloom.data.text.pieces import Text, as_bytes, checked, shown
 
 # No merge crosses a border of these: a word with the space before it, digits, signs, white space.
 _SPACE, _HIGH = "\t\n\x0b\x0c\r ", "\x80-\xff"

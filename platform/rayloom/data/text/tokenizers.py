@@ -12,9 +12,9 @@ import numpy as np
 from rayloom.core.errors import UserError, meant_aside, nearest
 from rayloom.core.fields import MAX_CLASSES
 from rayloom.core.protocols import DataSpec
+from rayloom.data.text.pieces import Text, as_bytes, checked, shown
 
 KINDS = ("chars", "bytes", "bpe")
-Text = str | bytes
 
 
 class Tokenizer(Protocol):
@@ -185,11 +185,6 @@ def tokenizer_of(spec: DataSpec, field: str = "tokens") -> Tokenizer:
     return tokenizer_from(spec.tokenizers[field])
 
 
-def as_bytes(text: Text) -> bytes:
-    """Text in UTF-8, bytes as they are."""
-    return text.encode() if isinstance(text, str) else text
-
-
 def _string(text: Text) -> str:
     if isinstance(text, str):
         return text
@@ -208,21 +203,3 @@ def _codes(text: str) -> np.ndarray:
         return np.frombuffer(text.encode("utf-32-le"), "<u4")
     except UnicodeEncodeError as error:
         raise UserError(f"character {error.start} of the text is half a surrogate pair") from None
-
-
-def checked(tokens: Sequence[int] | np.ndarray, num_tokens: int) -> np.ndarray:
-    """The tokens as int64 (L,).
-
-    Raises:
-        UserError: One is none of the tokenizer's.
-    """
-    array = np.asarray(tokens, np.int64).reshape(-1)
-    if len(array) and not 0 <= array.min() <= array.max() < num_tokens:
-        raise UserError(f"tokens are 0 to {num_tokens - 1}; {array.min()} to {array.max()} came")
-    return array
-
-
-def shown(piece: bytes) -> str:
-    """A token for a person: as text where that can be printed, else escaped."""
-    text = piece.decode(errors="backslashreplace")
-    return text if text.isprintable() else ascii(text)[1:-1]
