@@ -283,7 +283,7 @@ def test_files_and_side_cars_are_functions_of_what_was_asked(vae, tmp_path, caps
     assert "what 'sample' gives must end in .png, .npy, .npz, .safetensors" in told
 
 
-def test_operations_on_rows_by_word_file_and_array(vae, tmp_path, capsys):
+def test_operations_on_rows_by_word_file_and_array(vae, tmp_path, capsys, monkeypatch):
     out = tmp_path / "codes.csv"
     code, told = rayloom_says(capsys, "apply", vae.path, "embed", "--in", "test:3..8", "--out", out)
     assert code == 0, told
@@ -298,6 +298,11 @@ def test_operations_on_rows_by_word_file_and_array(vae, tmp_path, capsys):
         saver = np.save if name.endswith("npy") else lambda path, x: np.savez(path, image=x)
         saver(tmp_path / name, (rows.numpy() * 255).round().astype(np.uint8))
     again = vae.apply("embed", str(folder))["code"]
+    monkeypatch.chdir(tmp_path)
+    assert torch.equal(vae.apply("embed", "pictures")["code"], again)
+    folder.rename(tmp_path / "test")
+    assert torch.equal(vae.apply("embed", "test:3..8")["code"], codes), "the split, not the folder"
+    assert torch.equal(vae.apply("embed", "./test")["code"], again)
     for source in (tmp_path / "rows.npy", str(tmp_path / "rows.npz")):
         assert torch.equal(vae.apply("embed", source)["code"], again)
     with pytest.raises(UserError, match=r"VAE has no operation 'predict'.*It has: sample, embed"):

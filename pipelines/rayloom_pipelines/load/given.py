@@ -19,7 +19,7 @@ from rayloom.config.sections import RunConfig
 from rayloom.core.errors import UserError, did_you_mean
 from rayloom.core.protocols import Batch, DataSpec, FieldSpec, Operation
 from rayloom_pipelines.load.fields import encode_texts, fit, wanted_field
-from rayloom_pipelines.load.rows import is_path, read_rows
+from rayloom_pipelines.load.rows import read_rows
 
 _RANGE = re.compile(r"(\d+)\.\.(\d+)\Z")
 
@@ -87,7 +87,7 @@ def _values(
     """The rows of a condition, as `field`; of a varying field with its lengths and mask."""
     where = f"given {name}={value}" if isinstance(value, str | int | float) else f"given {name}"
     if isinstance(value, str) and wanted.kind != "label":
-        numbers = None if is_path(value) else _numbers(value)
+        numbers = _numbers(value)
         if numbers is None:
             return read_rows(value, (field,), spec, config, where=where)
         value = torch.tensor(numbers, dtype=torch.float64)

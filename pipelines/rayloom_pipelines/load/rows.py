@@ -2,7 +2,8 @@
 
 SPLIT[:RANGE]             of the data set that the run was trained on
 DATASET[:SPLIT[:RANGE]]   of another one (SPLIT: test, else its first)
-PATH                      a picture, a folder of pictures, arrays, a table
+PATH                      a picture, a folder of pictures, arrays, a table; where a split
+                              or a data set has the name of a folder, that is ./NAME
 RANGE                     7 or 0..15, both ends included
 """
 
@@ -61,21 +62,17 @@ def read_rows(
     return rows
 
 
-def is_path(word: str) -> bool:
-    """Whether a word means a file or folder and not a data set."""
-    known = Path(word).suffix.lower() in (*PICTURES, *ARRAYS, *TABLES)
-    return known or "/" in word or Path(word).exists()
-
-
 def _from_word(
     word: str, fields: Mapping[str, FieldSpec], config: RunConfig, where: str
 ) -> Mapping[str, Any]:
-    if is_path(word):
-        if not Path(word).exists():
+    path, parts = Path(word), word.split(":")
+    if "/" in word or path.suffix.lower() in (*PICTURES, *ARRAYS, *TABLES):
+        if not path.exists():
             raise UserError(f"{where}: there is no file {word}")
-        return read_file(Path(word), fields)
-    parts = word.split(":")
+        return read_file(path, fields)
     dataset = _dataset(parts, config, where)
+    if dataset is None:  # a folder of this name, and no split
+        return read_file(path, fields)
     split = dataset.split(parts[0])
     if len(parts) > 2:
         raise UserError(
@@ -96,7 +93,10 @@ def _from_word(
 
 
 def _dataset(parts: list[str], config: RunConfig, where: str) -> Any:
-    """The data set that the parts of a word name; what is left of them is the split and a range."""
+    """The data set that the parts of a word name; what is left of them is the split and a range.
+
+    None where there is neither split nor data set of that name, but a file or folder.
+    """
     from rayloom.data import open_dataset
     from rayloom.data.preparation import is_known
 
@@ -109,6 +109,8 @@ def _dataset(parts: list[str], config: RunConfig, where: str) -> Any:
         return dataset
     dataset = open_dataset(own)
     if name not in dataset.splits:
+        if Path(":".join(parts)).exists():
+            return None
         splits = ", ".join(dataset.splits)
         raise UserError(
             f"{where}: {name!r} is no split of {own.name!r} ({splits}), no data set "
