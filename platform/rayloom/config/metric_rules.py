@@ -10,7 +10,7 @@ from rayloom.config.schema_walk import OPEN_SECTIONS
 from rayloom.config.yaml_marks import Node, printable, shown
 from rayloom.core.declared import declared_metrics
 from rayloom.core.errors import Problem, nearest
-from rayloom.core.metric_table import Metric, direction, judged
+from rayloom.core.metric_table import METRICS, Metric, direction, judged
 
 Own = Mapping[str, Metric]
 
@@ -33,7 +33,12 @@ def metric_problems(given: Mapping[str, Node], sections: Iterable[str]) -> list[
     for path, key, where in _compared(given):
         if direction(key, own) == "none":
             message = f"{shown(key)} is no metric with a direction (docs/metrics.md lists them)"
-            problems.append(Problem(printable(path), message, where, nearest(key, usual)))
+            there = key in own or key in METRICS
+            section = path.partition(".")[0]
+            if there and section != "train":
+                message += f"; {section}.mode, min or max, gives it one"
+            near = None if there else nearest(key, usual)
+            problems.append(Problem(printable(path), message, where, near))
     return problems
 
 
