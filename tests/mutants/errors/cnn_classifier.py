@@ -13,8 +13,8 @@ ERRORS = [
     },
     {
         "error": "probabilities are the class's rivals alone",
-        "line": 'probability = self.logits(batch["image"]).softmax(-1)',
-        "planted": 'probability = self.logits(batch["image"]).sigmoid()',
+        "line": "return self.logits(image).softmax(-1)",
+        "planted": "return self.logits(image).sigmoid()",
         "caught_by": ["test_predictions_are_probabilities_and_the_shown_mistakes_are_the_worst"],
     },
     {

@@ -39,6 +39,7 @@ from rayloom.distributions.likelihoods import BernoulliConfig, LikelihoodConfig,
 from rayloom.functional.likelihood import bits_per_dim
 from rayloom.media import Images, Media
 from rayloom.media.latents import COLUMNS, interpolations, latent_pictures, traversals
+from rayloom.models.autoencoders.encoder_mean import EncoderMean
 from rayloom.models.autoencoders.importance import CHUNK_ROWS, importance_weighted_log_prob
 from rayloom.models.examples import Arrays, tiny_images
 from rayloom.nn.network import BESIDE, MLPNetwork, NetworkConfig, make_decoder, make_encoder
@@ -262,28 +263,9 @@ class VAE(nn.Module):
     def exports(self) -> dict[str, Export]:
         """`encoder`: images, uint8 or floating in [0, 1], to the mean of q(z|x)."""
         example = torch.zeros((2, *self.image_shape), dtype=self.image_dtype)
-        return {"encoder": Export(EncoderMean(self), example)}
+        return {
+            "encoder": Export(EncoderMean(self.likelihood, self.encoder, self.posterior), example)
+        }
 
     def _like(self, noise: Tensor) -> Tensor:
         return noise.to(self.posterior.linear.weight)
-
-
-class EncoderMean(nn.Module):
-    """(B, C, H, W) to the posterior mean (B, D), deterministic.
-
-    Args:
-        model: Where encoder and head come from; they are shared, not copied.
-    """
-
-    def __init__(self, model: VAE) -> None:
-        super().__init__()
-        self.likelihood, self.encoder, self.posterior = (
-            model.likelihood,
-            model.encoder,
-            model.posterior,
-        )
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Posterior means of images."""
-        x = self.likelihood.observe(image, None, self.posterior.linear.weight.dtype)
-        return self.posterior(self.encoder(x)).mean

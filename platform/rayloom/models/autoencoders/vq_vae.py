@@ -47,6 +47,7 @@ from rayloom.functional.codes import entropy_of_counts, nearest_codes, revived
 from rayloom.media import Images, Media
 from rayloom.models.examples import Arrays, tiny_images
 from rayloom.nn.conv import ResidualConv, conv_sizes, down_stages, up_stages
+from rayloom.nn.method import Method
 from rayloom.nn.network import ConvNetwork
 from rayloom.nn.state import keep_state
 
@@ -254,13 +255,4 @@ class VQVAE(nn.Module):
     def exports(self) -> dict[str, Export]:
         """`codes`: images to their codes, (B, P) int64."""
         example = torch.zeros((2, *self.image_shape), dtype=self.image_dtype)
-        return {"codes": Export(_Codes(self), example)}
-
-
-class _Codes(nn.Module):
-    def __init__(self, model: VQVAE) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, image: Tensor) -> Tensor:
-        return self.model.codes_of(image)
+        return {"codes": Export(Method(self, "codes_of"), example)}

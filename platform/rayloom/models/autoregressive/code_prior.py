@@ -42,6 +42,7 @@ from rayloom.models.autoencoders.vq_vae import VQVAE
 from rayloom.models.examples import Arrays, tiny_images
 from rayloom.nn.attention import TransformerBlock
 from rayloom.nn.dropout import Dropout, dropout_from
+from rayloom.nn.method import Method
 
 SHOWN = 64
 
@@ -146,6 +147,10 @@ class CodePrior(nn.Module):
         logits = self.logits(codes, label)
         return -cross_entropy(logits.mT, codes, reduction="none").sum(1)
 
+    def log_prob_of(self, image: Tensor) -> Float[Tensor, " B"]:
+        """Log p of the codes of images, of class 0 where there are classes."""
+        return self.log_prob(self.first_stage.codes_of(image))
+
     def _started(self, rows: int, label: Tensor | None) -> Float[Tensor, "B 1 D"]:
         if label is None or not self.num_classes:
             label = torch.zeros(rows, dtype=torch.int64, device=self.position.device)
@@ -221,16 +226,9 @@ class CodePrior(nn.Module):
     def exports(self) -> dict[str, Export]:
         """`log_prob`: images to log p of their codes, under class 0 where there are classes."""
         shape, dtype = self.first_stage.image_shape, self.first_stage.image_dtype
-        return {"log_prob": Export(_LogProb(self), torch.zeros((2, *shape), dtype=dtype))}
-
-
-class _LogProb(nn.Module):
-    def __init__(self, model: CodePrior) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, image: Tensor) -> Tensor:
-        return self.model.log_prob(self.model.first_stage.codes_of(image))
+        return {
+            "log_prob": Export(Method(self, "log_prob_of"), torch.zeros((2, *shape), dtype=dtype))
+        }
 
 
 def _inverted(logits: Float[Tensor, "B K"], uniform: Float[Tensor, " B"]) -> Int[Tensor, " B"]:

@@ -40,6 +40,7 @@ from rayloom.nn.flow import (
     squeeze,
     unsqueeze,
 )
+from rayloom.nn.method import Method
 
 LEVELS = 256  # of grey
 SHOWN = 64
@@ -143,6 +144,13 @@ class Glow(nn.Module):
         """Log p(x) of observed x, nats."""
         return self.encode(x)[1]
 
+    def log_prob_of(self, value: Tensor) -> Float[Tensor, " B"]:
+        """Log p(x) of stored values; of grey levels at the middle of each."""
+        x = value.to(self._like)
+        if self.picture:
+            x = (x + 0.5) / LEVELS - 0.5 if self._discrete else x - 0.5
+        return self.log_prob(x.view(len(x), *self.shape))
+
     def observe(self, batch: Batch, rng: Noise) -> Float[Tensor, "B C H W"]:
         """The x that is modelled."""
         value = batch[self.reads[0]]
@@ -227,19 +235,11 @@ class Glow(nn.Module):
     def exports(self) -> dict[str, Export]:
         """`log_prob`: examples to log p of the value that stands in the middle of each level."""
         shape = self.shape if self.picture else self.shape[:1]
-        return {"log_prob": Export(_LogProb(self), torch.zeros((2, *shape), dtype=self.dtype))}
-
-
-class _LogProb(nn.Module):
-    def __init__(self, model: Glow) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, value: Tensor) -> Tensor:
-        x = value.to(self.model.priors[-1].free)
-        if self.model.picture:
-            x = (x + 0.5) / LEVELS - 0.5 if not value.is_floating_point() else x - 0.5
-        return self.model.log_prob(x.view(len(x), *self.model.shape))
+        return {
+            "log_prob": Export(
+                Method(self, "log_prob_of"), torch.zeros((2, *shape), dtype=self.dtype)
+            )
+        }
 
 
 def _field(spec: DataSpec) -> tuple[tuple[str, ...], tuple[int, int, int]]:

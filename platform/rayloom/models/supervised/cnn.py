@@ -37,6 +37,7 @@ from rayloom.functional.classification import f1_macro, worst_recall
 from rayloom.media import Images, Media, Table
 from rayloom.models.examples import Arrays, tiny_images
 from rayloom.nn.dropout import Dropout, dropout_from
+from rayloom.nn.method import Method
 from rayloom.nn.mlp import MLP
 from rayloom.nn.network import ConvNetwork, NetworkConfig, make_encoder
 from rayloom.nn.preprocess import to_unit
@@ -106,6 +107,10 @@ class CNNClassifier(nn.Module):
         x = to_unit(image, self.head[-1][-1].weight.dtype)
         return self.head(self.encoder(2.0 * x - 1.0))
 
+    def probabilities(self, image: Tensor) -> Float[Tensor, "B Y"]:
+        """p(y|x) of stored images."""
+        return self.logits(image).softmax(-1)
+
     def loss(self, batch: Batch, *, rng: Noise, turn: Turn) -> dict[str, Part]:
         """-log p(y|x) per image, nats."""
         with dropout_from(self, rng):
@@ -136,7 +141,7 @@ class CNNClassifier(nn.Module):
     @torch.no_grad()
     def predict(self, batch: Batch, *, rng: Noise, settings: None = None) -> Batch:
         """The likeliest class of each image, and the probabilities of all."""
-        probability = self.logits(batch["image"]).softmax(-1)
+        probability = self.probabilities(batch["image"])
         return {"label": probability.argmax(-1), "probability": probability}
 
     @torch.no_grad()
@@ -160,16 +165,7 @@ class CNNClassifier(nn.Module):
     def exports(self) -> dict[str, Export]:
         """`classifier`: images to the probabilities of the classes."""
         example = torch.zeros((2, *self.image_shape), dtype=self.image_dtype)
-        return {"classifier": Export(_Probabilities(self), example)}
-
-
-class _Probabilities(nn.Module):
-    def __init__(self, model: CNNClassifier) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, image: Tensor) -> Tensor:
-        return self.model.logits(image).softmax(-1)
+        return {"classifier": Export(Method(self, "probabilities"), example)}
 
 
 def _hits(logits: Float[Tensor, "B Y"], label: Tensor) -> Float[Tensor, " B"]:
