@@ -94,7 +94,7 @@ def build_engine(
         shuffle_window=data.shuffle_window,
         limit=data.limit,
         fields=getattr(model, "reads", None),
-        drop_last=hasattr(model, "memory") and not overfit_batch,
+        drop_last=hasattr(model, "memory"),
     )
     evaluation = make_source(
         evaluated(dataset, data),

@@ -39,7 +39,8 @@ def text(num, length, seed=0):
 
 def batch_of(made, tokens, state=None):
     state = state or {k: v.double() for k, v in made.memory(len(tokens)).items()}
-    return {"tokens": tokens, **{f"memory.{k}": v for k, v in state.items()}}
+    first = torch.zeros(len(tokens), dtype=torch.bool)
+    return {"tokens": tokens, "first": first, **{f"memory.{k}": v for k, v in state.items()}}
 
 
 def loss(made, batch):
@@ -130,6 +131,19 @@ def test_truncation_leaves_a_short_text_alone_and_cuts_a_long_one():
     # what is cut is what the early steps did to the late ones: the last layer's bias keeps all
     head = -V  # the last parameters are the head's bias
     torch.testing.assert_close(cut[head:], full[head:])
+
+
+def test_rows_without_lanes_begin_empty():
+    """A window that was shuffled in has nothing to do with its row of the batch before."""
+    made, tokens = model(), text(3, 8)
+    used = {k: torch.ones_like(v).double() for k, v in made.memory(3).items()}
+    batch = batch_of(made, tokens, used)
+    carried = loss(made, batch)["loss"][0]
+    del batch["first"]
+    torch.testing.assert_close(loss(made, batch)["loss"][0], -made.log_prob(tokens))
+    assert (carried + made.log_prob(tokens)).abs().min() > 1e-3
+    with pytest.raises(UserError, match=r"20,000 tokens.*data.rows"):
+        made.log_prob(text(1, 20_000))
 
 
 def test_masked_steps_count_nothing():

@@ -10,7 +10,7 @@ Schmidhuber and Cummins, 2000, doi:10.1162/089976600300015015:
 It is trained by truncated backpropagation through time (Williams and Peng, 1990,
 doi:10.1162/neco.1990.2.4.490): rows are lanes of the text (`data.rows: {name: lanes}`), each batch
 begins with the state that the batch before left in its lane, and no gradient crosses from one to
-the other. A lane that starts anew starts with zeros.
+the other. A lane that starts anew starts with zeros, and so does every row of data without lanes.
 
 Deviations: no peephole connections; the gates see all of h; the forget bias begins at 1 (Gers et
 al.); Adam in place of plain gradient descent; gradients are clipped by the engine.
@@ -50,6 +50,7 @@ from rayloom.nn.dropout import Dropout, dropout_from
 
 State = dict[str, Tensor]  # h and c, (B, L, H) each
 SHOWN = 4
+MOST_STEPS = 1 << 14  # of a row: more would fill the memory
 
 
 class CharLSTMConfig(Config):
@@ -146,6 +147,11 @@ class CharLSTM(nn.Module):
     def _nats(self, batch: Batch, state: State) -> tuple[Tensor, Tensor, State]:
         """-log p of each row's tokens behind the first, how many they are, and the state."""
         tokens = batch["tokens"].long()
+        if tokens.shape[1] > MOST_STEPS:
+            raise UserError(
+                f"a row has {tokens.shape[1]:,} tokens, at most {MOST_STEPS:,} are learnt from at "
+                "once: cut the texts, such as data.rows={name: lanes, length: 128}"
+            )
         logits, state = self.run(tokens[:, :-1], state)
         nats = cross_entropy(logits.mT, tokens[:, 1:], reduction="none")  # (B, T - 1)
         mask = batch.get("tokens_mask")
@@ -163,7 +169,9 @@ class CharLSTM(nn.Module):
 
     def loss(self, batch: Batch, *, rng: Noise, turn: Turn) -> dict[str, Part]:
         """Nats per token of a row of each lane, and the state that it leaves."""
-        state = {key: batch[f"memory.{key}"] for key in "hc"}
+        state = self._begin(len(batch["tokens"]))
+        if "first" in batch:  # lanes; other rows have nothing to do with those of the batch before
+            state = {key: batch[f"memory.{key}"] for key in "hc"}
         with dropout_from(self, rng):
             nats, counts, state = self._nats(batch, state)
         return {"loss": (nats, counts)} | {key: Carry(state[key].detach()) for key in "hc"}
