@@ -21,7 +21,7 @@ from rayloom.core.errors import ConfigError, UserError
 from rayloom.core.noise import Noise
 from rayloom.core.protocols import DataSpec, FieldSpec, operation, operations
 from rayloom.data.text import make_tokenizer
-from rayloom.media import Arrays, Images
+from rayloom.media import Arrays, Images, Table
 from rayloom.models.diffusion.ddpm import DDPM
 from rayloom.testing.operations import check_operations
 from rayloom_pipelines.cli import main
@@ -130,6 +130,24 @@ def test_settings_have_the_errors_of_a_config(words, said):
 
 def given(**words):
     return conditions(words, operations(Asker)["sample"], "Asker", SPEC, None)
+
+
+def test_what_is_given_may_follow_the_data():
+    """A flow on pictures or on points: the first field that is there is the main one."""
+
+    class Either(Walker):
+        @operation(gives={"image": "image", "vector": "vector"})
+        def sample(self, batch, *, rng, settings=None):
+            return {"extra": rng.normal("y"), "vector": rng.normal("x", 2)}
+
+    made = find(Either, "sample")
+    result = operate(Either(), made, {}, 3, settings=None, seed=0)
+    assert list(result) == ["vector", "extra"]
+    points = DataSpec({"vector": FieldSpec((2,), "float32")}, "points")
+    assert ".csv" in possible(made, points)
+    assert ".png" not in possible(made, points)
+    assert ".csv" not in possible(made, SPEC)
+    assert isinstance(media_of(result, made, points)[0], Table)
 
 
 def test_what_no_setting_made_is_told_after_all(tmp_path):

@@ -29,7 +29,12 @@ _OF_KIND: dict[str, tuple[type, ...]] = {
 def possible(operation: Operation, spec: DataSpec | None = None) -> list[str]:
     """The endings that an operation's result can be written with, as far as it tells."""
     kinds: set[type] = set()
-    for place, (name, kind) in enumerate(operation.gives.items()):
+    gives = {
+        name: kind
+        for name, kind in operation.gives.items()
+        if spec is None or name != kind or kind not in ("image", "vector") or name in spec.fields
+    }  # of what a model gives by its data, what these data have
+    for place, (name, kind) in enumerate(gives.items()):
         found = _OF_KIND.get(kind, (Table,))
         if kind == "tokens" and spec is not None and name not in spec.tokenizers:
             found = (Table,)
