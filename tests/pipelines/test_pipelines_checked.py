@@ -8,6 +8,7 @@ from torch import nn
 
 import rayloom
 from rayloom import catalogue
+from rayloom.config.resolved import config_from_dict
 from rayloom.config.sections import Config
 from rayloom.core.errors import ConfigError, UserError
 from rayloom.core.metric_table import (
@@ -223,6 +224,19 @@ def test_a_kind_of_work_is_said_by_its_word(own, tmp_path, monkeypatch):
     assert run.best["metric"] == "eval/rmse", "what is usual for this kind of work"
     with pytest.raises(UserError, match="is of a supervised model, not of an agent"):
         run.policy()
+
+
+def test_endings_that_were_judged_by_a_guess_are_read_and_refused_of_a_new_run(own, empty):
+    """A run of then can be looked at; a new one must say which is better."""
+    rule = "checkpoint.metric=eval/distance_error"
+    tree = {**TREE, "checkpoint": {"metric": "eval/distance_error"}}
+    with pytest.raises(
+        ConfigError, match="nothing says whether lower or higher is better of 'eval"
+    ):
+        rayloom.train(TREE, [rule], model=own)
+    assert config_from_dict(tree).checkpoint.metric == "eval/distance_error"
+    with pytest.raises(ConfigError, match=r"train\.stop.*nothing says"):
+        rayloom.train(TREE, ["train.stop={eval/distance_error: 1}"], model=own)
 
 
 def test_no_default_metric_keeps_the_last_checkpoint(own, place, tmp_path, monkeypatch):

@@ -22,7 +22,7 @@ def check_rules(config: RunConfig, made: Prepared) -> None:
     """
     from rayloom.training.preflight import rule_problems
 
-    problems = rule_problems(config, made.metrics, made.default_metrics)
+    problems = rule_problems(config, made.metrics, made.default_metrics, made.own_metrics)
     if problems:
         raise ConfigError(problems)
 

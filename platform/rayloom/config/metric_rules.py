@@ -1,6 +1,7 @@
 """Metrics that a config compares: each must have a direction, the method's, the table's or its own.
 
-Whether an evaluation has such a metric is asked before a run begins (`training.preflight`).
+Whether an evaluation has such a metric is asked before a run begins (`training.preflight`), and
+then once more whether it has a direction: what an older run was judged by is read here as it is.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,6 +14,7 @@ from rayloom.core.errors import Problem, nearest
 from rayloom.core.metric_table import METRICS, Metric, direction, judged
 
 Own = Mapping[str, Metric]
+GUESSED = ("_loss", "nll_nats", "bpd", "error")  # endings that once were judged by: runs are there
 
 
 def metric_problems(given: Mapping[str, Node], sections: Iterable[str]) -> list[Problem]:
@@ -31,7 +33,7 @@ def metric_problems(given: Mapping[str, Node], sections: Iterable[str]) -> list[
     ]
     usual = judged(own)
     for path, key, where in _compared(given):
-        if direction(key, own) == "none":
+        if direction(key, own) == "none" and not key.endswith(GUESSED):
             message = f"{shown(key)} is no metric with a direction (docs/metrics.md lists them)"
             there = key in own or key in METRICS
             section = path.partition(".")[0]

@@ -131,7 +131,7 @@ def fit(
     if held_out is not None:
         few = {name: value[:2] for name, value in held_out.batch(0).fields.items()}
         names = evaluation_names(model, config, few, source.spec)
-        problems = rule_problems(config, names, engine.default_metrics)
+        problems = rule_problems(config, names, engine.default_metrics, engine.metrics)
         if problems:
             raise ConfigError(problems)
     sink = MemorySink()

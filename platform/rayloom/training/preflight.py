@@ -14,6 +14,7 @@ from rayloom.config.names import key_problem
 from rayloom.config.sections import RunConfig
 from rayloom.core.declared import USUAL
 from rayloom.core.errors import Problem, nearest
+from rayloom.core.metric_table import Metric, direction
 from rayloom.core.noise import Noise
 from rayloom.core.protocols import DataSpec, Rows, Sum, Turn
 from rayloom.metrics.evaluation import SAMPLED, made_for
@@ -105,7 +106,10 @@ def _names(values: Values, summarise: Summarise | None, noise: Noise) -> list[st
 
 
 def rule_problems(
-    config: RunConfig, names: Collection[str], defaults: Sequence[str] = USUAL
+    config: RunConfig,
+    names: Collection[str],
+    defaults: Sequence[str] = USUAL,
+    own: Mapping[str, Metric] | None = None,
 ) -> list[Problem]:
     """What is wrong with the metrics that a config names, and with those of the model itself.
 
@@ -113,6 +117,7 @@ def rule_problems(
         config: Stop rules, early stopping and `checkpoint.metric`.
         names: What an evaluation has.
         defaults: What the model calls its best; see `core.declared.default_metrics`.
+        own: What the model declares of its metrics.
     """
     early, wanted = config.train.early_stopping, config.checkpoint.metric
     rules = [(f"train.stop.{metric}", metric) for metric in config.train.stop]
@@ -120,7 +125,8 @@ def rule_problems(
         rules.append(("train.early_stopping.metric", early.metric))
     if wanted is not None:
         rules.append(("checkpoint.metric", wanted))
-    found = [absent(path, metric, names) for path, metric in rules]
+    found = [absent(path, metric, names) or _undirected(path, metric, config, own)
+             for path, metric in rules]  # fmt: skip
     problems = [problem for problem in found if problem is not None]
     if wanted is None and len(defaults) == 1 and defaults[0] not in names:
         have = ", ".join(sorted(names)) or "none"
@@ -142,3 +148,17 @@ def absent(path: str, metric: str, names: Collection[str]) -> Problem | None:
     if metric in ADDED:
         return Problem(path, f"{message}; evaluation.metrics=[{ADDED[metric]}] adds it")
     return Problem(path, message, suggestion=nearest(metric, names))
+
+
+def _undirected(
+    path: str, metric: str, config: RunConfig, own: Mapping[str, Metric] | None
+) -> Problem | None:
+    """The problem of a metric of which nobody says which is better; None if somebody does."""
+    said = path == "checkpoint.metric" and config.checkpoint.mode is not None
+    if said or direction(metric, own) != "none":
+        return None
+    return Problem(
+        path,
+        f"nothing says whether lower or higher is better of {metric!r}: a Metric in the class's "
+        "`metrics` does, or checkpoint.mode",
+    )
