@@ -51,22 +51,45 @@ def on_ranks(world, run):
         return [job.result() for job in jobs]
 
 
-def trained(model, dataset, *, batch_size, collective=None, accumulate=1, metrics=()):
-    """State and metrics after five steps of Adam on the split `train`."""
+def engine_of(model, dataset, *, batch_size, collective=None, accumulate=1, metrics=()):
+    """An engine with Adam on the split `train`, evaluated there too."""
     run = RunConfig(
         optimizer=AdamConfig(lr=1e-2),
         train=TrainConfig(grad_steps=5, log_every=1, accumulate=accumulate),
         evaluation=EvaluationConfig(metrics=list(metrics), importance_samples=3),
     )
-    engine = Engine(
+    return Engine(
         model,
         run,
         make_source(dataset, "train", batch_size=batch_size, seed=0, shuffle=True),
         make_source(dataset, "train", batch_size=16, seed=0, shuffle=False),
         collective=collective,
     )
+
+
+def trained(model, dataset, **about):
+    """State and metrics after five steps; see `engine_of`."""
+    engine = engine_of(model, dataset, **about)
     engine.advance(5, sink=MemorySink(), interrupted=lambda: False)
     return model.state_dict(), engine.evaluate()
+
+
+def same_after_resume(build, *, batch_size=7):
+    """Assert that five steps with a state in between end in the bits of five steps at once.
+
+    Args:
+        build: Gives a model and its data set, equal each time.
+        batch_size: Of the batches.
+    """
+    whole, broken, resumed = (engine_of(*build(), batch_size=batch_size) for _ in range(3))
+    whole.advance(5, sink=MemorySink(), interrupted=lambda: False)
+    broken.advance(2, sink=MemorySink(), interrupted=lambda: False)
+    resumed.load_state_dict(broken.state_dict())
+    resumed.advance(5, sink=MemorySink(), interrupted=lambda: False)
+    theirs = resumed.model.state_dict()
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(theirs[name], value), name
+    assert resumed.evaluate() == whole.evaluate()
 
 
 def same_on_ranks(build, *, batch_size, ranks=2, accumulate=1, metrics=()):

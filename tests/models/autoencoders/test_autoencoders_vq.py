@@ -14,7 +14,7 @@ from rayloom.models.autoencoders.vq_vae import VQVAE, VQVAEConfig
 from rayloom.nn.network import ConvNetwork
 from rayloom.testing import check_model
 from rayloom.testing.models import IMAGES, random_batch
-from thread_ranks import same_on_ranks
+from thread_ranks import same_after_resume, same_on_ranks
 
 pytestmark = pytest.mark.law("vq-vae")
 
@@ -125,14 +125,19 @@ def test_perplexity_is_exp_of_the_entropy_of_use():
     assert float(said["unigram_nats"]) == pytest.approx(4 * math.log(2))  # 2x2 places
 
 
+def made():
+    """With many codes and few vectors, so that some are always out of use."""
+    config = SMALL.model_copy(update={"num_codes": 16, "revive_below": 0.3, "decay": 0.7})
+    images = np.random.default_rng(0).integers(0, 256, (40, 1, 8, 8), dtype=np.uint8)
+    data = from_arrays("noise", {"train": {"image": images}})
+    return build(config, data.spec), data
+
+
 @pytest.mark.parametrize(("ranks", "batch_size", "accumulate"), [(2, 7, 1), (3, 1, 1), (2, 16, 4)])
 def test_books_of_ranks_and_chunks_equal_that_of_one_process(ranks, batch_size, accumulate):
-    """Revival included: with many codes and few vectors some are always out of use."""
-    config = SMALL.model_copy(update={"num_codes": 16, "revive_below": 0.3, "decay": 0.7})
-
-    def made():
-        images = np.random.default_rng(0).integers(0, 256, (40, 1, 8, 8), dtype=np.uint8)
-        data = from_arrays("noise", {"train": {"image": images}})
-        return build(config, data.spec), data
-
+    """Revival included."""
     same_on_ranks(made, batch_size=batch_size, ranks=ranks, accumulate=accumulate)
+
+
+def test_resumed_equals_unbroken_in_bits():
+    same_after_resume(made)

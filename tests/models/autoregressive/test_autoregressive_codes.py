@@ -18,7 +18,7 @@ from rayloom.nn.frozen import freeze
 from rayloom.nn.network import ConvNetwork
 from rayloom.testing import check_model
 from rayloom.testing.models import IMAGES
-from thread_ranks import same_on_ranks
+from thread_ranks import same_after_resume, same_on_ranks
 
 pytestmark = pytest.mark.law("code-prior")
 
@@ -115,12 +115,17 @@ def test_another_first_stage_is_refused():
         build(config=CONFIG.model_copy(update={"heads": 3}))
 
 
+def made():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (40, 1, 8, 8), dtype=np.uint8)
+    data = from_arrays("noise", {"train": {"image": images, "label": rng.integers(0, 3, 40)}})
+    return build(data.spec), data
+
+
 @pytest.mark.parametrize(("ranks", "batch_size", "accumulate"), [(2, 7, 1), (3, 1, 1), (2, 16, 4)])
 def test_ranks_and_chunks_equal_one_process(ranks, batch_size, accumulate):
-    def made():
-        rng = np.random.default_rng(0)
-        images = rng.integers(0, 256, (40, 1, 8, 8), dtype=np.uint8)
-        data = from_arrays("noise", {"train": {"image": images, "label": rng.integers(0, 3, 40)}})
-        return build(data.spec), data
-
     same_on_ranks(made, batch_size=batch_size, ranks=ranks, accumulate=accumulate)
+
+
+def test_resumed_equals_unbroken_in_bits():
+    same_after_resume(made)

@@ -18,7 +18,7 @@ from rayloom.testing import check_model
 from rayloom.testing.models import IMAGES, random_batch
 from rayloom.training import Engine
 from rayloom.training.fitting import MemorySink
-from thread_ranks import same_on_ranks
+from thread_ranks import same_after_resume, same_on_ranks
 
 pytestmark = pytest.mark.law("glow")
 
@@ -188,12 +188,17 @@ def test_data_that_do_not_fit_are_refused(fields, config, message):
         Glow(SMALL.model_copy(update=config), DataSpec(fields, name="mine"))
 
 
+def made():
+    images = np.random.default_rng(0).integers(0, 256, (40, 1, 8, 8), dtype=np.uint8)
+    data = from_arrays("noise", {"train": {"image": images}})
+    torch.manual_seed(0)
+    return Glow(SMALL, data.spec).double(), data
+
+
 @pytest.mark.parametrize(("ranks", "batch_size", "accumulate"), [(2, 7, 1), (3, 1, 1), (2, 16, 4)])
 def test_ranks_and_chunks_equal_one_process(ranks, batch_size, accumulate):
-    def made():
-        images = np.random.default_rng(0).integers(0, 256, (40, 1, 8, 8), dtype=np.uint8)
-        data = from_arrays("noise", {"train": {"image": images}})
-        torch.manual_seed(0)
-        return Glow(SMALL, data.spec).double(), data
-
     same_on_ranks(made, batch_size=batch_size, ranks=ranks, accumulate=accumulate)
+
+
+def test_resumed_equals_unbroken_in_bits():
+    same_after_resume(made)

@@ -14,7 +14,7 @@ from rayloom.models.supervised.cnn import CNNClassifier, CNNClassifierConfig
 from rayloom.nn.network import ConvNetwork, MLPNetwork
 from rayloom.testing import check_model
 from rayloom.testing.models import IMAGES, random_batch
-from thread_ranks import same_on_ranks
+from thread_ranks import same_after_resume, same_on_ranks
 
 pytestmark = pytest.mark.law("cnn-classifier")
 
@@ -90,15 +90,20 @@ def test_predictions_are_probabilities_and_the_shown_mistakes_are_the_worst():
     assert shown["nats"] == pytest.approx(nats.sort(descending=True).values[:32].tolist())
 
 
+def made():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (40, 1, 8, 8), dtype=np.uint8)
+    data = from_arrays("noise", {"train": {"image": images, "label": rng.integers(0, 3, 40)}})
+    return build(SMALL, data.spec), data
+
+
 @pytest.mark.parametrize(("ranks", "batch_size", "accumulate"), [(2, 7, 1), (3, 1, 1), (2, 16, 4)])
 def test_ranks_and_chunks_equal_one_process_with_dropout(ranks, batch_size, accumulate):
-    def made():
-        rng = np.random.default_rng(0)
-        images = rng.integers(0, 256, (40, 1, 8, 8), dtype=np.uint8)
-        data = from_arrays("noise", {"train": {"image": images, "label": rng.integers(0, 3, 40)}})
-        return build(SMALL, data.spec), data
-
     same_on_ranks(made, batch_size=batch_size, ranks=ranks, accumulate=accumulate)
+
+
+def test_resumed_equals_unbroken_in_bits():
+    same_after_resume(made)
 
 
 def test_data_without_classes_are_refused():
