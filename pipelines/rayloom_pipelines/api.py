@@ -132,7 +132,7 @@ def resume(
     """
     from rayloom.distributed import place
     from rayloom_pipelines.config import flag_of, placed
-    from rayloom_pipelines.resolve import run_path
+    from rayloom_pipelines.places import run_path
     from rayloom_pipelines.run.server import name_tracking
 
     name_tracking(overrides)
@@ -210,7 +210,7 @@ def load(ref: str | Path, *, storage: str | Path | None = None) -> Run:
     Raises:
         UserError: Nothing, or more than one run, fits.
     """
-    from rayloom_pipelines.resolve import run_path, version_path
+    from rayloom_pipelines.places import run_path, version_path
 
     if str(ref).startswith("models:/"):
         return Run(version_path(str(ref)))
@@ -227,7 +227,7 @@ def runs(*, storage: str | Path | None = None, smoke: bool = False) -> "pd.DataF
     import pandas as pd
 
     from rayloom.records import list_runs
-    from rayloom_pipelines.resolve import storage_path
+    from rayloom_pipelines.places import storage_path
 
     rows = [
         {

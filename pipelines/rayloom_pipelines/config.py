@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rayloom.core.errors import ConfigError, UserError
-from rayloom_pipelines.resolve import run_path
+from rayloom_pipelines.places import run_path
 from rayloom_pipelines.shipped import config_names, find_config, whole_name
 
 if TYPE_CHECKING:

@@ -61,6 +61,8 @@ MOVED = {
     "rayloom.rl.spaces": "rayloom.rl.envs.spaces",
     "rayloom.rl.sum_tree": "rayloom.rl.replay.sum_tree",
     "rayloom.training.pictures": "rayloom.media.grid",
+    "rayloom_pipelines.load.fitting": "rayloom_pipelines.load.shapes",
+    "rayloom_pipelines.resolve": "rayloom_pipelines.places",
 }
 
 

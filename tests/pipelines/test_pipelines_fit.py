@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from rayloom.core.errors import UserError
-from rayloom_pipelines.load.fitting import fit_weights
+from rayloom_pipelines.load.shapes import fit_weights
 from rayloom_pipelines.load.weights import copy_parameters
 
 GOOD = {"weight": torch.ones(2, 3), "bias": torch.ones(2)}

@@ -15,6 +15,9 @@ HOMES = {
     '("epochs", "grad_steps", "env_steps")': "platform/rayloom/config/sections.py",  # LENGTHS
     '"Ctrl-C"': "platform/rayloom/core/interrupt.py",  # name_of
     "(signal.SIGINT, signal.SIGTERM)": "platform/rayloom/core/interrupt.py",  # SIGNALS
+    "class Layout:": "platform/rayloom/data/imports/layout.py",
+    "\nStatus = ": "platform/rayloom/training/driver.py",
+    "\ndef resolve(": "platform/rayloom/config/resolved.py",
     "def site_settings(": "platform/rayloom/config/resolved.py",
 }
 

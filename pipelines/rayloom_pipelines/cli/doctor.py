@@ -22,7 +22,7 @@ def run(argv: Sequence[str]) -> int:
     given = parser.read(argv)
     from rayloom.config.resolved import site_settings
     from rayloom.distributed.doctor import examine
-    from rayloom_pipelines.resolve import storage_path, tracking_uri
+    from rayloom_pipelines.places import storage_path, tracking_uri
 
     address = given.address or site_settings().get("resources.address")
     found = examine(

@@ -51,7 +51,7 @@ def _list(argv: Sequence[str]) -> int:
     parser.json_option()
     given = parser.read(argv)
     from rayloom.records import list_runs
-    from rayloom_pipelines.resolve import storage_path
+    from rayloom_pipelines.places import storage_path
 
     folder = storage_path(given.storage)
     found = list_runs(folder, smoke=given.all, say=_aside)
@@ -77,7 +77,7 @@ def _list(argv: Sequence[str]) -> int:
 def _set_right(found: Sequence[Any]) -> int:
     """Tell MLflow of runs that were killed: only this user's own MLflow, and not for long."""
     from rayloom.tracking import left_running, same_mlflow, tell_killed
-    from rayloom_pipelines.resolve import tracking_uri
+    from rayloom_pipelines.places import tracking_uri
 
     tracked = [one for one in found if one.record.tracking.uri]
     left = left_running(one.path for one in tracked)
@@ -146,7 +146,7 @@ def _compare(argv: Sequence[str]) -> int:
     parser.json_option()
     given = parser.read(argv)
     from rayloom.records.index import compare
-    from rayloom_pipelines.resolve import run_path
+    from rayloom_pipelines.places import run_path
 
     result = compare([run_path(word, given.storage) for word in given.runs], say=_aside)
     if given.json:
@@ -186,7 +186,7 @@ def _export(argv: Sequence[str]) -> int:
     parser.add_argument("--checkpoints", choices=("best", "all", "none"), default="best")
     given = parser.read(argv)
     from rayloom.records.manage import Format, export_run
-    from rayloom_pipelines.resolve import run_path
+    from rayloom_pipelines.places import run_path
 
     kinds: dict[str, Format] = {".zip": "zip", ".csv": "csv", ".json": "json"}
     out = Path(given.out)
@@ -206,7 +206,7 @@ def _sync(argv: Sequence[str]) -> int:
     from rayloom.tracking.address import server_of
     from rayloom_pipelines.cli.watch import watch
     from rayloom_pipelines.groups.group import children_of
-    from rayloom_pipelines.resolve import run_path
+    from rayloom_pipelines.places import run_path
     from rayloom_pipelines.run.publish import send_rest
     from rayloom_pipelines.run.server import mlflow_of
 
@@ -236,7 +236,7 @@ def _gc(argv: Sequence[str]) -> int:
     parser.add_argument("--yes", action="store_true", help="delete; without it, only show")
     given = parser.read(argv)
     from rayloom.records.manage import collect, find_waste
-    from rayloom_pipelines.resolve import storage_path
+    from rayloom_pipelines.places import storage_path
 
     folder = storage_path(given.storage)
     keep = {"keep_last": given.keep_last, "keep_best": given.keep_best}
@@ -258,7 +258,7 @@ def _rm(argv: Sequence[str]) -> int:
     given = parser.read(argv)
     from rayloom.records import list_runs
     from rayloom.records.manage import remove_run
-    from rayloom_pipelines.resolve import run_path, storage_path
+    from rayloom_pipelines.places import run_path, storage_path
 
     paths = [run_path(word, given.storage) for word in given.runs]
     for path in list(paths):  # what a run groups goes with it

@@ -13,7 +13,7 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--uri", metavar="URI", help="tracking URI (site file, ./mlflow.db)")
     given = parser.read(argv)
     from rayloom.tracking import serve_ui
-    from rayloom_pipelines.resolve import tracking_uri
+    from rayloom_pipelines.places import tracking_uri
 
     uri = tracking_uri(given.uri)
     code = serve_ui(uri, given.port, say=_say)

@@ -22,7 +22,7 @@ from rayloom.records.run_folder import RunFolder
 from rayloom_pipelines.load.copies import STAGES, Stage, load_stage, write_slim
 from rayloom_pipelines.load.recorded import resolved_of
 from rayloom_pipelines.load.weights import spec_from
-from rayloom_pipelines.resolve import run_path, storage_path, tracking_uri, version_path
+from rayloom_pipelines.places import run_path, storage_path, tracking_uri, version_path
 
 
 def pin(resolved: Resolved) -> list[str]:
@@ -101,8 +101,7 @@ def copy_into(folder: Path, stages: Mapping[str, Stage]) -> None:
     for field, stage in stages.items():
         target = folder / STAGES / field
         target.mkdir(parents=True)
-        kept = kept_state(stage.module)  # of its training alone
-        state = stage.module.state_dict()
+        kept, state = kept_state(stage.module), stage.module.state_dict()  # of its training alone
         weights = {name: value for name, value in state.items() if name not in kept}
         write_slim(stage.path, target, weights, stage.info)
 
@@ -140,9 +139,9 @@ def _check_spec(path: Path, spec: DataSpec) -> None:
     """The data must look like what the first stage was trained on; labels are its own affair."""
     first = spec_from(record := RunFolder.open(path).record)
     for name, field in first.fields.items():
-        given = spec.fields.get(name)
         if field.kind == "label":
             continue
+        given = spec.fields.get(name)
         if given is None or (given.shape, given.dtype) != (field.shape, field.dtype):
             have = f"{given.dtype} {given.shape}" if given else "none"
             raise UserError(

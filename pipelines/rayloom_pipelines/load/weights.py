@@ -10,8 +10,8 @@ from rayloom.config.sections import RunConfig
 from rayloom.core.errors import CheckpointError, UserError
 from rayloom.core.protocols import DataSpec
 from rayloom.nn.state import kept_state
-from rayloom_pipelines.load.fitting import check_fit, fit_weights
 from rayloom_pipelines.load.recorded import config_of_folder, spec_from
+from rayloom_pipelines.load.shapes import check_fit, fit_weights
 from rayloom_pipelines.run.build import Stages, build_model
 
 __all__ = ["config_of_folder", "copy_parameters", "learner_of", "model_of", "of_state",

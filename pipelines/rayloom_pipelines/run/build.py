@@ -13,7 +13,7 @@ from rayloom.core.collective import Solo
 from rayloom.core.errors import UserError
 from rayloom.core.protocols import Collective, Collector, DataSpec, Trainable, Updater
 from rayloom.core.seeding import stream_seed
-from rayloom_pipelines.load.fitting import fit_weights
+from rayloom_pipelines.load.shapes import fit_weights
 from rayloom_pipelines.run import machine
 
 Stages = Mapping[str, torch.nn.Module]  # frozen first stages, by the config field that names each

@@ -18,7 +18,7 @@ def check_rules(config: RunConfig, made: Prepared) -> None:
         made: Of `prepare`.
 
     Raises:
-        ConfigError: What is wrong, and what there is; see `resolve.placed`.
+        ConfigError: What is wrong, and what there is; see `places.placed`.
     """
     from rayloom.training.preflight import rule_problems
 

@@ -10,7 +10,7 @@ from rayloom.config.resolved import to_dict
 from rayloom.config.sections import RunConfig
 from rayloom.core.errors import UserError
 from rayloom.records.record import Record
-from rayloom_pipelines.resolve import storage_path
+from rayloom_pipelines.places import storage_path
 
 
 @dataclass(frozen=True)

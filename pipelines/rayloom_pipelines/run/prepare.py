@@ -95,7 +95,7 @@ def prepare(
     from rayloom.data import evaluated, first_batch, open_dataset, require_splits
     from rayloom.metrics.evaluation import made_for
     from rayloom.training.preflight import check_model, evaluation_names
-    from rayloom_pipelines.load.fitting import fit_weights
+    from rayloom_pipelines.load.shapes import fit_weights
 
     assert config.data is not None
     dataset = open_dataset(config.data)

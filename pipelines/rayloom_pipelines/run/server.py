@@ -23,7 +23,7 @@ def mlflow_of(record: Record, config: RunConfig | None = None) -> str | None:
     """
     from rayloom.config.resolved import config_from_dict, site_settings
     from rayloom.tracking import recall_uri, resolve_uri
-    from rayloom_pipelines.resolve import allowed_uri
+    from rayloom_pipelines.places import allowed_uri
 
     recorded = record.tracking.uri
     if recorded is None:

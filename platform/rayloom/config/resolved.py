@@ -22,7 +22,7 @@ from typing import Any, Literal
 from rayloom.config import names
 from rayloom.config.merge import Find, Reading, flags, merge, passwords, site_files, with_defaults
 from rayloom.config.renamed import modern, targets
-from rayloom.config.schema_walk import OPEN_SECTIONS, Layout
+from rayloom.config.schema_walk import OPEN_SECTIONS, ConfigClasses
 from rayloom.config.sections import Config, RunConfig
 from rayloom.config.spaces import Space, extract
 from rayloom.config.validate import build
@@ -454,9 +454,11 @@ def _unique(problems: Sequence[Problem]) -> list[Problem]:
     return list(dict.fromkeys(problems))
 
 
-def _layout(config: RunConfig) -> Layout:
+def _layout(config: RunConfig) -> ConfigClasses:
     sections = {name: getattr(config, name) for name in OPEN_SECTIONS}
-    return Layout({name: type(value) for name, value in sections.items() if value is not None})
+    return ConfigClasses(
+        {name: type(value) for name, value in sections.items() if value is not None}
+    )
 
 
 def _at(tree: Any, parts: Sequence[str]) -> Any:

@@ -35,7 +35,7 @@ class Field:
 
 
 @dataclass(frozen=True)
-class Layout:
+class ConfigClasses:
     """The schema of one config: the classes that its `name`s select.
 
     Attributes:

@@ -16,7 +16,7 @@ from rayloom.config.metric_rules import metric_problems
 from rayloom.config.renamed import modern
 from rayloom.config.schema_walk import (
     OPEN_SECTIONS,
-    Layout,
+    ConfigClasses,
     bounds,
     is_player_mapping,
     open_class,
@@ -52,7 +52,7 @@ class _Building:
 
     tree: Node
     plain: Any
-    layout: Layout
+    layout: ConfigClasses
     problems: list[Problem]
 
 
@@ -67,7 +67,7 @@ def build(tree: Node) -> tuple[RunConfig | None, list[Problem]]:
         found = open_class(section, given[section], problems) if section in given else None
         if found is not None:
             classes[section] = found
-    work = _Building(tree, tree.plain(), Layout(classes), problems)
+    work = _Building(tree, tree.plain(), ConfigClasses(classes), problems)
     for section, chosen in classes.items():
         sections[section] = _validated(chosen, given[section].plain(), (section,), work)
     if "optimizer" in given:
@@ -90,7 +90,7 @@ def build_section(kind: type[BaseModel], tree: Node, title: str) -> tuple[Any, l
         tree: What was given, a mapping.
         title: What it is called where its keys are told.
     """
-    work = _Building(tree, tree.plain(), Layout({}, kind, title), [])
+    work = _Building(tree, tree.plain(), ConfigClasses({}, kind, title), [])
     made = _validated(kind, work.plain, (), work)
     return made, _unique(work.problems)
 
@@ -198,7 +198,7 @@ def _problems(
 
 
 def _message(
-    error: Any, parts: tuple[str, ...], plain: Any, layout: Layout
+    error: Any, parts: tuple[str, ...], plain: Any, layout: ConfigClasses
 ) -> tuple[str, str | None]:
     """(what is wrong and what is allowed, the nearest name)."""
     kind, value, context = error["type"], error["input"], error.get("ctx", {})

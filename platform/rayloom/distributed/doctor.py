@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from rayloom.core.errors import RayloomError
-from rayloom.distributed.findings import Finding, State
+from rayloom.distributed.findings import Finding, Health
 from rayloom.distributed.mlflow_check import check_tracking
 from rayloom.distributed.place_checks import check_leftovers, check_temporary
 from rayloom.distributed.quiet import first_line
@@ -170,7 +170,7 @@ def check_space(folder: str | Path, *, wanted: int = SPACE_BYTES) -> Finding:
     free = shutil.disk_usage(path).free
     text = f"{free / 2**30:.1f} GiB free at {path}"
     if free < wanted:
-        state: State = "fail" if free < wanted / 10 else "warn"
+        state: Health = "fail" if free < wanted / 10 else "warn"
         return Finding(
             "space",
             state,

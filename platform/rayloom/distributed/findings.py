@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-State = Literal["ok", "warn", "fail"]
+Health = Literal["ok", "warn", "fail"]
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Finding:
     """
 
     check: str
-    state: State
+    state: Health
     message: str
     remedy: str = ""
 

@@ -26,7 +26,7 @@ from rayloom.core.errors import UserError
 from rayloom.core.scores import best_index
 from rayloom.records.inside import is_bare, open_inside
 
-Status = Literal["running", "done", "stopped", "failed"]
+TrialStatus = Literal["running", "done", "stopped", "failed"]
 Values = dict[str, Any]
 
 
@@ -49,7 +49,7 @@ class TrialRecord:
     values: Values
     results: list[tuple[int, float]] = field(default_factory=list)
     metrics: dict[str, float] = field(default_factory=dict)
-    status: Status = "running"
+    status: TrialStatus = "running"
     score: float | None = None
     outcome: dict[str, Any] = field(default_factory=dict)
     stopped_at: int | None = None
@@ -125,7 +125,7 @@ class Ledger:
         line = {"type": "decision", "trial": trial, "evaluation": evaluation}
         self._append({**line, "action": "stop", "score": score})
 
-    def ended(self, trial: str, status: Status, outcome: Mapping[str, Any]) -> None:
+    def ended(self, trial: str, status: TrialStatus, outcome: Mapping[str, Any]) -> None:
         """The trial is over; the table is written anew."""
         score = outcome.get("score")
         record = self.trials[trial]

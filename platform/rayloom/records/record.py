@@ -139,7 +139,7 @@ class Data(Part):
     spec: Spec | None = None
 
 
-class Options(Part):
+class RecordedOptions(Part):
     """What a command said beside the config: `run.folder.Options`."""
 
     init: Short | None = None
@@ -153,7 +153,7 @@ class Options(Part):
     searched: list[Short] = []
 
 
-class Plugin(Part):
+class RecordedPlugin(Part):
     """A file or module with code that the run used."""
 
     name: Short
@@ -170,7 +170,7 @@ class Tracking(Part):
     experiment: Short | None = None
 
 
-class Stage(Part):
+class RecordedStage(Part):
     """A first stage."""
 
     run: Bare
@@ -188,7 +188,7 @@ class Git(Part):
     diff_sha256: Short | None = None
 
 
-class Model(Part):
+class RecordedModel(Part):
     """The version in the model registry."""
 
     uri: Short
@@ -210,7 +210,7 @@ class Choices(Part):
     threads: Annotated[int, Field(ge=1, le=2**16)] | None = None
 
 
-class Job(Part):
+class RecordedJob(Part):
     """The job of a cluster that ran it."""
 
     id: Short | None = None
@@ -259,7 +259,7 @@ class Attempt(Part):
     best: Best | None = None
     best_run: Bare | None = None
     git: Git | None = None
-    job: Job | None = None
+    job: RecordedJob | None = None
     memory_kills: Lenient[MemoryKills] = None
 
 
@@ -280,13 +280,13 @@ class Record(Part):
     # how it was made
     config_sha256: Lenient[Short] = None
     config_now: dict[str, Any] | None = None
-    options: Options | None = None
+    options: RecordedOptions | None = None
     choices: Choices = Choices()
     data: Data | None = None
     protocol: Short | None = None
     metrics: dict[Short, dict[Short, Short]] | None = None  # of the method itself: what they mean
-    plugins: Annotated[list[Plugin], Field(max_length=1000)] = []
-    stages: dict[Bare, Stage] = {}
+    plugins: Annotated[list[RecordedPlugin], Field(max_length=1000)] = []
+    stages: dict[Bare, RecordedStage] = {}
     tracking: Tracking = Tracking()
     tags: dict[Short, Plain] = {}
     # where
@@ -299,7 +299,7 @@ class Record(Part):
     environment: Lenient[dict[Short, str]] = None
     git: Git | None = None
     library_git: Git | None = None
-    job: Job | None = None
+    job: RecordedJob | None = None
     submitted: Submitted | None = None
     # how it went
     attempt: Lenient[Attempt] = None
@@ -313,7 +313,7 @@ class Record(Part):
     progress: dict[Short, Number] | None = None
     summary: Lenient[Summary] = None
     parameters_sha256: Short | None = None
-    model: Model | None = None
+    model: RecordedModel | None = None
     # of a group
     seeds: Annotated[list[int], Field(max_length=100_000)] | None = None
     seeds_table: list[SeedRow] | None = None

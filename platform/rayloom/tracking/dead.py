@@ -14,10 +14,10 @@ from rayloom.core.secrets import mask_urls
 from rayloom.records.files import to_json
 from rayloom.records.journal_reader import tail
 from rayloom.records.lock import LOCK_NAME, holder
-from rayloom.tracking.memory import TRACKING_JSON, Status, read_memory, read_record
+from rayloom.tracking.memory import TRACKING_JSON, MlflowStatus, read_memory, read_record
 
 AGAIN_S = 600.0  # a server that did not answer is not asked again sooner
-_STATUS: dict[str, Status] = {"finished": "FINISHED", "failed": "FAILED"}  # else KILLED
+_STATUS: dict[str, MlflowStatus] = {"finished": "FINISHED", "failed": "FAILED"}  # else KILLED
 
 
 def is_alive(folder: Path) -> bool:
@@ -28,7 +28,7 @@ def is_alive(folder: Path) -> bool:
     return False
 
 
-def status_of(folder: Path) -> Status:
+def status_of(folder: Path) -> MlflowStatus:
     """How MLflow calls the end of a run that nobody writes."""
     record = read_record(folder)
     return _STATUS.get(record.status, "KILLED") if record else "KILLED"

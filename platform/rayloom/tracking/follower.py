@@ -20,7 +20,7 @@ from rayloom.records.files import Say, is_disk_error, silent, to_json
 from rayloom.records.hiding import first_files
 from rayloom.tracking.backoff import FAILING_S, LOCKED_S, SILENT_S, WHOLE_S, Patience
 from rayloom.tracking.connection import Connection
-from rayloom.tracking.memory import TRACKING_JSON, Status, read_memory, read_record
+from rayloom.tracking.memory import TRACKING_JSON, MlflowStatus, read_memory, read_record
 from rayloom.tracking.sender import Sender, flatten
 from rayloom.tracking.stream import Stream
 from rayloom.tracking.trouble import Trouble, diagnose
@@ -77,7 +77,7 @@ class MlflowFollower:
         self._sender: Sender | None = None
         self._points = Stream("offset", "points", uri)
         self._media = Stream("media_offset", "pictures and files", uri)
-        self._closing: Status | None = None
+        self._closing: MlflowStatus | None = None
         self._done = False
         self._hurry = False
         self._first_files = False
@@ -169,7 +169,7 @@ class MlflowFollower:
 
     def close(
         self,
-        status: Status,
+        status: MlflowStatus,
         timeout_s: float = CLOSE_S,
         *,
         ended_ms: int | None = None,
@@ -377,7 +377,7 @@ class MlflowFollower:
     def _alive(self) -> None:
         self._sign = time.monotonic()
 
-    def _finish(self, stream: Stream, status: Status) -> None:
+    def _finish(self, stream: Stream, status: MlflowStatus) -> None:
         sender = self._sender
         if sender is None or self._done:
             return

@@ -15,7 +15,7 @@ from rayloom.records.about import read_about
 from rayloom.records.inside import parse_json, read_inside
 from rayloom.records.record import Record
 
-Status = Literal["FINISHED", "KILLED", "FAILED"]
+MlflowStatus = Literal["FINISHED", "KILLED", "FAILED"]
 TRACKING_JSON = "tracking.json"
 _Short = Annotated[str, Field(max_length=8192)]
 

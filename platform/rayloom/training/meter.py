@@ -26,7 +26,7 @@ def kinds(parts: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(_KINDS.get(type(value), "mean") for value in parts.values())
 
 
-class Layout:
+class PartColumns:
     """Which parts a step reported, and where those that are means stand in a row.
 
     Attributes:
@@ -86,7 +86,7 @@ class _Rows:
     """Rows of one layout, and the host sums of those already folded."""
 
     def __init__(
-        self, layout: Layout, capacity: int, device: torch.device, norm: torch.dtype
+        self, layout: PartColumns, capacity: int, device: torch.device, norm: torch.dtype
     ) -> None:
         self.layout = layout
         self.parts: list[str] = []  # all of them, in the order of the loss
@@ -128,7 +128,7 @@ class Meter:
         self._names: list[str] = []
         self._rows: _Rows | None = None
 
-    def layout(self, parts: Mapping[str, Part]) -> Layout:
+    def layout(self, parts: Mapping[str, Part]) -> PartColumns:
         """The layout of these parts; makes room for their row."""
         rows = self._rows
         if rows is None or not rows.layout.plain or self._names != list(parts):
@@ -141,7 +141,7 @@ class Meter:
         key = (tuple(parts), kinds(parts))
         rows = self._known.get(key)
         if rows is None:
-            layout = Layout(parts, where=f"loss of player {self.player!r}")
+            layout = PartColumns(parts, where=f"loss of player {self.player!r}")
             rows = _Rows(layout, self._capacity, self._device, self._norm_dtype)
             rows.parts = list(parts)
             self._known[key] = rows
@@ -312,4 +312,4 @@ def merge_names(player: str, means: Mapping[str, float], *, alone: bool) -> dict
     return keys
 
 
-__all__: Sequence[str] = ("CAPACITY", "Layout", "Meter", "Part", "merge_names")
+__all__: Sequence[str] = ("CAPACITY", "Meter", "Part", "PartColumns", "merge_names")

@@ -9,7 +9,7 @@ from rayloom.config.sections import EarlyStoppingConfig, RunConfig
 from rayloom.core.declared import USUAL
 from rayloom.core.errors import UserError, did_you_mean
 from rayloom.core.metric_table import Metric, direction, judged
-from rayloom.core.protocols import Trainable
+from rayloom.core.protocols import State, Trainable
 from rayloom.core.scores import is_better, usable
 
 EVALUATIONS = 20  # per budget, where `evaluation.every` is null
@@ -129,9 +129,6 @@ def required(metrics: Mapping[str, float], metric: str, where: str) -> float:
         have = ", ".join(sorted(metrics)) or "none"
         raise UserError(f"{where}: the evaluation has no {metric!r}{hint} It has: {have}")
     return metrics[metric]
-
-
-State = dict[str, Any]
 
 
 class Judge:

@@ -28,7 +28,7 @@ from rayloom.core.protocols import (
     Turn,
     slice_of,
 )
-from rayloom.training.meter import Layout, Meter
+from rayloom.training.meter import Meter, PartColumns
 from rayloom.training.segments import Segments
 from rayloom.training.sums import StepSums
 
@@ -145,7 +145,7 @@ class PlayerStep:
 
     def _whole(
         self, loss: LossFunction, rows: int, fields: Batch, noise: Noise, turn: Turn, total: int
-    ) -> tuple[Layout, Tensor, Tensor]:
+    ) -> tuple[PartColumns, Tensor, Tensor]:
         """Forward and backward on the local slice at once."""
         parts = self._parts(loss, fields, noise, turn)
         if not rows:
@@ -189,7 +189,7 @@ class PlayerStep:
 
     def _chunks(
         self, loss: LossFunction, rows: int, fields: Batch, noise: Noise, turn: Turn, total: int
-    ) -> tuple[Layout, Tensor, Tensor]:
+    ) -> tuple[PartColumns, Tensor, Tensor]:
         """Forward and backward in `accumulate` chunks of the local slice; the sums add up."""
         count = max(1, min(self.accumulate, rows))
         if count == 1:
@@ -220,7 +220,7 @@ class PlayerStep:
         fields: Batch,
         noise: Noise,
         turn: Turn,
-        layout: Layout,
+        layout: PartColumns,
         row: Tensor,
     ) -> Callable[[], float]:
         """Evaluates this batch again at other parameters, its gradient into the flat tensor.
@@ -264,7 +264,9 @@ class PlayerStep:
 
         return evaluate
 
-    def _keep(self, layout: Layout, parts: Mapping[str, Part], rows: int, *, first: bool) -> None:
+    def _keep(
+        self, layout: PartColumns, parts: Mapping[str, Part], rows: int, *, first: bool
+    ) -> None:
         """Add a chunk's sums and append what its rows carry."""
         if layout.sum_names:
             key = tuple(layout.sum_names)
@@ -281,7 +283,7 @@ class PlayerStep:
             value = cast(Carry, parts[name]).value.detach()[:rows]
             self.carried[name] = value if first else torch.cat([self.carried[name], value])
 
-    def _reduce(self, layout: Layout, row: Tensor, vote: bool) -> None:
+    def _reduce(self, layout: PartColumns, row: Tensor, vote: bool) -> None:
         """One sum over the ranks for gradient, sums and stop vote."""
         width, tail = layout.width, self.tail
         if width + 1 > TAIL:
@@ -296,7 +298,7 @@ class PlayerStep:
         row.copy_(tail[:width])
         self.stop_vote = tail[width]
 
-    def _divide_by_count(self, layout: Layout, row: Tensor, total: int) -> None:
+    def _divide_by_count(self, layout: PartColumns, row: Tensor, total: int) -> None:
         """A masked loss is divided by its global count, not by N."""
         place = layout.names.index("loss")
         if layout.paired[place] and self.segments is not None:
