@@ -49,7 +49,9 @@ def test_a_seed_without_a_finite_score_is_never_the_best_and_is_named():
     assert report["metrics"]["seeds/last_mean"] == 3.5
     lines = table(report["seeds_table"], report["metrics"])
     assert lines[-1] == "left out, without a finite score: seed 0, 2"
-    assert across([finished(0, "nan", "nan")])["best_run"] is None
+    none = across([finished(0, "nan", "nan")])
+    assert none["best_run"] is None
+    assert "checkpoint.metric names" in table(none["seeds_table"], none["metrics"])[0]
 
 
 def test_a_trial_s_score_is_of_the_sweep_s_metric_and_finite(tmp_path):

@@ -37,8 +37,10 @@ def add(ref: str, folder: Path = FOLDER) -> Path:
 
     run = api.load(ref)
     record, config = run.record, run.config
-    if run.status != "finished" or not run.best:
+    if run.status != "finished":
         raise UserError(f"run {run.id} is {run.status}: only a finished run has a result")
+    if not run.best:
+        raise UserError(f"run {run.id} is judged by nothing: give it a checkpoint.metric")
     git = record.library_git or record.git
     if git is None or not git.commit:
         raise UserError(f"run {run.id} names no commit of rayloom: train it from a clone")

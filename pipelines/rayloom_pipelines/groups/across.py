@@ -68,7 +68,7 @@ def across(children: Sequence[Record]) -> dict[str, Any]:
 def table(rows: Sequence[Mapping[str, Any]], metrics: Mapping[str, float]) -> list[str]:
     """The report as lines for a person."""
     if not metrics:
-        return ["no seed has an evaluation"]
+        return ["no seed has a finite score (checkpoint.metric names what a run is judged by)"]
     metric = next(row["metric"] for row in rows if row["metric"])
     lines = [f"{'seed':>6}  {'best':>10}  {'at step':>10}  {'last':>10}  run"]
     for row in rows:
