@@ -194,6 +194,16 @@ def test_what_fits_half_is_refused(here, files, message):
     assert not (here / "root" / "made").exists()
 
 
+def test_a_link_is_followed_where_the_user_gives_it_and_not_out_of_a_folder(here):
+    (here / "real.txt").write_text(SAMPLE)
+    (here / "link.txt").symlink_to(here / "real.txt")
+    assert b"".join(texts_of(import_data(here / "link.txt", "made", test_fraction=0), "train"))
+    (here / "in").mkdir()
+    (here / "in" / "a.txt").symlink_to(here / "real.txt")
+    with pytest.raises(UserError, match=r"a.txt: a link that leads out"):
+        import_data(here / "in", "again")
+
+
 def test_lines_have_labels(here):
     lines = [{"text": f"text {k}", "label": "odd" if k % 2 else "even"} for k in range(30)]
     (here / "a.jsonl").write_text("\n".join(map(json.dumps, lines)))

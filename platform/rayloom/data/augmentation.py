@@ -42,7 +42,10 @@ def check_augment(transforms: Sequence[TransformConfig], spec: DataSpec) -> None
     """
     if not transforms:
         return
-    size = spec.image.shape[1:]
+    try:
+        size = spec.image.shape[1:]
+    except UserError as error:
+        raise UserError(f"data.augment: {error}") from None
     for name, field in spec.fields.items():
         if field.kind in ("image", "mask") and field.shape[-2:] != size:
             raise UserError(

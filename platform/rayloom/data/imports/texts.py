@@ -223,6 +223,8 @@ def _read(path: Path) -> Found:
             f"{silent[0]}: says no split, others do: put it into a folder train, test or validation"
         )
     for file in texts:
+        if not file.resolve().is_relative_to(path.resolve()):
+            raise UserError(f"{file}: a link that leads out of {path}; copy the file there")
         _read_file(found, said[file], file)
     others = len(files) - len(texts)
     if others:
@@ -236,7 +238,7 @@ def _said(file: Path) -> str:
 
 
 def _read_file(found: Found, split: str, path: Path) -> None:
-    if path.is_symlink() or not path.is_file():
+    if not path.is_file():
         raise UserError(f"{path}: is not a regular file")
     size = path.stat().st_size
     if size > available_memory() // 16:  # numbers of 8 bytes, twice
