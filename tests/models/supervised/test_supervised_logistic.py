@@ -80,7 +80,7 @@ def test_the_coefficients_are_scikit_learn_s(num_classes, c):
     assert metrics["eval/nll_nats"] == pytest.approx(-log_p.mean(), rel=1e-6)
 
 
-@pytest.mark.parametrize("num_classes", [2, 10])
+@pytest.mark.parametrize("num_classes", [2, 3])
 def test_the_gradient_vanishes(num_classes):
     """sum_n (p - y) x^T + W / C = 0, sum_n (p - y) = 0: the bias has no penalty."""
     c = 0.5
@@ -96,7 +96,7 @@ def test_the_gradient_vanishes(num_classes):
 
 
 def test_it_beats_the_nearest_class_mean():
-    _, metrics, data = solved(10)
+    _, metrics, data = solved(10, steps=2)
     x, y = arrays(data, "train")
     centroid = NearestCentroid().fit(x + 1e-9 * np.random.default_rng(0).normal(size=x.shape), y)
     assert metrics["eval/accuracy"] > centroid.score(*arrays(data, "test")) + 0.02
@@ -109,7 +109,7 @@ def test_a_weaker_penalty_fits_closer_and_a_stronger_one_shrinks():
 
 def test_of_many_classes_the_weights_sum_to_zero():
     """The penalty picks one of the equal softmax solutions."""
-    model, _, _ = solved(10)
+    model, _, _ = solved(10, steps=1)
     assert float(model.weight.detach().sum(0).abs().max()) < 1e-8
 
 
