@@ -16,7 +16,7 @@ from rayloom.core.errors import UserError
 from rayloom.core.protocols import FieldSpec
 from rayloom.data import StoreWriter, import_data, open_store
 from rayloom.data.exporting import export_parquet
-from rayloom.data.imports import tables
+from rayloom.data.imports import columns as columns_module
 from rayloom.data.imports.arrays import import_arrays
 from rayloom.data.imports.images import import_images
 from rayloom.data.imports.tables import import_table
@@ -404,7 +404,7 @@ def write_table(path, columns):
 
 
 def test_a_table_comes_in(tmp_path, monkeypatch):
-    monkeypatch.setattr(tables, "_ROWS", 7)  # several pieces
+    monkeypatch.setattr(columns_module, "_ROWS", 7)  # several pieces
     columns = table_of(30)
     columns["row"] = np.arange(30)
     write_table(tmp_path / "t.parquet", columns)
