@@ -10,7 +10,7 @@ from rayloom.core.errors import UserError
 from rayloom.core.noise import Noise
 from rayloom.core.protocols import DataSpec, Done, FieldSpec, Turn
 from rayloom.data import from_arrays, make_source
-from rayloom.models.geometry.splats_2d import SHRINK, Splats2D, Splats2DConfig
+from rayloom.models.geometry.splats_2d import Splats2D, Splats2DConfig
 from rayloom.training import Engine
 from rayloom.training.fitting import MemorySink
 
@@ -74,76 +74,78 @@ def test_a_splat_integrates_to_its_volume():
     torch.testing.assert_close(total, volume, rtol=1e-6, atol=0)
 
 
-def test_the_slope_is_the_gradient_of_the_means():
-    model, batch = build(), {"image": picture()}
-    parts = model.loss(batch, rng=Noise(0, total=1), turn=Turn())
-    (gradient,) = torch.autograd.grad(parts["loss"].sum(), model.mean)
-    torch.testing.assert_close(parts["slope"].value, gradient)
-    assert (gradient[4:] == 0).all()  # free rows
-
-
-def densified(model, slope, *, fresh=None):
+def densified(model, missing):
+    """`after_step` with what is missing, (C, H, W); the moves it asked for."""
     moved = []
-
-    def move(source, new, parameters):
-        moved.append((source, new))
-        for p in parameters:
-            p.data.copy_(p.data[source])
-
     done = Done(
         Turn(grad_step=1, horizon=100),
         means=dict,
-        sums={"slope": torch.tensor(slope).double()[:, None] * torch.tensor([0.6, 0.8])},
+        sums={"missing": missing},
         rng=lambda: Noise(0, total=1, dtype=torch.float64),
-        move=move,
+        move=lambda source, fresh, parameters: moved.append((source, fresh, len(parameters))),
     )
     model.after_step(done)
     return moved
 
 
-def test_a_cloned_pair_is_what_the_one_was():
-    model = build(large=10.0)
-    before = model.picture().detach().clone()
-    ((source, fresh),) = densified(model, [1.0, 5.0, 3.0, 2.0, 0, 0, 0, 0])
-    assert source.tolist() == [0, 1, 2, 3, 1, 2, 3, 0]  # the steepest first
-    assert fresh.tolist() == [False] * 4 + [True] * 4
-    assert model.alive.all()
-    torch.testing.assert_close(model.picture(), before, rtol=1e-9, atol=1e-12)
+def at_one_pixel(y=5, x=7, value=0.9):
+    missing = torch.zeros(3, 12, 18).double()
+    missing[:, y, x] = torch.tensor([value, 0.0, -value])
+    return missing
 
 
-def test_a_large_one_is_split_into_two_smaller_ones_drawn_from_it():
-    model = build(large=1e-9, capacity=400, start=200)
-    with torch.no_grad():
-        model.mean.zero_()
-        model.angle.fill_(0.5)
-        model.log_scale.copy_(torch.tensor([0.3, 0.1]).log().expand(400, 2))
-    densified(model, [1.0] * 200 + [0.0] * 200)
-    torch.testing.assert_close(model.log_scale.exp()[0], torch.tensor([0.3, 0.1]).double() / SHRINK)
-    c, s = math.cos(0.5), math.sin(0.5)
-    turn = torch.tensor([[c, -s], [s, c]], dtype=torch.float64)
-    covariance = turn @ torch.diag(torch.tensor([0.09, 0.01]).double()) @ turn.T
-    torch.testing.assert_close(model.mean.detach().T.cov(), covariance, rtol=0.2, atol=0.01)
+def test_what_is_missing_is_the_target_less_the_picture():
+    model, batch = build(), {"image": picture()}
+    parts = model.loss(batch, rng=Noise(0, total=1), turn=Turn())
+    missing = batch["image"][0].double() / 255 - model.picture()
+    torch.testing.assert_close(parts["missing"].value, missing.detach())
+    torch.testing.assert_close(parts["loss"], missing.square().mean()[None])
+
+
+def test_new_splats_stand_where_the_error_is_in_the_colour_that_is_missing():
+    model = build(grow=0.25)
+    ((source, fresh, count),) = densified(model, at_one_pixel())
+    assert source.tolist() == list(range(8))
+    assert fresh.tolist() == [False] * 4 + [True] * 2 + [False] * 2
+    assert count == 5  # all parameters move
+    assert model.alive.tolist() == [True] * 6 + [False] * 2
+    torch.testing.assert_close(model.mean[4:6].detach(), model.grid[5 * 18 + 7].expand(2, 2))
+    expected = torch.tensor([0.1, 0.0, -0.1]).double().expand(2, 3)  # the mean of 3x3 pixels
+    torch.testing.assert_close(model.colour[4:6].detach(), expected)
+    torch.testing.assert_close(model.log_scale[4].exp(), torch.full((2,), 1.5 / 12).double())
+
+
+def test_pixels_are_drawn_in_proportion_to_the_squared_error():
+    model = build(capacity=4004, start=4, grow=1.0)
+    missing = at_one_pixel(2, 3, 1.0) + at_one_pixel(8, 9, 2.0)
+    densified(model, missing)
+    near = (model.mean[4:].detach() - model.grid[2 * 18 + 3]).norm(dim=1) < 1e-9
+    assert near.double().mean().item() == pytest.approx(1 / 5, abs=0.03)
+
+
+def test_a_new_one_lessens_the_error():
+    engine = engine_for(build(grow=0.13).float())  # one at a time
+    before = engine.evaluate()["eval/mse"]
+    missing = (picture()[0].float() / 255 - engine.model.picture()).detach()
+    densified(engine.model, missing)
+    assert engine.evaluate()["eval/mse"] < before
 
 
 def test_what_is_hardly_there_is_pruned_and_its_row_is_used_again():
-    model = build(large=10.0)
+    model = build(grow=0.13)  # one at a time
     with torch.no_grad():
         model.opacity_logit[2] = -9.0
-    ((source, fresh),) = densified(model, [1.0, 2.0, 9.0, 3.0, 0, 0, 0, 0])
-    assert 2 not in source[fresh]
-    assert fresh[2]
-    assert source[2] == 3
-    assert int(model.alive.sum()) == 6  # three that ask, three that got a second row
+    ((_, fresh, _),) = densified(model, at_one_pixel())
+    assert fresh.nonzero().squeeze(1).tolist() == [2]
+    assert int(model.alive.sum()) == 4
+    assert model.opacity[2] == 0.5
 
 
-def test_thresholds_and_the_end_are_kept_to():
-    model = build(slope=2.5, large=10.0)
-    densified(model, [1.0, 2.0, 9.0, 3.0, 0, 0, 0, 0])
-    assert int(model.alive.sum()) == 6
-    model = build(densify_until=0.01)
-    assert densified(model, [1.0] * 8) == []
-    model = build(densify=False)
-    assert densified(model, [1.0] * 8) == []
+def test_the_end_and_the_capacity_are_kept_to():
+    assert densified(build(densify_until=0.01), at_one_pixel()) == []
+    assert densified(build(densify=False), at_one_pixel()) == []
+    assert densified(build(start=8), at_one_pixel()) == []
+    assert densified(build(), torch.zeros(3, 12, 18).double()) == []
 
 
 def test_resumed_equals_unbroken_across_a_densification():
@@ -167,10 +169,3 @@ def test_one_picture_only():
     spec = DataSpec(SPEC.fields, "toy", 2)
     with pytest.raises(UserError, match=r"set data\.limit=1"):
         Splats2D(Splats2DConfig(), spec)
-
-
-def test_gradients_are_remembered_for_a_period():
-    model = build()
-    densified(model, [1.0] * 8)
-    assert (model.slopes == 0).all()
-    assert (model.seen == 0).all()

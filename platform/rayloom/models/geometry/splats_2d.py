@@ -1,7 +1,9 @@
-"""A picture as a sum of 2-D Gaussians that densify and prune as those of Kerbl et al. do.
+"""A picture as a sum of 2-D Gaussians that prune and densify.
 
-B. Kerbl, G. Kopanas, T. Leimkuehler, G. Drettakis, 2023, arXiv:2308.04079 (the control of density);
-X. Zhang et al., 2024, arXiv:2403.08551 (a picture as a sum, without an order in depth).
+B. Kerbl, G. Kopanas, T. Leimkuehler, G. Drettakis, 2023, arXiv:2308.04079 (splats whose density is
+controlled); X. Zhang et al., 2024, arXiv:2403.08551 (a picture as a sum, without an order in
+depth); S. Rota Bulo, L. Porzi, P. Kontschieder, 2024, arXiv:2404.06109 (density that follows the
+error).
 
     picture(p) = sum_i a_i c_i exp(-1/2 (p - m_i)^T S_i^-1 (p - m_i)),   S_i = R_i diag(s_i^2) R_i^T
 
@@ -9,15 +11,15 @@ with mean m, scales s = exp(.), rotation R of an angle, colour c and opacity a =
 minimised is the squared error. Every `period` steps, until `densify_until` of the run,
 
     prune     splats whose opacity is below `min_opacity` give up their row;
-    densify   splats whose mean has the largest mean gradient since the last time (they stand where
-              the picture is not fitted) get a second one, if it is above `slope`: a small one is
-              cloned, a large one is split into two with scales s / 1.6, drawn from it.
+    densify   free rows, at most a share `grow` of all, get new splats of `scale`, at pixels drawn
+              in proportion to the squared error, in the colour that is missing there.
 
 Rows of the parameters have a fixed capacity; moments of the optimizer and averages follow the rows,
 new ones begin with zero moments.
 
-Deviations from the papers: opacities of a cloned pair are halved, because here splats add up; rows
-are chosen by rank, as many as are free, not all above the threshold; no reset of opacities.
+Deviations from Kerbl et al.: new splats stand where the error is, not beside splats whose means
+have large gradients (clones and splits reached less than fixed splats here: see the page);
+opacities are not reset.
 
 Dimension key: N capacity, C channels, H height, W width, P = H W pixels.
 """
@@ -38,26 +40,19 @@ from rayloom.core.protocols import Batch, DataSpec, Done, Export, Player, Sum, T
 from rayloom.media import Images, Media
 from rayloom.models.examples import Arrays, tiny_images
 from rayloom.nn.preprocess import to_unit
-from rayloom.nn.state import keep_state
-
-SHRINK = 1.6  # of the scales of a split pair
 
 
 class Splats2DConfig(Config):
     """Settings of 2-D Gaussian splats (after Kerbl et al., 2023)."""
 
     name: Literal["splats-2d"] = "splats-2d"
-    capacity: PositiveInt = Field(400, description="N, splats at most")
+    capacity: PositiveInt = Field(300, description="N, splats at most")
     start: PositiveInt = Field(100, description="splats at first")
     densify: bool = Field(True, description="false: the first ones are all there will be")
-    period: PositiveInt = Field(50, description="grad_steps between densifications")
+    period: PositiveInt = Field(20, description="grad_steps between densifications")
     densify_until: float = Field(0.6, gt=0, le=1, description="share of the run")
-    slope: float = Field(
-        0.0, ge=0, description="least mean gradient of a mean that asks for a second splat"
-    )
-    large: PositiveFloat = Field(
-        0.06, description="scale, in pictures' heights, above which a splat is split, not cloned"
-    )
+    grow: float = Field(0.15, gt=0, le=1, description="share of the capacity added at once")
+    scale: PositiveFloat = Field(1.5, description="of new splats, in pixels")
     min_opacity: float = Field(0.02, ge=0, lt=1, description="below it a splat is pruned")
 
 
@@ -83,8 +78,6 @@ class Splats2D(nn.Module):
         Metric("loss/splats", "splats", "none", "how many are alive"),
     )
     alive: Bool[Tensor, " N"]
-    seen: Float[Tensor, " N"]
-    slopes: Float[Tensor, " N"]
     grid: Float[Tensor, "P 2"]
 
     @classmethod
@@ -116,8 +109,6 @@ class Splats2D(nn.Module):
         y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
         grid = torch.stack([x, y], -1).view(-1, 2).add(0.5) / height  # in pictures' heights
         self.register_buffer("grid", grid, persistent=False)
-        keep_state(self, "slopes", torch.zeros(rows))
-        keep_state(self, "seen", torch.zeros(rows))
 
     @property
     def players(self) -> tuple[Player, ...]:
@@ -157,65 +148,42 @@ class Splats2D(nn.Module):
     # The objective ------------------------------------------------------------------------------
 
     def loss(self, batch: Batch, *, rng: Noise, turn: Turn) -> dict[str, Tensor | Sum]:
-        """Mean squared error of a pixel, (B,), and the gradients of the means, (N, 2)."""
-        target = to_unit(batch["image"], self.mean.dtype)
-        slope, mean = torch.zeros_like(self.mean), self.mean * 1.0
-
-        def hear(gradient: Tensor) -> None:
-            slope.add_(gradient)
-
-        if mean.requires_grad:
-            mean.register_hook(hear)
-        error = (self.picture(mean) - target).square().flatten(1).mean(1)
+        """Mean squared error of a pixel, (B,), and what is missing, (C, H, W), added up."""
+        missing = to_unit(batch["image"], self.mean.dtype) - self.picture()  # (B, C, H, W)
+        error = missing.square().flatten(1).mean(1)
         alive = self.alive.sum().to(error).expand_as(error)
-        return {"loss": error, "splats": alive, "slope": Sum(slope)}
+        return {"loss": error, "splats": alive, "missing": Sum(missing.detach().sum(0))}
 
     @torch.no_grad()
     def after_step(self, done: Done) -> None:
-        """Remember the gradients; every `period` steps prune and densify."""
+        """Every `period` steps prune and densify."""
         config, turn = self.config, done.turn
-        if not config.densify or turn.grad_step >= config.densify_until * turn.horizon:
-            return
-        self.slopes.add_(done.sums["slope"].norm(dim=1).to(self.slopes))
-        self.seen.add_(1.0)
-        if (turn.grad_step + 1) % config.period == 0:
+        early = turn.grad_step < config.densify_until * turn.horizon
+        if config.densify and early and (turn.grad_step + 1) % config.period == 0:
+            self.alive &= self.opacity >= config.min_opacity
             self._densify(done)
-            self.slopes.zero_()
-            self.seen.zero_()
 
     def _densify(self, done: Done) -> None:
-        """Prune, then give the rows that are free to splats that ask for a second one."""
-        self.alive &= self.opacity >= self.config.min_opacity
-        asking = self.slopes / self.seen.clamp(min=1)
-        asking = torch.where(self.alive & (asking > self.config.slope), asking, -torch.inf)
-        free = (~self.alive).nonzero().squeeze(1)
-        count = min(len(free), int(asking.isfinite().sum()))
-        if not count:
+        """New splats in free rows, where the squared error of the last step is."""
+        config, (_, height, width) = self.config, self.image_shape
+        free = (~self.alive).nonzero().squeeze(1)[: max(1, int(config.grow * len(self.alive)))]
+        missing = done.sums["missing"].to(self.colour) / done.rng.total
+        around = nn.functional.avg_pool2d(missing[None], 3, 1, 1)[0].flatten(1)  # (C, P)
+        weight = missing.square().sum(0).flatten().double().cumsum(0)  # (P,)
+        if not len(free) or weight[-1] == 0:
             return
-        parents, children = asking.topk(count).indices, free[:count]
-        source = torch.arange(len(self.alive), device=free.device)
-        source[children] = parents
+        draws = done.rng.of_length(len(free)).uniform("pixels").to(weight)
+        pixels = torch.searchsorted(weight, draws * weight[-1], right=True).clamp(
+            max=height * width - 1
+        )
         fresh = torch.zeros_like(self.alive)
-        fresh[children] = True
-        done.move_rows(source, fresh, *self._rows)
-        self.alive[children] = True
-        large = self.log_scale[parents].exp().amax(1) > self.config.large
-        self._split(parents[large], children[large], done.rng)
-        pair = torch.cat([parents[~large], children[~large]])
-        half = self.opacity_logit[pair].sigmoid() / 2
-        self.opacity_logit[pair] = torch.logit(half)
-
-    def _split(self, parents: Tensor, children: Tensor, rng: Noise) -> None:
-        """Two draws from each parent, with smaller scales."""
-        draws = rng.shared("split", 2, len(self.alive), 2).to(self.mean)
-        scale = self.log_scale[parents].exp()
-        cosine, sine = self.angle[parents].cos(), self.angle[parents].sin()
-        centre = self.mean[parents].clone()
-        for rows, draw in zip((parents, children), draws, strict=True):
-            u, v = (draw[: len(parents)] * scale).unbind(1)
-            moved = torch.stack([cosine * u - sine * v, sine * u + cosine * v], 1)
-            self.mean[rows] = centre + moved
-            self.log_scale[rows] = (scale / SHRINK).log()
+        fresh[free] = True
+        done.move_rows(torch.arange(len(fresh), device=free.device), fresh, *self._rows)
+        self.alive[free] = True
+        self.mean[free] = self.grid[pixels].to(self.mean)
+        self.log_scale[free] = math.log(config.scale / height)
+        self.colour[free] = around[:, pixels].T
+        self.opacity_logit[free] = 0.0
 
     def initialise(self, batch: Batch, *, rng: Noise) -> None:
         """Colours of the picture where the splats stand."""
