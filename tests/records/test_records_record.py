@@ -130,6 +130,9 @@ def test_what_no_reader_would_take_is_not_written(tmp_path):
             folder.update(**wrong)
     assert (folder.path / "run.json").read_bytes() == before
     assert folder.update(position=1)
+    with pytest.raises(ValueError, match=r"not written: run\.json.*seed"):
+        RunFolder.create(tmp_path, "b", config={}, info={"seed": "three"})
+    assert [path.name for path in tmp_path.iterdir()] == [folder.run_id]
 
 
 def test_names_told_elsewhere_are_fields():

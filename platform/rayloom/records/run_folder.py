@@ -95,6 +95,7 @@ class RunFolder:
 
         Raises:
             UserError: The storage cannot be written, or has a run of this id.
+            ValueError: No reader would take these facts.
         """
         storage = Path(storage).expanduser().absolute()
         run_id = run_id or new_run_id(name)
@@ -145,7 +146,9 @@ class RunFolder:
         (folder / "media").mkdir()
         (folder / "checkpoints").mkdir()
         write_bytes(folder / "config.yaml", mask_urls(text).encode())
-        write_bytes(folder / RUN_JSON, to_json(head | _finite(hide(info)), indent=1) + b"\n")
+        told = head | _finite(hide(plain(info)))
+        readable(told)
+        write_bytes(folder / RUN_JSON, to_json(told, indent=1) + b"\n")
         fsync_dir(folder)
 
     @classmethod
