@@ -4,6 +4,7 @@ import pytest
 
 from mutants.harness import errors_of, in_own_process, problem_of, tables
 from mutants.page import PAGE, note, row_of, sections
+from rayloom import catalogue
 
 TABLES = [pytest.param(table, id=table.stem) for table in tables()]
 
@@ -26,6 +27,18 @@ def test_the_lines_are_still_there_and_the_page_tells_of_them(table):
     assert not problems, f"mend tests/mutants/errors/{table.name}: {problems}"
     told = sections(PAGE.read_text()).get(table.stem, "").splitlines()[2:]
     assert told == [row_of(error) for error in errors], "run `make mutants`: the page is another"
+
+
+def test_every_method_has_planted_errors():
+    """Laws that were never seen to fail may be none."""
+    ours = {
+        entry.name
+        for kind in ("models", "algorithms")
+        for entry in catalogue.entries(kind).values()
+        if entry.source == "rayloom"
+    }
+    planted = {error.method for table in tables() for error in errors_of(table)}
+    assert ours - planted == set(), "write tests/mutants/errors/METHOD.py (see CONTRIBUTING.md)"
 
 
 def test_an_error_that_no_test_sees_is_said(tmp_path):
