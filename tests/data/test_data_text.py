@@ -129,6 +129,15 @@ def test_one_text_is_cut_in_two_at_an_end_of_line(here, tokenizer):
     )
 
 
+@pytest.mark.parametrize("fraction", [0.05, 0.1, 0.13, 0.5])
+def test_a_text_without_lines_is_not_cut_inside_a_character(here, fraction):
+    (here / "one.txt").write_text("日本語é" * 50)
+    made = import_data(here / "one.txt", "one", tokenizer="chars", test_fraction=fraction)
+    [train], [test] = texts_of(made, "train"), texts_of(made, "test")
+    assert train.decode() + test.decode() == "日本語é" * 50
+    assert len(test) / len(train + test) == pytest.approx(fraction, abs=0.02)
+
+
 def test_the_command_line_says_what_came_in(here, capsys):
     (here / "novel.txt").write_text(SAMPLE)
     assert main(["data", "import", "novel.txt", "novel", "--tokenizer", "chars"]) == 0
