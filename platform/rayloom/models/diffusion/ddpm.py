@@ -90,7 +90,7 @@ class DDPM(nn.Module):
     metrics: ClassVar[tuple[Metric, ...]] = shared(
         "eval/loss", "eval/bpd", "eval/frechet", "eval/conditional_accuracy"
     )
-    default_metric: ClassVar[str | None] = "eval/bpd"
+    default_metric: ClassVar[str | None] = "eval/loss"  # the bound has a wide spread
     alpha_bar: Tensor
 
     @classmethod

@@ -12,6 +12,6 @@ INDEX = (
         ("sample",),
         task="generative",
         paper="arXiv:2006.11239",
-        default_metric="eval/bpd",
+        default_metric="eval/loss",
     ),
 )
