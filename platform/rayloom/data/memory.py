@@ -50,6 +50,9 @@ def _infer(key: str, values: Sequence[Values]) -> FieldSpec:
     if array.dtype.kind in "iu" and not shape and key.startswith("label"):
         top = max(int(_numpy(v).max()) for v in values if len(v))
         return FieldSpec(shape, dtype, "label", top + 1)
+    if array.dtype.kind in "iu" and len(shape) == 2 and key == "mask":
+        top = max(int(_numpy(v).max()) for v in values if len(v))
+        return FieldSpec(shape, dtype, "mask", top + 1)
     if array.dtype.kind in "iu" and len(shape) == 1 and key in TOKEN_NAMES:
         top = max(int(_numpy(v).max()) for v in values if len(v))
         return FieldSpec(shape, dtype, "tokens", top + 1)

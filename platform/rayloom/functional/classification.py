@@ -33,6 +33,19 @@ def f1_macro(confusion: Float[Tensor, "Y Y"]) -> Float[Tensor, ""]:
     return (2 * confusion.diagonal()[there] / both[there]).mean()
 
 
+def mean_iou(
+    confusion: Float[Tensor, "Y Y"],
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """Intersection over union, TP / (TP + FP + FN): mean over the classes, and of the worst.
+
+    Classes that neither have examples nor were taken for any are left out.
+    """
+    both = confusion.diagonal()
+    either = confusion.sum(0) + confusion.sum(1) - both
+    share = both[either > 0] / either[either > 0]
+    return share.mean(), share.min()
+
+
 def bin_confidences(
     confidence: Float[Tensor, " B"], hit: Float[Tensor, " B"], num_bins: int = BINS
 ) -> Float[Tensor, "3 K"]:

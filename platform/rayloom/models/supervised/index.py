@@ -25,4 +25,15 @@ INDEX = (
         paper="doi:10.1109/5.726791",
         default_metric="eval/accuracy",
     ),
+    Entry(
+        "unet",
+        "rayloom.models.supervised.unet:UNetSegmenter",
+        "U-Net: the class of every pixel (Ronneberger et al.)",
+        "supervised",
+        2015,
+        ("predict",),
+        task="supervised",
+        paper="arXiv:1505.04597",
+        default_metric="eval/miou",
+    ),
 )
