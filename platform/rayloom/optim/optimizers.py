@@ -59,6 +59,15 @@ class FlatOptimizer:
         """
         raise NotImplementedError
 
+    def _gradient(self, grad_scale: Tensor | None, decay: float) -> Tensor:
+        """`flat.grad` in place: divided by the scale, with the gradient of the L2 penalty."""
+        grad = self.flat.grad
+        if grad_scale is not None:
+            grad.div_(grad_scale)
+        if decay:
+            grad.add_(self.flat.data, alpha=decay)
+        return grad
+
     def state_dict(self) -> dict[str, Any]:
         """Copies of the state's tensors."""
         return {name: value.clone() for name, value in self.state.items()}
@@ -141,11 +150,7 @@ class _FlatSGD(FlatOptimizer):
         grad_scale: Tensor | None = None,
         closure: Closure | None = None,
     ) -> None:
-        data, update = self.flat.data, self.flat.grad
-        if grad_scale is not None:
-            update.div_(grad_scale)
-        if self._decay:
-            update.add_(data, alpha=self._decay)
+        data, update = self.flat.data, self._gradient(grad_scale, self._decay)
         if self._momentum:
             velocity = self.state["momentum"].mul_(self._momentum).add_(update)
             update = update.add_(velocity, alpha=self._momentum) if self._nesterov else velocity
@@ -170,11 +175,7 @@ class _FlatRMSprop(FlatOptimizer):
         grad_scale: Tensor | None = None,
         closure: Closure | None = None,
     ) -> None:
-        data, grad = self.flat.data, self.flat.grad
-        if grad_scale is not None:
-            grad.div_(grad_scale)
-        if self._decay:
-            grad.add_(data, alpha=self._decay)
+        data, grad = self.flat.data, self._gradient(grad_scale, self._decay)
         square = self.state["square"]
         square.mul_(self._alpha).addcmul_(grad, grad, value=1 - self._alpha)
         scale = square.sqrt().add_(self._eps)
@@ -201,11 +202,7 @@ class _FlatAdagrad(FlatOptimizer):
         grad_scale: Tensor | None = None,
         closure: Closure | None = None,
     ) -> None:
-        data, grad = self.flat.data, self.flat.grad
-        if grad_scale is not None:
-            grad.div_(grad_scale)
-        if self._decay:
-            grad.add_(data, alpha=self._decay)
+        data, grad = self.flat.data, self._gradient(grad_scale, self._decay)
         square = self.state["square"].addcmul_(grad, grad)
         data.addcdiv_(grad, square.sqrt().add_(self._eps), value=-self.lr * factor)
 
