@@ -557,6 +557,13 @@ def test_players_must_share_out_the_parameters():
         def players(self):
             return tuple(Player(n, list(self.parameters())) for n in ("a", "b"))
 
+    class Stale(Regression):
+        @property
+        def players(self):
+            return (Player("model", list(self.parameters()), fresh=False),)
+
+    with pytest.raises(UserError, match="is the first and has fresh=False"):  # it never ended
+        engine_for(Stale())
     with pytest.raises(UserError, match=r"no player owns net\.2\.weight"):
         engine_for(Orphan())
     with pytest.raises(UserError, match="two players, a and b"):

@@ -342,11 +342,16 @@ def check_players(model: nn.Module, players: tuple[Player, ...]) -> None:
     """Make sure that the players share out the trainable parameters.
 
     Raises:
-        UserError: No players, a name or parameter twice, a frozen parameter in a player, or a
-            trainable one that nobody owns.
+        UserError: No players, a first one without batches of its own, a name or parameter twice,
+            a frozen parameter in a player, or a trainable one that nobody owns.
     """
     if not players:
         raise UserError(f"{type(model).__name__} has no players, so there is nothing to train")
+    if not players[0].fresh:
+        raise UserError(
+            f"player {players[0].name!r} is the first and has fresh=False: there is no batch of a "
+            "player before it; let it take its own"
+        )
     owner: dict[int, str] = {}
     names = {id(p): name for name, p in model.named_parameters()}
     if len({p.name for p in players}) != len(players):
